@@ -1,0 +1,10 @@
+"""Shared by all tests: nothing but what every one of them needs."""
+
+from __future__ import annotations
+
+import os
+
+# One thread per process in every numerical library: tests fork, and results must not depend on pools.
+for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_pool, "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
