@@ -7,7 +7,7 @@ NAME   ?=
 
 RUN := $(VENV)/run
 DEV := $(VENV)/dev
-OWN := . ./examples/orca ./examples/dimuon
+OWN := . $(patsubst %/pyproject.toml,./%,$(wildcard examples/*/pyproject.toml))
 PIP := -m pip --disable-pip-version-check --no-input install --quiet
 SOURCES := $(shell find src examples -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml
 
