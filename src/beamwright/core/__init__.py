@@ -1,0 +1,1 @@
+"""The vocabulary of beamwright: pure values and rules, no input or output."""

@@ -1,0 +1,1 @@
+"""The database: tables, engine, claims, history, migrations. SQLAlchemy Core only."""
