@@ -40,9 +40,10 @@ format: $(DEV)/.installed  ## let ruff lay out the code and mend what it can
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
 
-bench: $(DEV)/.installed  ## one benchmark: make bench NAME=event/rntuple_io ARGS=--json
-	@test -n "$(NAME)" || { echo "name one of:"; find benchmarks -mindepth 2 -name '[a-z]*.py' | sed 's,benchmarks/,  NAME=,; s,\.py$$,,'; exit 2; }
-	@$(DEV)/bin/python benchmarks/$(NAME).py $(ARGS)
+bench: $(DEV)/.installed  ## benchmarks: all, a folder or one (NAME=event/rntuple_io ARGS=--json)
+	@for bench in $(sort $(wildcard benchmarks/$(NAME).py benchmarks/$(NAME)/[a-z]*.py $(if $(NAME),,benchmarks/*/[a-z]*.py))); do \
+		$(DEV)/bin/python $$bench $(ARGS) || exit 1; \
+	done
 
 docs: $(DEV)/.installed  ## the documentation, generated pages included
 	$(DEV)/bin/python docs/_generate.py

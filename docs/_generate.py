@@ -55,7 +55,7 @@ def errors_page() -> str:
         "# Errors\n",
         "Every error that beamwright explains is one of these. Its message names the object and the cause,",
         "its hint the next step. `error` is the stable name in JSON documents; a command ends with the exit",
-        "code; a server answers with the HTTP status. An indented class is a special case of the one above.\n",
+        "code; a server answers with the HTTP status. An indented class is a case of the one above.\n",
         "| class | `error` | exit code | HTTP | meaning |",
         "|---|---|---:|---:|---|",
     ]
@@ -88,8 +88,8 @@ def states_page() -> str:
     """Return the transition table of every noun."""
     parts = [
         "# States\n",
-        "What each thing can be, and what it can become. A state changes in one place, by an update that names",
-        "the state it expects, and the history row is written in the same transaction.\n",
+        "What each thing can be, and what it can become. A state changes in one place, by an update",
+        "that names the state it expects, and the history row is written in the same transaction.\n",
     ]
     for kind, table in states.TABLES.items():
         parts += [f"## {kind.replace('_', ' ')}\n", "| state | can become |", "|---|---|"]
