@@ -65,13 +65,13 @@ def _interval() -> list[sa.Column[Any]]:
 run = sa.Table(
     "run", metadata, _id(), _text("series"), _int("number"), _text("tier"), _text("state"), _int("version"),
     _json("expected", nullable=True), _flag("end_marker"), sa.Column("luminosity", sa.Float(53)), sa.Column("livetime", sa.Float(53)),
-    _flag("is_mc"), _json("conditions"), _time("created"),
+    _flag("is_mc"), _flag("is_resampled"), _json("conditions"), _time("created"),
     sa.UniqueConstraint("series", "number", "tier"),
 )  # fmt: skip
 
 chunk = sa.Table(
     "chunk", metadata, _id(), _ref("run_id", "run.id"), _int("sequence"), _int("first_section"), _int("last_section"),
-    _json("records"), _text("reader"), _time("created"),
+    _json("records"), _text("reader"), _text("index_file"), _text("delivery_hash"), _time("created"),
     sa.UniqueConstraint("run_id", "sequence"),
 )  # fmt: skip
 
@@ -156,7 +156,7 @@ attempt = sa.Table(
     _text("directory"), _text("batch_id", nullable=True), _time("leased"), _time("deadline"), _time("started", nullable=True),
     _time("ended", nullable=True), _text("host", nullable=True), sa.Column("cpu_s", sa.Float(53)), sa.Column("wall_s", sa.Float(53)),
     _int("max_rss_kb", nullable=True), _int("exit_code", nullable=True), _text("failure_class", nullable=True),
-    _text("message", nullable=True), _text("release", nullable=True), _text("report_sha256", nullable=True), _json("timings", nullable=True),
+    _text("message", nullable=True), _text("release", nullable=True), _text("report_sha256", nullable=True), _json("timings", nullable=True), _json("figures", nullable=True),
     sa.UniqueConstraint("job_id", "number"), sa.Index(None, "state", "farm"),
 )  # fmt: skip
 
@@ -208,9 +208,10 @@ global_tag_member = sa.Table(
 )  # fmt: skip
 
 # --- the chain of rolling calibrations ---------------------------------------------------------------------------------------------------
+# ``accumulated`` lists the collect units whose accumulators wait for a fit: the chain's accumulator is their sum.
 chain = sa.Table(
-    "chain", metadata, _id(), _ref("task_id", "task.id"), _text("series"), _int("generation"), _text("accumulator_id", nullable=True),
-    _json("accumulated"), sa.ForeignKeyConstraint(["accumulator_id"], ["payload.id"]), sa.UniqueConstraint("task_id", "series"),
+    "chain", metadata, _id(), _ref("task_id", "task.id"), _text("series"), _int("generation"), _json("accumulated"),
+    sa.UniqueConstraint("task_id", "series"),
 )  # fmt: skip
 
 chain_link = sa.Table(

@@ -1,0 +1,135 @@
+"""Declarations as checked values: the base of every TOML document that beamwright reads, and the workspace's settings."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from beamwright.core.errors import ConfigError, nearest
+
+
+class Declaration(BaseModel):
+    """A part of a declaration: unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+D = TypeVar("D", bound=BaseModel)
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """Read TOML.
+
+    Raises: ConfigError, with the source and the line.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}", hint="correct the line that it names") from error
+
+
+def declare(model: type[D], document: Any, source: str) -> D:
+    """Check a document against its model.
+
+    Raises: ConfigError, which names each wrong key and the valid one nearest to it.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        problems = [_problem(model, dict(e)) for e in error.errors(include_url=False)]
+        raise ConfigError(f"{source}: {'; '.join(p for p, _ in problems)}", hint=next((h for _, h in problems if h), "")) from error
+
+
+def _problem(model: type[BaseModel], error: dict[str, Any]) -> tuple[str, str]:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {where!r}", nearest(str(error["loc"][-1]), _keys(model, error["loc"][:-1]))
+    if error["type"] == "missing":
+        return f"key {where!r} is missing", "add it; docs/reference says what it takes"
+    return f"{where}: {error['msg']}, not {error['input']!r}", ""
+
+
+def _keys(model: Any, location: tuple[Any, ...]) -> list[str]:
+    """Return the valid keys of the (nested) model at a location."""
+    for part in location:
+        if isinstance(part, str) and isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = _inner(model.model_fields[part].annotation)
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _inner(annotation: Any) -> Any:
+    """Return the model inside list[...], dict[str, ...] or ... | None."""
+    arguments = getattr(annotation, "__args__", ())
+    models = [a for a in arguments if isinstance(a, type) and issubclass(a, BaseModel)]
+    return models[0] if models else annotation
+
+
+class Site(Declaration):
+    """The laboratory that this workspace stands in."""
+
+    name: str = "local"
+
+
+class Storage(Declaration):
+    """Where the database is: an SQLAlchemy URL; SQLite paths are relative to the workspace."""
+
+    url: str = "sqlite:///beamwright.db"
+
+
+class Farm(Declaration):
+    """A batch queue: ``slots`` jobs at once, each of relative ``power``."""
+
+    scheduler: str = "local"
+    slots: int = Field(default=1, ge=1, le=100_000)
+    power: float = Field(default=1.0, gt=0)
+
+
+class Limits(Declaration):
+    """What an attempt may use, and how often a unit is tried."""
+
+    wall_s: float = Field(default=3600, gt=0)
+    memory_mb: int = Field(default=4000, gt=0)
+    event_s: float = Field(default=60, gt=0)
+    lease_s: float = Field(default=7200, gt=0)
+    heartbeat_s: float = Field(default=30, gt=0)
+    tries: int = Field(default=3, ge=1)
+
+
+class Settings(Declaration):
+    """``beamwright.toml``: the workspace."""
+
+    format: Literal[1] = 1
+    site: Site = Site()
+    database: Storage = Storage()
+    limits: Limits = Limits()
+    farm: dict[str, Farm] = Field(default_factory=lambda: {"near": Farm(), "far": Farm()})
+
+
+DEFAULT_SETTINGS = """\
+# A beamwright workspace. Every key is described in docs/reference/settings.md.
+format = 1
+
+[site]
+name = "local"
+
+[database]
+url = "sqlite:///beamwright.db"
+
+# Two farms on this machine: jobs of one production run on both.
+[farm.near]
+scheduler = "local"
+slots = 1
+power = 1.0
+
+[farm.far]
+scheduler = "local"
+slots = 1
+power = 1.0
+"""
+
+
+def read_settings(text: str, source: str = "beamwright.toml") -> Settings:
+    """Read the workspace's settings."""
+    return declare(Settings, parse_toml(text, source), source)

@@ -1,0 +1,141 @@
+"""The production file: datasets, constants and a graph of steps, checked when it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from beamwright.core.canonical import content_hash
+from beamwright.core.errors import ConfigError, nearest
+from beamwright.core.settings import Declaration, declare, parse_toml
+
+Kind = Literal["calibrate", "process", "merge"]
+
+
+class DatasetSpec(Declaration):
+    """What is processed: runs of some series at one tier, under one global tag.
+
+    ``runs`` lists, per series, the runs that belong to it, in order; the dataset is complete when all are closed.
+    """
+
+    name: str
+    tier: str = "raw"
+    runs: dict[str, list[int]] = Field(min_length=1)
+    global_tag: str
+    is_mc: bool = False
+    is_resampled: bool = False
+
+
+class ConstantsSpec(Declaration):
+    """Constants of the experiment that are loaded by hand into the tags of a global tag."""
+
+    name: str
+    global_tag: str
+
+
+class StepSpec(Declaration):
+    """One step: a path over records, a set of calibrations in run order, or a merge.
+
+    ``inputs`` names datasets, or ``step.stream`` for the output of an earlier step. ``initial`` names, per series, the constants that a
+    chain of calibrations starts from. ``split`` is the largest number of records in a unit, ``target_mb`` the size at which a merge closes.
+    """
+
+    name: str
+    kind: Kind = "process"
+    inputs: list[str] = Field(min_length=1)
+    path: str = ""
+    calibrations: list[str] = []
+    initial: dict[str, str] = {}
+    prescale: dict[str, int] = {}
+    max_runs: int = Field(default=1, ge=1)
+    on_reject: Literal["carry", "hold"] = "carry"
+    split: int | None = Field(default=None, ge=1)
+    target_mb: float = Field(default=256.0, gt=0)
+    parameters: dict[str, dict[str, Any]] = {}
+    farms: list[str] = []
+    priority: int = 0
+    seed: int = 0
+
+
+class ProductionSpec(Declaration):
+    """A production file."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    experiment: str
+    title: str = ""
+    deliveries: str = ""
+    uniform: bool = False
+    constants: list[ConstantsSpec] = []
+    dataset: list[DatasetSpec] = Field(min_length=1)
+    step: list[StepSpec] = Field(min_length=1)
+
+    @property
+    def hash(self) -> str:
+        return content_hash(self.model_dump(mode="json"))
+
+    def datasets(self) -> dict[str, DatasetSpec]:
+        return {d.name: d for d in self.dataset}
+
+    def steps(self) -> dict[str, StepSpec]:
+        return {s.name: s for s in self.step}
+
+
+def read_spec(text: str, source: str) -> ProductionSpec:
+    """Read and check a production file.
+
+    Raises: ConfigError, naming the key, dataset, step or stream that is wrong.
+    """
+    spec = declare(ProductionSpec, parse_toml(text, source), source)
+    _check_names(spec, source)
+    _check_graph(spec, source)
+    return spec
+
+
+def load_spec(path: Path) -> ProductionSpec:
+    """Read a production file from disk."""
+    try:
+        return read_spec(path.read_text(), str(path))
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no production file {path}", hint="give the path of a TOML file") from error
+
+
+def split_input(name: str) -> tuple[str, str]:
+    """Return (dataset, "") or (step, stream)."""
+    step, _, stream = name.partition(".")
+    return step, stream
+
+
+def _check_names(spec: ProductionSpec, source: str) -> None:
+    seen: set[str] = set()
+    for name in [*spec.datasets(), *spec.steps()]:
+        if name in seen:
+            raise ConfigError(f"{source}: the name {name!r} stands twice", hint="datasets and steps share one set of names")
+        seen.add(name)
+    for kind, rows, names in (("dataset", spec.dataset, spec.datasets()), ("step", spec.step, spec.steps())):
+        if len(rows) != len(names):
+            raise ConfigError(f"{source}: two of the {kind}s have the same name", hint=f"give each {kind} a name of its own")
+
+
+def _check_graph(spec: ProductionSpec, source: str) -> None:
+    """Each input names a dataset or an earlier step, and each kind of step has what it needs."""
+    known = set(spec.datasets())
+    for step in spec.step:
+        for name in step.inputs:
+            head, stream = split_input(name)
+            if head not in known:
+                raise ConfigError(f"{source}: step {step.name!r} reads {name!r}, which is no dataset and no earlier step", hint=nearest(head, known))
+            if (head in spec.datasets()) == bool(stream):
+                raise ConfigError(f"{source}: step {step.name!r} reads {name!r}", hint="write the dataset's name, or step.stream")
+        _check_step(step, source)
+        known.add(step.name)
+
+
+def _check_step(step: StepSpec, source: str) -> None:
+    if step.kind == "process" and not step.path:
+        raise ConfigError(f"{source}: step {step.name!r} has no path", hint="name a path of the experiment")
+    if step.kind == "calibrate" and not step.calibrations:
+        raise ConfigError(f"{source}: step {step.name!r} has no calibrations", hint="list calibrations of the experiment")
+    if step.kind == "merge" and any(not split_input(name)[1] for name in step.inputs):
+        raise ConfigError(f"{source}: step {step.name!r} merges a dataset", hint="a merge reads step.stream")

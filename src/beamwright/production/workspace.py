@@ -1,0 +1,114 @@
+"""A workspace: the folder that holds settings, database, snapshots and the local farms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from beamwright import durable
+from beamwright.core.clock import Clock, Nonces, SystemClock, random_nonce
+from beamwright.core.errors import ConfigError, ConflictError, WorkspaceBusyError
+from beamwright.core.settings import DEFAULT_SETTINGS, Settings, read_settings
+from beamwright.db.engine import Database
+
+SETTINGS_FILE = "beamwright.toml"
+_FOLDERS = ("inbox", "inbox/done", "inbox/rejected", "snapshots", "indexes", "farms", "reports", "logs")
+
+
+@dataclass
+class Workspace:
+    """An open workspace; ``root`` is absolute."""
+
+    root: Path
+    settings: Settings
+    clock: Clock = field(default_factory=SystemClock)
+    nonces: Nonces = random_nonce
+
+    @classmethod
+    def create(cls, root: Path, settings: str = DEFAULT_SETTINGS) -> Workspace:
+        """Make a workspace in an empty or new folder, with its database.
+
+        Raises: ConflictError when the folder is a workspace already, ConfigError for wrong settings.
+        """
+        root = root.absolute()
+        read_settings(settings)
+        if (root / SETTINGS_FILE).exists():
+            raise ConflictError(f"{root} is a workspace already", hint="use it as it is, or choose another folder")
+        for folder in _FOLDERS:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        _write_secret(root / "secret")
+        durable.put_once(root / SETTINGS_FILE, settings.encode())
+        workspace = cls.open(root)
+        workspace.db.migrate()
+        return workspace
+
+    @classmethod
+    def open(cls, root: Path) -> Workspace:
+        """Open a workspace.
+
+        Raises: ConfigError when the folder is none.
+        """
+        root = root.absolute()
+        path = root / SETTINGS_FILE
+        if not path.is_file():
+            raise ConfigError(f"{root} is no workspace: it has no {SETTINGS_FILE}", hint="make one with `beamwright init`")
+        return cls(root, read_settings(path.read_text(), str(path)))
+
+    @classmethod
+    def find(cls, start: Path) -> Workspace:
+        """Open the nearest workspace at or above a folder."""
+        start = start.absolute()
+        for folder in (start, *start.parents):
+            if (folder / SETTINGS_FILE).is_file():
+                return cls.open(folder)
+        raise ConfigError(f"no workspace at {start} or above it", hint="make one with `beamwright init`, or give --workspace DIR")
+
+    @cached_property
+    def db(self) -> Database:
+        url = self.settings.database.url
+        if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
+            url = f"sqlite:///{self.root / url.removeprefix('sqlite:///')}"
+        return Database(url)
+
+    @cached_property
+    def secret(self) -> bytes:
+        """The key from which attempts' tickets are made."""
+        return bytes.fromhex((self.root / "secret").read_text().strip())
+
+    def farm(self, name: str) -> Path:
+        """Return the folder of a farm."""
+        return self.root / "farms" / name
+
+    def lock(self) -> durable.FileLock:
+        """Return the lock that the one producing process holds.
+
+        Raises: WorkspaceBusyError on acquiring it, naming the holder.
+        """
+        return _Lock(self.root / "lock")
+
+
+class _Lock(durable.FileLock):
+    """The workspace's lock, whose refusal says what to do."""
+
+    def __enter__(self) -> durable.FileLock:
+        try:
+            return super().__enter__()
+        except BlockingIOError as error:
+            holder = self.holder() or "another process"
+            message = f"the workspace {self.path.parent} is in use by process {holder}"
+            raise WorkspaceBusyError(message, hint="wait for it, stop it, or use another workspace with --workspace") from error
+
+
+def _write_secret(path: Path) -> None:
+    import os
+    import secrets
+
+    if path.exists():
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, secrets.token_hex(32).encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
