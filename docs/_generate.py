@@ -5,16 +5,25 @@ A test runs the comparison, so that a command, an error or a state cannot change
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import re
 import sys
+import tomllib
+import types
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from beamwright.core import errors, states
 
 REFERENCE = Path(__file__).parent / "reference"
+KEYS = Path(__file__).parent / "_keys.toml"
 NOTE = "<!-- Written by docs/_generate.py; edit the code it describes, then run `make docs`. -->\n\n"
 WIDTH = 96
 
@@ -101,6 +110,66 @@ def states_page() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+# Pages written by hand hold tables written by this script: <!-- keys module:Model --> ... <!-- end -->
+TABLE = re.compile(r"(<!-- keys (\S+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+LIMITS = {"Ge": ("≥", "ge"), "Gt": (">", "gt"), "Le": ("≤", "le"), "Lt": ("<", "lt")}
+
+
+def key_table(model_name: str) -> str:
+    """Return the table of a declaration's keys: what the code says beside what ``_keys.toml`` says."""
+    module, _, name = model_name.partition(":")
+    model: type[BaseModel] = getattr(importlib.import_module(module), name)
+    meanings = tomllib.loads(KEYS.read_text(encoding="utf-8"))[model_name]
+    if set(meanings) != set(model.model_fields):
+        differing = sorted(set(meanings) ^ set(model.model_fields))
+        raise SystemExit(f"docs/_keys.toml and {model_name} differ in {', '.join(differing)}")
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for key, field in model.model_fields.items():
+        rows.append(f"| `{key}` | {_type(field)} | {_default(field)} | {meanings[key]} |")
+    return "\n".join(rows) + "\n"
+
+
+def _type(field: FieldInfo) -> str:
+    limits = [
+        f"{sign} {getattr(limit, name)}"
+        for limit in field.metadata
+        for sign, name in [LIMITS.get(type(limit).__name__, ("", ""))]
+        if sign
+    ]
+    return " ".join([_type_name(field.annotation), *limits])
+
+
+def _type_name(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(f"`{value!r}`".replace("'", '"') for value in arguments)
+    if origin is list:
+        return f"list of {_plural(arguments[0])}"
+    if origin is dict:
+        return f"{_plural(arguments[1])} by name"
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_type_name(a) for a in arguments if a is not type(None))
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return "table"
+    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}.get(
+        getattr(annotation, "__name__", ""), "any value"
+    )
+
+
+def _plural(annotation: Any) -> str:
+    name = _type_name(annotation)
+    return f"{name}s" if name in ("table", "integer", "number") else name
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**needed**"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if value is None or value == "" or isinstance(value, BaseModel | dict | list):
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "errors.md": errors_page,
@@ -110,12 +179,15 @@ PAGES: dict[str, Callable[[], str]] = {
 
 def page(name: str) -> str:
     """Return what the page called ``name`` should hold."""
-    return NOTE + PAGES[name]()
+    if name in PAGES:
+        return NOTE + PAGES[name]()
+    return TABLE.sub(lambda match: match[1] + key_table(match[2]) + match[3], _present(name))
 
 
 def stale() -> list[str]:
     """Return the pages that are not what the code says."""
-    return [name for name in PAGES if _present(name) != page(name)]
+    by_hand = [path.name for path in sorted(REFERENCE.glob("*.md")) if path.name not in PAGES]
+    return [name for name in [*PAGES, *by_hand] if _present(name) != page(name)]
 
 
 def _present(name: str) -> str:
