@@ -1,0 +1,166 @@
+"""Clusters: cut from the event sequence, sealed into position-independent blobs.
+
+Where a cluster ends depends on the sizes of the events alone, never on the batches they came in or on the
+process that sealed them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+
+from beamwright.core.errors import FormatError
+from beamwright.event.rntuple.columns import check_columns, cut_columns, entry_bytes, join_columns
+from beamwright.event.rntuple.encoding import ENCODINGS, Buffer, compress, encode
+from beamwright.event.rntuple.schema import Array, ColumnData, Schema
+from beamwright.event.rntuple.wire import PAGE, column_code
+
+PAGE_BYTES = 1 << 18
+"""Unpacked bytes of a full page; decided in docs/adr/0010."""
+CLUSTER_BYTES = 32 << 20
+"""Default in-memory bytes of events after which a cluster is cut."""
+CHECKSUM = np.dtype("<u8")
+_HEAD = struct.Struct("<qqqq")
+
+
+@dataclass(frozen=True, slots=True)
+class SealedCluster:
+    """The stored bytes of a cluster with its page table, valid at any place of any file of its schema.
+
+    ``pages`` lists the pages column by column, offsets counted from the begin of ``blob``; ``counts`` and
+    ``elements`` give pages and elements per column; ``checksums`` are the xxh3-64 of the stored pages, which
+    also follow each page in ``blob``.
+    """
+
+    n_entries: int
+    level: int
+    counts: Array
+    elements: Array
+    pages: Array
+    checksums: Array
+    blob: Buffer
+
+    def pack(self) -> list[Buffer]:
+        """Return the cluster as buffers whose concatenation ``unpack`` takes."""
+        head = _HEAD.pack(self.n_entries, self.level, len(self.counts), len(self.pages))
+        tables = (self.counts, self.elements, self.pages, self.checksums)
+        return [head, *(table.tobytes() for table in tables), self.blob]
+
+    @classmethod
+    def unpack(cls, data: Buffer) -> SealedCluster:
+        """Return the cluster out of the bytes of ``pack``; the blob is a view of ``data``."""
+        n_entries, level, n_columns, n_pages = _HEAD.unpack_from(data)
+        at = _HEAD.size
+        tables = []
+        for dtype, count in (("<i4", n_columns), ("<i8", n_columns), (PAGE, n_pages), (CHECKSUM, n_pages)):
+            tables.append(np.frombuffer(data, dtype, count, at))
+            at += tables[-1].nbytes
+        return cls(n_entries, level, *tables, memoryview(data)[at:])
+
+
+def seal_cluster(
+    schema: Schema, arrays: Mapping[str, Array], level: int = 1, page_bytes: int = PAGE_BYTES
+) -> SealedCluster:
+    """Encode, compress and checksum the columns of one cluster; level 0 stores unpacked.
+
+    Pure: equal arrays give equal bytes in any process or thread. Raises FormatError where the arrays do not
+    fit the schema or hold no event.
+    """
+    ordered = check_columns(schema, arrays)
+    n_entries = schema.n_entries(arrays)
+    if n_entries == 0:
+        raise FormatError("a cluster without events cannot be sealed", hint="an empty tuple has no cluster")
+    blob: list[Buffer] = []
+    rows: list[tuple[int, int, int, int]] = []
+    counts = np.zeros(len(ordered), np.int32)
+    position = 0
+    for number, (column, array) in enumerate(zip(schema.columns, ordered, strict=True)):
+        values = array[1:] if column.is_index else array
+        added = _seal_column(column_code(schema, column), values, level, page_bytes, blob, position, rows)
+        counts[number] = len(rows) - int(counts.sum())
+        position += added
+    table = np.array([row[:3] for row in rows], PAGE)
+    checksums = np.array([row[3] for row in rows], CHECKSUM)
+    elements = np.array([len(array) - c.is_index for c, array in zip(schema.columns, ordered, strict=True)], np.int64)
+    return SealedCluster(n_entries, level, counts, elements, table, checksums, b"".join(blob))
+
+
+def _seal_column(
+    code: int,
+    values: Array,
+    level: int,
+    page_bytes: int,
+    blob: list[Buffer],
+    position: int,
+    rows: list[tuple[int, int, int, int]],
+) -> int:
+    """Append the pages of one column to blob and rows; return the bytes added."""
+    encoding = ENCODINGS[code]
+    per_page = max(1, page_bytes * 8 // encoding.bits)
+    begin = position
+    for start in range(0, len(values), per_page):
+        part = values[start : start + per_page]
+        page = compress(memoryview(encode(encoding, _from_page_start(part, encoding.transform))), level)
+        checksum = xxhash.xxh3_64_intdigest(page)
+        blob += (page, checksum.to_bytes(8, "little"))
+        rows.append((-len(part), len(page), position, checksum))
+        position += len(page) + 8
+    return position - begin
+
+
+def _from_page_start(part: Array, transform: str) -> Array:
+    return part.view(np.uint64) if transform == "delta" else part
+
+
+class ClusterCutter:
+    """Cuts clusters from a stream of batches after every ``target`` in-memory bytes of events."""
+
+    def __init__(self, schema: Schema, target: int = CLUSTER_BYTES) -> None:
+        self.schema, self.target = schema, target
+        self._parts: list[list[Array]] = []
+        self._bytes = 0
+
+    def add(self, arrays: Mapping[str, Array]) -> list[ColumnData]:
+        """Take the next batch; return the clusters that it completes."""
+        ordered = check_columns(self.schema, arrays)
+        n_entries = self.schema.n_entries(arrays)
+        weight = entry_bytes(self.schema, ordered, n_entries)
+        done: list[ColumnData] = []
+        start = 0
+        while start < n_entries:
+            # a cluster ends with the first event that reaches the target
+            stop = int(np.searchsorted(weight, weight[start] + self.target - self._bytes))
+            full = stop <= n_entries
+            stop = min(stop, n_entries)
+            self._parts.append(cut_columns(self.schema, ordered, start, stop))
+            self._bytes += int(weight[stop] - weight[start])
+            start = stop
+            if full:
+                done.append(self._take())
+        return done
+
+    def finish(self) -> ColumnData | None:
+        """Return the last, smaller cluster, or None where there is none."""
+        return self._take() if self._parts else None
+
+    def _take(self) -> ColumnData:
+        joined = join_columns(self.schema, self._parts)
+        self._parts, self._bytes = [], 0
+        return dict(zip((column.key for column in self.schema.columns), joined, strict=True))
+
+
+def split_spans(pages: Array, limit: int) -> Sequence[tuple[int, int]]:
+    """Split the page table into runs (first page, last page + 1) of at most ``limit`` stored bytes each."""
+    ends = pages["offset"].astype(np.int64) + pages["size"] + 8
+    spans: list[tuple[int, int]] = []
+    first = 0
+    while first < len(pages):
+        begin = int(pages["offset"][first])
+        last = max(first + 1, int(np.searchsorted(ends, begin + limit, side="right")))
+        spans.append((first, last))
+        first = last
+    return spans
