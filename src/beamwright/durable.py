@@ -200,10 +200,17 @@ class FileLock:
     Children that a holder forks without exec share the lock; those that it execs do not.
     """
 
-    def __init__(self, path: Path, holder: str = "") -> None:
+    def __init__(self, path: Path, name: str = "") -> None:
         self.path = path
-        self.holder = holder or f"process {os.getpid()}"
+        self.name = name or f"{os.getpid()}"
         self._descriptor = -1
+
+    def holder(self) -> str:
+        """Return what the last holder called itself, or nothing."""
+        try:
+            return self.path.read_text(errors="replace").strip()
+        except FileNotFoundError:
+            return ""
 
     def acquire(self, patience: float = 0.0) -> None:
         """Take the lock at once, or within ``patience`` seconds (``is_locked`` holds it for an instant).
@@ -214,12 +221,11 @@ class FileLock:
         limit = time.monotonic() + patience
         while not _try_lock(descriptor):
             if time.monotonic() >= limit:
-                holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
                 os.close(descriptor)
-                raise LockHeldError(self.path, holder)
+                raise LockHeldError(self.path, self.holder())
             time.sleep(0.01)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, self.holder.encode(), 0)
+        os.pwrite(descriptor, self.name.encode(), 0)
         self._descriptor = descriptor
 
     def release(self) -> None:
