@@ -8,3 +8,5 @@ import os
 for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_pool, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+pytest_plugins = ("support.databases",)

@@ -1,0 +1,250 @@
+"""The database: one place where connections are opened, transactions begin and driver errors get names.
+
+A workspace keeps a SQLite file; production uses PostgreSQL. Both give the same promises: a write transaction is
+serialised where it touches the same rows, is durable when ``begin`` returns, and never waits without a bound.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from beamwright.core.errors import (
+    BeamwrightError,
+    ConfigError,
+    ConflictError,
+    FormatError,
+    StorageError,
+    UsageError,
+)
+from beamwright.core.settings import read_settings
+
+BUSY_SECONDS = 20.0
+_BUSY_STATES = {"55P03": "a lock", "40P01": "a deadlock", "40001": "a serialisation conflict"}
+
+
+class Database:
+    """A SQLite file (a path) or a PostgreSQL database (a URL)."""
+
+    def __init__(self, url_or_path: str | Path | sa.URL, *, busy_seconds: float = BUSY_SECONDS) -> None:
+        self.url = _url(url_or_path)
+        self.name = (
+            self.url.render_as_string(hide_password=True) if self.is_postgresql else str(self.url.database)
+        )
+        self._busy_seconds = busy_seconds
+        self._local = threading.local()
+        self._writer, self._reader = self._postgresql() if self.is_postgresql else self._sqlite()
+        for engine in (self._writer, self._reader):
+            sa.event.listen(engine, "handle_error", self._explain)
+
+    @classmethod
+    def open(cls, root: str | Path) -> Database:
+        """Open the database of the workspace at ``root``; its schema must be the current one."""
+        database = cls(workspace_url(Path(root)))
+        database.check()
+        return database
+
+    @property
+    def is_postgresql(self) -> bool:
+        return self.url.get_backend_name() == "postgresql"
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """Give a connection in a write transaction: committed at the end, rolled back when an error passes.
+
+        Raises: ConflictError when another process holds the write lock too long, StorageError.
+        """
+        if getattr(self._local, "writing", False):
+            raise UsageError(
+                "this thread has a write transaction open already", hint="pass its connection on"
+            )
+        self._local.writing = True
+        try:
+            with self._writer.begin() as connection:
+                yield connection
+        finally:
+            self._local.writing = False
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Give a connection in a transaction that cannot write and sees one state of the database."""
+        with self._reader.connect() as connection:
+            yield connection
+
+    def migrate(self) -> None:
+        """Bring the schema to the current revision; does nothing when it is there.
+
+        Raises: FormatError when a newer beamwright wrote it.
+        """
+        from beamwright.db import migrations
+
+        if self.revision() == migrations.HEAD:
+            return
+        with self.begin() as connection:
+            if self.is_postgresql:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x6265616D)))
+            self._known(migrations.current(connection))
+            migrations.upgrade(connection)
+
+    def check(self) -> None:
+        """Refuse a database whose schema is not the current one.
+
+        Raises: FormatError.
+        """
+        from beamwright.db.migrations import HEAD
+
+        found = self.revision()
+        self._known(found)
+        if found != HEAD:
+            hint = "run beamwright db upgrade" if found else "run beamwright init"
+            raise FormatError(f"database {self.name} has schema {found or 'none'}, not {HEAD}", hint=hint)
+
+    def revision(self) -> str | None:
+        """Return the schema revision, or None for an empty database."""
+        from beamwright.db import migrations
+
+        if not self.is_postgresql and not Path(str(self.url.database)).exists():
+            return None
+        with self.read() as connection:
+            return migrations.current(connection)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._writer.dispose()
+        self._reader.dispose()
+
+    def _known(self, revision: str | None) -> None:
+        from beamwright.db.migrations import HEAD, known
+
+        if revision is not None and revision not in known():
+            raise FormatError(
+                f"database {self.name} has schema {revision}; this beamwright knows schemas up to {HEAD}",
+                hint="a newer beamwright wrote it: use that one",
+            )
+
+    def _sqlite(self) -> tuple[sa.Engine, sa.Engine]:
+        module = _sqlite_module()
+        engines = []
+        for is_writer in (True, False):
+            engine = sa.create_engine(self.url, module=module, connect_args={"timeout": self._busy_seconds})
+            sa.event.listen(engine, "connect", _connected(_has_safe_wal(module), is_writer))
+            sa.event.listen(engine, "begin", _begin_immediate if is_writer else _begin_deferred)
+            engines.append(engine)
+        return engines[0], engines[1]
+
+    def _postgresql(self) -> tuple[sa.Engine, sa.Engine]:
+        options = f"-c lock_timeout={int(self._busy_seconds * 1000)} -c timezone=UTC"
+        writer = sa.create_engine(self.url, connect_args={"options": options}, pool_pre_ping=True)
+        # One state of the database for the whole reading transaction, as on SQLite.
+        reader = writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        return writer, reader
+
+    def _explain(self, context: sa.ExceptionContext) -> None:
+        """Give a driver's error about the outside world the name of one of ours."""
+        found = self._explained(context.original_exception)
+        if found is not None:
+            context.chained_exception = found
+
+    def _explained(self, error: BaseException) -> BeamwrightError | None:
+        code = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or ""
+        if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or code in _BUSY_STATES:
+            return ConflictError(
+                f"another process writes to database {self.name} ({_BUSY_STATES.get(code, 'a lock')} held "
+                f"for more than {self._busy_seconds:g} s)",
+                hint="try again, or stop the other process",
+            )
+        if code == "SQLITE_FULL" or code.startswith("53"):
+            return StorageError(f"database {self.name}: {error}", hint="make room on its file system")
+        if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+            return FormatError(f"{self.name} is no sound database: {error}", hint="restore it from a backup")
+        if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR", "08", "57P")):
+            return StorageError(
+                f"database {self.name}: {error}", hint="check that it is there and can be written"
+            )
+        return None
+
+
+def insert_new(connection: sa.Connection, table: sa.Table, values: Any) -> int:
+    """Insert the rows that break no unique constraint, leave the others; return how many are new."""
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    rows = values if isinstance(values, list) else [values]
+    if not rows:
+        return 0
+    return sum(connection.execute(make(table).values(row).on_conflict_do_nothing()).rowcount for row in rows)
+
+
+def insert_id(connection: sa.Connection, table: sa.Table, **values: Any) -> int:
+    """Insert one row and return its id."""
+    key = connection.execute(sa.insert(table).values(values)).inserted_primary_key
+    if key is None:
+        raise StorageError(f"table {table.name} gave no id for a new row")
+    return int(key[0])
+
+
+def _url(url_or_path: str | Path | sa.URL) -> sa.URL:
+    if not isinstance(url_or_path, sa.URL) and "://" not in str(url_or_path):
+        return sa.URL.create("sqlite", database=str(Path(url_or_path).absolute()))
+    url = sa.make_url(url_or_path if isinstance(url_or_path, sa.URL) else str(url_or_path))
+    if url.get_backend_name() == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() == "sqlite" and url.database:
+        return url
+    raise ConfigError(
+        f"{url.render_as_string(hide_password=True)} is no database that can be used",
+        hint="give a path for SQLite or postgresql://user@host/name",
+    )
+
+
+def workspace_url(root: Path) -> sa.URL:
+    """Return where the settings of the workspace at ``root`` say that its database is."""
+    settings = root / "beamwright.toml"
+    if not settings.is_file():
+        raise ConfigError(f"{root} is no workspace: it has no {settings.name}", hint="run beamwright init")
+    url = sa.make_url(read_settings(settings.read_text(), str(settings)).database.url)
+    if url.get_backend_name() == "sqlite" and url.database:
+        url = url.set(database=str(root.absolute() / url.database))
+    return url
+
+
+def _sqlite_module() -> ModuleType:
+    try:
+        from pysqlite3 import dbapi2
+    except ImportError:
+        import sqlite3 as dbapi2
+    module: ModuleType = dbapi2
+    return module
+
+
+def _has_safe_wal(module: ModuleType) -> bool:
+    """Tell whether the library is outside 3.7.0 to 3.51.2, whose log loses commits when it is reset at the wrong moment."""
+    version: tuple[int, ...] = module.sqlite_version_info
+    return version >= (3, 51, 3)
+
+
+def _connected(has_safe_wal: bool, is_writer: bool) -> Any:
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin and end where SQLAlchemy says, nowhere else
+        cursor = connection.cursor()
+        if is_writer:
+            cursor.execute(f"PRAGMA journal_mode={'WAL' if has_safe_wal else 'DELETE'}")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA query_only={'OFF' if is_writer else 'ON'}")
+        cursor.close()
+
+    return prepare
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin_deferred(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")

@@ -1,0 +1,161 @@
+"""State changes and their history: the one function that changes a state, and what was done when, by whom and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright.core import states
+from beamwright.core.errors import StateError, UnknownNameError
+from beamwright.db import schema
+
+_KINDS = {"chain_link": "chain"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of history; ``source`` is None for a creation or for an action that changes no state."""
+
+    id: int
+    at: float
+    kind: str
+    object: str
+    source: str | None
+    target: str
+    actor: str
+    reason: str
+    data: dict[str, Any]
+
+
+def move(
+    conn: sa.Connection,
+    table: sa.Table,
+    id: int,
+    source: str,
+    target: str,
+    *,
+    actor: str,
+    reason: str = "",
+    at: float,
+    **values: Any,
+) -> None:
+    """Change the state of one row from ``source`` to ``target``, set further columns, and write the history row.
+
+    Raises: StateError when the transition is not allowed or the row is not in ``source``.
+    """
+    kind = _KINDS.get(table.name, table.name)
+    states.check(kind, source, target, str(id))
+    found = (
+        sa.update(table).where(table.c.id == id, table.c.state == source).values(values | {"state": target})
+    )
+    if conn.execute(found).rowcount != 1:
+        raise _missed(conn, table, kind, id, source, target)
+    _write(conn, [_row(kind, id, source, target, actor, reason, at, {})])
+
+
+def move_all(
+    conn: sa.Connection,
+    table: sa.Table,
+    ids: Iterable[int],
+    source: str,
+    target: str,
+    *,
+    actor: str,
+    reason: str = "",
+    at: float,
+    **values: Any,
+) -> None:
+    """Change many rows like ``move``: all of them or, with an error, none that matters (the transaction fails)."""
+    kind = _KINDS.get(table.name, table.name)
+    wanted = sorted(set(ids))
+    states.check(kind, source, target, f"{len(wanted)} rows")
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        found = sa.update(table).where(table.c.id.in_(part), table.c.state == source)
+        if conn.execute(found.values(values | {"state": target})).rowcount != len(part):
+            raise _missed_one(conn, table, kind, part, source, target)
+    _write(conn, [_row(kind, id, source, target, actor, reason, at, {}) for id in wanted])
+
+
+def record(
+    conn: sa.Connection,
+    kind: str,
+    object: str | int,
+    target: str,
+    *,
+    actor: str,
+    reason: str = "",
+    at: float,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a history row for a creation, or for an action that changes no state."""
+    _write(conn, [_row(kind, object, None, target, actor, reason, at, data or {})])
+
+
+def record_all(
+    conn: sa.Connection,
+    kind: str,
+    objects: Iterable[str | int],
+    target: str,
+    *,
+    actor: str,
+    reason: str = "",
+    at: float,
+) -> None:
+    """Write the history rows of many creations."""
+    _write(conn, [_row(kind, object, None, target, actor, reason, at, {}) for object in objects])
+
+
+def of(conn: sa.Connection, kind: str, object: str | int) -> list[Entry]:
+    """Return the history of one object, oldest first."""
+    table = schema.history
+    query = sa.select(table).where(table.c.kind == kind, table.c.object == str(object)).order_by(table.c.id)
+    return [Entry(*row) for row in conn.execute(query)]
+
+
+def _row(
+    kind: str,
+    object: str | int,
+    source: str | None,
+    target: str,
+    actor: str,
+    reason: str,
+    at: float,
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
+    return {
+        "at": at,
+        "kind": kind,
+        "object": str(object),
+        "source": source,
+        "target": target,
+        "actor": actor,
+        "reason": reason,
+        "data": dict(data),
+    }
+
+
+def _write(conn: sa.Connection, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        conn.execute(sa.insert(schema.history), rows)
+
+
+def _missed(conn: sa.Connection, table: sa.Table, kind: str, id: int, source: str, target: str) -> Exception:
+    state = conn.execute(sa.select(table.c.state).where(table.c.id == id)).scalar()
+    if state is None:
+        return UnknownNameError(kind, str(id))
+    return StateError(
+        f"{kind} {id} is {state}, not {source}, and was not made {target}",
+        hint="somebody else moved it first; look at its history and decide anew",
+    )
+
+
+def _missed_one(
+    conn: sa.Connection, table: sa.Table, kind: str, ids: list[int], source: str, target: str
+) -> Exception:
+    hit = sa.select(table.c.id).where(table.c.id.in_(ids), table.c.state == target)
+    missing = sorted(set(ids) - set(conn.execute(hit).scalars()))
+    return _missed(conn, table, kind, (missing or ids)[0], source, target)

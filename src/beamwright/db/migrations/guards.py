@@ -1,0 +1,79 @@
+"""Triggers that keep append-only tables append-only, whoever writes to the database.
+
+Revisions install them; they are part of the schema and never change after a release (a later revision adds its own).
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+APPEND_ONLY = ("history", "ledger", "payload", "file", "file_parent", "output", "global_tag_member")
+
+# An interval may only be ended, once: what a version of a tag said, it says for ever.
+_IOV_KEPT = (
+    "tag_id", "series", "first_run", "first_section", "first_event", "last_run", "last_section", "last_event",
+    "payload_id", "added", "origin", "reason", "generation", "created",
+)  # fmt: skip
+
+
+def guard(connection: sa.Connection) -> None:
+    """Install the triggers."""
+    statements = _postgresql() if connection.dialect.name == "postgresql" else _sqlite()
+    for statement in statements:
+        connection.exec_driver_sql(statement)
+
+
+def release(connection: sa.Connection, table: str) -> None:
+    """Take the triggers of one table away; for restoring backups and for tests that plant violations."""
+    names = sa.text(
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = CAST(:t AS regclass) AND tgname LIKE 'keep_%'"
+        if connection.dialect.name == "postgresql"
+        else "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :t AND name LIKE 'keep_%'"
+    )
+    for name in list(connection.execute(names, {"t": table}).scalars()):
+        suffix = f" ON {table}" if connection.dialect.name == "postgresql" else ""
+        connection.exec_driver_sql(f"DROP TRIGGER {name}{suffix}")
+
+
+def _sqlite() -> list[str]:
+    found = []
+    for table in APPEND_ONLY:
+        for action in ("UPDATE", "DELETE"):
+            found.append(
+                f"CREATE TRIGGER keep_{table}_{action.lower()} BEFORE {action} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+            )
+    found.append(
+        f"CREATE TRIGGER keep_iov_update BEFORE UPDATE ON iov WHEN {_iov_change('IS NOT')} "
+        "BEGIN SELECT RAISE(ABORT, 'an interval can only be ended, once'); END"
+    )
+    found.append(
+        "CREATE TRIGGER keep_iov_delete BEFORE DELETE ON iov "
+        "BEGIN SELECT RAISE(ABORT, 'iov is append-only'); END"
+    )
+    return found
+
+
+def _postgresql() -> list[str]:
+    found = [
+        "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION '%% is append-only', TG_TABLE_NAME; END $$"
+    ]
+    for table in APPEND_ONLY:
+        found.append(
+            f"CREATE TRIGGER keep_{table} BEFORE UPDATE OR DELETE ON {table} "
+            "FOR EACH ROW EXECUTE FUNCTION refuse_change()"
+        )
+    found.append(
+        f"CREATE TRIGGER keep_iov_update BEFORE UPDATE ON iov FOR EACH ROW "
+        f"WHEN ({_iov_change('IS DISTINCT FROM')}) EXECUTE FUNCTION refuse_change()"
+    )
+    found.append(
+        "CREATE TRIGGER keep_iov_delete BEFORE DELETE ON iov FOR EACH ROW EXECUTE FUNCTION refuse_change()"
+    )
+    return found
+
+
+def _iov_change(differs: str) -> str:
+    kept = " OR ".join(f"NEW.{column} {differs} OLD.{column}" for column in _IOV_KEPT)
+    return f"OLD.removed IS NOT NULL OR NEW.removed IS NULL OR {kept}"

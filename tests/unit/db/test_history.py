@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from beamwright.core.errors import StateError, UnknownNameError
+from beamwright.db import history, schema
+from beamwright.db.engine import Database, insert_id
+from beamwright.db.migrations import guards
+
+
+def new_run(conn: sa.Connection, number: int = 1) -> int:
+    return insert_id(
+        conn, schema.run, series="A", number=number, tier="raw", state="announced", version=1, expected=None,
+        end_marker=False, is_mc=False, conditions={}, created=0.0,
+    )  # fmt: skip
+
+
+def state(conn: sa.Connection, id: int) -> str:
+    return str(conn.execute(sa.select(schema.run.c.state).where(schema.run.c.id == id)).scalar())
+
+
+def test_a_move_changes_state_and_values_and_writes_history(database: Database) -> None:
+    with database.begin() as conn:
+        run = new_run(conn)
+        history.record(conn, "run", run, "announced", actor="intake", at=1.0, data={"by": "notice"})
+        history.move(conn, schema.run, run, "announced", "open", actor="intake", reason="data", at=2.0, version=2)
+        lines = history.of(conn, "run", run)
+        assert conn.execute(sa.select(schema.run.c.version, schema.run.c.state)).one() == (2, "open")
+    assert [(line.source, line.target, line.at, line.reason) for line in lines] == [
+        (None, "announced", 1.0, ""),
+        ("announced", "open", 2.0, "data"),
+    ]
+    assert lines[0].data == {"by": "notice"}
+
+
+def test_a_move_that_the_table_does_not_hold_is_refused(database: Database) -> None:
+    with database.begin() as conn:
+        run = new_run(conn)
+        with pytest.raises(StateError, match="cannot become closed"):
+            history.move(conn, schema.run, run, "announced", "closed", actor="x", at=1.0)
+        assert state(conn, run) == "announced"
+        assert history.of(conn, "run", run) == []
+
+
+def test_a_move_from_another_state_than_the_actual_one_is_refused(database: Database) -> None:
+    with database.begin() as conn:
+        run = new_run(conn)
+        with pytest.raises(StateError, match=f"run {run} is announced, not open"):
+            history.move(conn, schema.run, run, "open", "closed", actor="x", at=1.0)
+        assert history.of(conn, "run", run) == []
+
+
+def test_a_move_of_nothing_says_so(database: Database) -> None:
+    with database.begin() as conn, pytest.raises(UnknownNameError, match="no run is called '77'"):
+        history.move(conn, schema.run, 77, "open", "closed", actor="x", at=1.0)
+
+
+def test_many_rows_move_together(database: Database) -> None:
+    with database.begin() as conn:
+        runs = [new_run(conn, n) for n in range(5)]
+        history.move_all(conn, schema.run, runs, "announced", "open", actor="x", at=1.0)
+        assert {state(conn, run) for run in runs} == {"open"}
+        assert all(len(history.of(conn, "run", run)) == 1 for run in runs)
+
+
+def test_many_rows_do_not_move_when_one_cannot(database: Database) -> None:
+    with pytest.raises(StateError, match="is open, not announced"), database.begin() as conn:
+        runs = [new_run(conn, n) for n in range(3)]
+        history.move(conn, schema.run, runs[1], "announced", "open", actor="x", at=1.0)
+        history.move_all(conn, schema.run, runs, "announced", "open", actor="x", at=1.0)
+    with database.read() as conn:
+        assert conn.execute(sa.select(sa.func.count()).select_from(schema.history)).scalar() == 0
+
+
+def test_history_can_neither_be_changed_nor_deleted(database: Database) -> None:
+    with database.begin() as conn:
+        history.record(conn, "run", 1, "announced", actor="x", at=1.0)
+    for statement in (sa.update(schema.history).values(actor="somebody"), sa.delete(schema.history)):
+        with pytest.raises(sa.exc.DBAPIError, match="append-only"), database.begin() as conn:
+            conn.execute(statement)
+
+
+def test_an_interval_can_be_ended_once_and_nothing_else(database: Database) -> None:
+    with database.begin() as conn:
+        conn.execute(sa.insert(schema.payload).values(id="p", kind="json", size=2, data=b"{}", created=0.0))
+        tag = insert_id(conn, schema.tag, name="t", kind="json", version=1, created=0.0)
+        ends = {"first_run": 1, "first_section": 0, "first_event": 0, "last_run": 2, "last_section": 0, "last_event": 0}
+        conn.execute(
+            sa.insert(schema.iov).values(
+                tag_id=tag, series="A", payload_id="p", added=1, origin="initial", reason="", generation=0, created=0.0, **ends
+            )
+        )
+    for values in ({"last_run": 9}, {"removed": 2, "payload_id": "q"}, {"removed": None}):
+        with pytest.raises(sa.exc.DBAPIError, match="append-only|only be ended"), database.begin() as conn:
+            conn.execute(sa.update(schema.iov).values(values))
+    with database.begin() as conn:
+        conn.execute(sa.update(schema.iov).values(removed=2))
+    with pytest.raises(sa.exc.DBAPIError), database.begin() as conn:
+        conn.execute(sa.update(schema.iov).values(removed=3))
+
+
+def test_guards_can_be_released_for_one_table(database: Database) -> None:
+    with database.begin() as conn:
+        history.record(conn, "run", 1, "announced", actor="x", at=1.0)
+        guards.release(conn, "history")
+        assert conn.execute(sa.delete(schema.history)).rowcount == 1

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from beamwright.core.errors import FormatError
+from beamwright.db import migrations, schema
+from beamwright.db.engine import Database
+from beamwright.db.migrations import guards
+
+
+def test_the_revisions_give_exactly_the_tables(database: Database) -> None:
+    with database.read() as conn:
+        context = MigrationContext.configure(conn, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, schema.metadata) == []
+
+
+def parts(statement: str) -> list[str]:
+    """The columns and constraints of a CREATE statement, in no order: the two makers order constraints differently."""
+    return sorted(re.split(r",\s*\n", statement.rstrip(")\n")))
+
+
+def test_constraints_are_the_same_as_well(sqlite_database: Database) -> None:
+    made = sa.create_engine("sqlite://")
+    schema.metadata.create_all(made)
+    query = sa.text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type <> 'trigger' AND name <> 'alembic_version'")
+    with made.connect() as conn, sqlite_database.read() as migrated:
+        wanted = {name: parts(sql) for name, sql in conn.execute(query)}
+        found = {name: parts(sql) for name, sql in migrated.execute(query)}
+    made.dispose()
+    assert found == wanted
+
+
+def test_head_is_the_last_revision(sqlite_database: Database) -> None:
+    with sqlite_database.read() as conn:
+        script = ScriptDirectory.from_config(migrations.config(conn))
+    assert script.get_heads() == [migrations.HEAD]
+    assert {revision.revision for revision in script.walk_revisions()} == migrations.known()
+
+
+def test_every_guarded_table_exists() -> None:
+    assert set(guards.APPEND_ONLY) <= set(schema.metadata.tables)
+    assert {c.name for c in schema.iov.columns} - set(guards._IOV_KEPT) == {"id", "removed"}
+
+
+def test_migrating_twice_does_nothing(sqlite_database: Database) -> None:
+    before = sqlite_database.revision()
+    sqlite_database.migrate()
+    assert sqlite_database.revision() == before == migrations.HEAD
+
+
+def test_a_failed_migration_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_connection: sa.Connection) -> None:
+        raise RuntimeError("power went")
+
+    monkeypatch.setattr("beamwright.db.migrations.versions.r0001_tables.guard", fail, raising=False)
+    fresh = Database(tmp_path / "x.db")
+    monkeypatch.setattr(guards, "guard", fail)
+    with pytest.raises(RuntimeError, match="power went"):
+        fresh.migrate()
+    with fresh.read() as conn:
+        assert sa.inspect(conn).get_table_names() == []
+    fresh.close()
+
+
+def test_a_newer_schema_is_refused_by_name(database: Database) -> None:
+    with database.begin() as conn:
+        conn.execute(sa.text("UPDATE alembic_version SET version_num = '9001'"))
+    for refused in (database.check, database.migrate):
+        with pytest.raises(FormatError, match="schema 9001") as caught:
+            refused()
+        assert "newer beamwright" in caught.value.hint
+
+
+def test_an_empty_database_is_refused_until_migrated(tmp_path: Path) -> None:
+    fresh = Database(tmp_path / "x.db")
+    with pytest.raises(FormatError, match="schema none"):
+        fresh.check()
+    fresh.migrate()
+    fresh.check()
+    fresh.close()
+
+
+def test_revisions_can_be_undone(postgresql_new: Callable[[str], sa.URL]) -> None:
+    from alembic import command
+
+    fresh = Database(postgresql_new("template1"))
+    fresh.migrate()
+    with fresh.begin() as conn:
+        command.downgrade(migrations.config(conn), "base")
+        assert sa.inspect(conn).get_table_names() == ["alembic_version"]
+    fresh.migrate()
+    fresh.check()
+    fresh.close()
