@@ -1,7 +1,7 @@
 """Databases for tests: each test gets its own, copied from one that was migrated once per session.
 
-``database`` runs a test on SQLite and on PostgreSQL (a private cluster, where the server's binaries are installed);
-``sqlite_database`` on SQLite alone.
+``database`` runs a test on SQLite and on PostgreSQL (a private cluster, where the server's
+binaries are installed); ``sqlite_database`` on SQLite alone.
 """
 
 from __future__ import annotations
@@ -62,7 +62,17 @@ def postgresql_cluster() -> Iterator[str]:
     try:
         run(str(binaries / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "test", "--no-sync")
         options = f"-k {folder} -c listen_addresses= -c fsync=off -c max_connections=60"
-        run(str(binaries / "pg_ctl"), "-D", str(folder / "data"), "-w", "-l", str(folder / "log"), "-o", options, "start")
+        run(
+            str(binaries / "pg_ctl"),
+            "-D",
+            str(folder / "data"),
+            "-w",
+            "-l",
+            str(folder / "log"),
+            "-o",
+            options,
+            "start",
+        )
         try:
             yield f"postgresql://test@/postgres?host={folder}"
         finally:

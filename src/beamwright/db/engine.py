@@ -1,7 +1,8 @@
 """The database: one place where connections are opened, transactions begin and driver errors get names.
 
-A workspace keeps a SQLite file; production uses PostgreSQL. Both give the same promises: a write transaction is
-serialised where it touches the same rows, is durable when ``begin`` returns, and never waits without a bound.
+A workspace keeps a SQLite file; production uses PostgreSQL. Both give the same promises: a write
+transaction is serialised where it touches the same rows, is durable when ``begin`` returns, and never waits
+without a bound.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Database:
         self._local = threading.local()
         self._writer, self._reader = self._postgresql() if self.is_postgresql else self._sqlite()
         for engine in (self._writer, self._reader):
-            sa.event.listen(engine, "handle_error", self._explain)
+            sa.event.listen(engine, "handle_error", self._explain, retval=True)
 
     @classmethod
     def open(cls, root: str | Path) -> Database:
@@ -146,11 +147,9 @@ class Database:
         reader = writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         return writer, reader
 
-    def _explain(self, context: sa.ExceptionContext) -> None:
+    def _explain(self, context: sa.ExceptionContext) -> BeamwrightError | None:
         """Give a driver's error about the outside world the name of one of ours."""
-        found = self._explained(context.original_exception)
-        if found is not None:
-            context.chained_exception = found
+        return self._explained(context.original_exception)
 
     def _explained(self, error: BaseException) -> BeamwrightError | None:
         code = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or ""
@@ -173,11 +172,12 @@ class Database:
 
 def insert_new(connection: sa.Connection, table: sa.Table, values: Any) -> int:
     """Insert the rows that break no unique constraint, leave the others; return how many are new."""
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     rows = values if isinstance(values, list) else [values]
     if not rows:
         return 0
-    return sum(connection.execute(make(table).values(row).on_conflict_do_nothing()).rowcount for row in rows)
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = make(table).on_conflict_do_nothing().returning(sa.literal(1))
+    return len(connection.execute(statement, rows).all())
 
 
 def insert_id(connection: sa.Connection, table: sa.Table, **values: Any) -> int:
@@ -223,7 +223,7 @@ def _sqlite_module() -> ModuleType:
 
 
 def _has_safe_wal(module: ModuleType) -> bool:
-    """Tell whether the library is outside 3.7.0 to 3.51.2, whose log loses commits when it is reset at the wrong moment."""
+    """Tell whether the library is newer than those whose log can lose commits (3.7.0 to 3.51.2)."""
     version: tuple[int, ...] = module.sqlite_version_info
     return version >= (3, 51, 3)
 

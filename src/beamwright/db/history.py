@@ -1,4 +1,4 @@
-"""State changes and their history: the one function that changes a state, and what was done when, by whom and why."""
+"""State changes and their history: what was done when, by whom and why."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def move(
     at: float,
     **values: Any,
 ) -> None:
-    """Change the state of one row from ``source`` to ``target``, set further columns, and write the history row.
+    """Change one row's state from ``source`` to ``target``, set further columns, and write the history row.
 
     Raises: StateError when the transition is not allowed or the row is not in ``source``.
     """
@@ -68,7 +68,7 @@ def move_all(
     at: float,
     **values: Any,
 ) -> None:
-    """Change many rows like ``move``: all of them or, with an error, none that matters (the transaction fails)."""
+    """Change many rows like ``move``; when one cannot move, the error ends the transaction for all."""
     kind = _KINDS.get(table.name, table.name)
     wanted = sorted(set(ids))
     states.check(kind, source, target, f"{len(wanted)} rows")

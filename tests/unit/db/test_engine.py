@@ -93,9 +93,18 @@ def test_threads_write_one_after_the_other(database: Database) -> None:
 
 def test_sqlite_is_durable_and_in_safe_journal_mode(sqlite_database: Database) -> None:
     with sqlite_database.begin() as conn:
-        values = {p: conn.exec_driver_sql(f"PRAGMA {p}").scalar() for p in ("synchronous", "foreign_keys", "journal_mode")}
-        version = tuple(int(n) for n in str(conn.exec_driver_sql("SELECT sqlite_version()").scalar()).split("."))
-    assert values == {"synchronous": 2, "foreign_keys": 1, "journal_mode": "wal" if version >= (3, 51, 3) else "delete"}
+        values = {
+            p: conn.exec_driver_sql(f"PRAGMA {p}").scalar()
+            for p in ("synchronous", "foreign_keys", "journal_mode")
+        }
+        version = tuple(
+            int(n) for n in str(conn.exec_driver_sql("SELECT sqlite_version()").scalar()).split(".")
+        )
+    assert values == {
+        "synchronous": 2,
+        "foreign_keys": 1,
+        "journal_mode": "wal" if version >= (3, 51, 3) else "delete",
+    }
 
 
 def test_insert_new_leaves_rows_that_exist(database: Database) -> None:
@@ -103,7 +112,9 @@ def test_insert_new_leaves_rows_that_exist(database: Database) -> None:
     with database.begin() as conn:
         assert insert_new(conn, schema.workspace, rows) == 2
         assert insert_new(conn, schema.workspace, []) == 0
-        assert conn.execute(sa.select(schema.workspace.c.value).where(schema.workspace.c.name == "a")).scalar() == {"n": 1}
+        assert conn.execute(
+            sa.select(schema.workspace.c.value).where(schema.workspace.c.name == "a")
+        ).scalar() == {"n": 1}
 
 
 def test_insert_id_returns_the_new_key(database: Database) -> None:

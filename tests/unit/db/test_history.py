@@ -24,7 +24,9 @@ def test_a_move_changes_state_and_values_and_writes_history(database: Database) 
     with database.begin() as conn:
         run = new_run(conn)
         history.record(conn, "run", run, "announced", actor="intake", at=1.0, data={"by": "notice"})
-        history.move(conn, schema.run, run, "announced", "open", actor="intake", reason="data", at=2.0, version=2)
+        history.move(
+            conn, schema.run, run, "announced", "open", actor="intake", reason="data", at=2.0, version=2
+        )
         lines = history.of(conn, "run", run)
         assert conn.execute(sa.select(schema.run.c.version, schema.run.c.state)).one() == (2, "open")
     assert [(line.source, line.target, line.at, line.reason) for line in lines] == [
@@ -85,10 +87,25 @@ def test_an_interval_can_be_ended_once_and_nothing_else(database: Database) -> N
     with database.begin() as conn:
         conn.execute(sa.insert(schema.payload).values(id="p", kind="json", size=2, data=b"{}", created=0.0))
         tag = insert_id(conn, schema.tag, name="t", kind="json", version=1, created=0.0)
-        ends = {"first_run": 1, "first_section": 0, "first_event": 0, "last_run": 2, "last_section": 0, "last_event": 0}
+        ends = {
+            "first_run": 1,
+            "first_section": 0,
+            "first_event": 0,
+            "last_run": 2,
+            "last_section": 0,
+            "last_event": 0,
+        }
         conn.execute(
             sa.insert(schema.iov).values(
-                tag_id=tag, series="A", payload_id="p", added=1, origin="initial", reason="", generation=0, created=0.0, **ends
+                tag_id=tag,
+                series="A",
+                payload_id="p",
+                added=1,
+                origin="initial",
+                reason="",
+                generation=0,
+                created=0.0,
+                **ends,
             )
         )
     for values in ({"last_run": 9}, {"removed": 2, "payload_id": "q"}, {"removed": None}):

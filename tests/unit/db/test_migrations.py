@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,22 +17,24 @@ from beamwright.db.migrations import guards
 
 def test_the_revisions_give_exactly_the_tables(database: Database) -> None:
     with database.read() as conn:
-        context = MigrationContext.configure(conn, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(
+            conn, opts={"compare_type": True, "compare_server_default": True}
+        )
         assert compare_metadata(context, schema.metadata) == []
 
 
 def parts(statement: str) -> list[str]:
-    """The columns and constraints of a CREATE statement, in no order: the two makers order constraints differently."""
-    return sorted(re.split(r",\s*\n", statement.rstrip(")\n")))
+    """The columns and constraints of a CREATE statement; the two makers order constraints differently."""
+    return sorted(line.strip(" ,\t") for line in statement.splitlines())
 
 
 def test_constraints_are_the_same_as_well(sqlite_database: Database) -> None:
     made = sa.create_engine("sqlite://")
     schema.metadata.create_all(made)
-    query = sa.text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type <> 'trigger' AND name <> 'alembic_version'")
+    query = sa.text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type <> 'trigger'")
     with made.connect() as conn, sqlite_database.read() as migrated:
         wanted = {name: parts(sql) for name, sql in conn.execute(query)}
-        found = {name: parts(sql) for name, sql in migrated.execute(query)}
+        found = {name: parts(sql) for name, sql in migrated.execute(query) if name != "alembic_version"}
     made.dispose()
     assert found == wanted
 

@@ -1,4 +1,4 @@
-"""What alembic runs for every command: revisions go through the connection that is handed over, in its transaction."""
+"""What alembic runs for every command: revisions run in the transaction of a given connection."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Triggers that keep append-only tables append-only, whoever writes to the database.
 
-Revisions install them; they are part of the schema and never change after a release (a later revision adds its own).
+Revisions install them; they are part of the schema and never change after a
+release (a later revision adds its own).
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ def guard(connection: sa.Connection) -> None:
     statements = _postgresql() if connection.dialect.name == "postgresql" else _sqlite()
     for statement in statements:
         connection.exec_driver_sql(statement)
+
+
+def unguard(connection: sa.Connection) -> None:
+    """Take all triggers away; for undoing a revision."""
+    for table in (*APPEND_ONLY, "iov"):
+        release(connection, table)
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("DROP FUNCTION refuse_change()")
 
 
 def release(connection: sa.Connection, table: str) -> None:

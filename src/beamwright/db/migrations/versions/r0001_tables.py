@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from beamwright.db.migrations.guards import guard
+from beamwright.db.migrations.guards import guard, unguard
 
 revision = "0001"
 down_revision = None
@@ -45,6 +45,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop the tables."""
+    unguard(op.get_bind())
     for table in reversed(TABLES):
         op.drop_table(table)
 
@@ -128,7 +129,9 @@ def _tables_2() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_iov")),
     )  # fmt: skip
     op.create_index(op.f("ix_iov_payload_id"), "iov", ["payload_id"], unique=False)
-    op.create_index(op.f("ix_iov_tag_id_series_first_run"), "iov", ["tag_id", "series", "first_run"], unique=False)
+    op.create_index(
+        op.f("ix_iov_tag_id_series_first_run"), "iov", ["tag_id", "series", "first_run"], unique=False
+    )
     op.create_table(
         "task", _c("id", ID), _c("production_id", ID), _c("step", TEXT), _c("kind", TEXT),
         _c("state", TEXT), _c("config_version", INT), _c("config", JSON), _c("config_hash", TEXT),
@@ -157,7 +160,9 @@ def _tables_3() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_unit")),
         sa.UniqueConstraint("key", name=op.f("uq_unit_key")),
     )  # fmt: skip
-    op.create_index(op.f("ix_unit_task_id_series_first_run"), "unit", ["task_id", "series", "first_run"], unique=False)
+    op.create_index(
+        op.f("ix_unit_task_id_series_first_run"), "unit", ["task_id", "series", "first_run"], unique=False
+    )
     op.create_table(
         "chain_link", _c("id", ID), _c("chain_id", ID), _c("chunk_id", ID), _c("series", TEXT),
         _c("first_run", INT), _c("first_section", INT), _c("first_event", INT), _c("last_run", INT),
