@@ -53,7 +53,11 @@ def find_production(conn: sa.Connection, name: str | None = None) -> Row:
     Raises: UnknownNameError.
     """
     known = productions(conn)
-    chosen = [row for row in known if row["name"] == name] if name else sorted(known, key=lambda row: row["created"])[-1:]
+    chosen = (
+        [row for row in known if row["name"] == name]
+        if name
+        else sorted(known, key=lambda row: row["created"])[-1:]
+    )
     if not chosen:
         raise UnknownNameError("production", name or "(any)", [row["name"] for row in known])
     return chosen[0]
@@ -61,11 +65,19 @@ def find_production(conn: sa.Connection, name: str | None = None) -> Row:
 
 def tasks(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
     """Return the tasks in the order in which their production names them, with production name and counts of jobs by state."""
-    chosen = sa.select(task, production.c.name.label("production")).join(production).order_by(production.c.name, task.c.id)
+    chosen = (
+        sa.select(task, production.c.name.label("production"))
+        .join(production)
+        .order_by(production.c.name, task.c.id)
+    )
     if production_id is not None:
         chosen = chosen.where(task.c.production_id == production_id)
     counts: dict[int, dict[str, int]] = defaultdict(dict)
-    counted = sa.select(unit.c.task_id, job.c.state, sa.func.count()).join(job).group_by(unit.c.task_id, job.c.state)
+    counted = (
+        sa.select(unit.c.task_id, job.c.state, sa.func.count())
+        .join(job)
+        .group_by(unit.c.task_id, job.c.state)
+    )
     for task_id, state, number in conn.execute(counted.order_by(job.c.state)):
         counts[task_id][state] = number
     return [{**row, "jobs": counts.get(row["id"], {})} for row in rows(conn, chosen)]
@@ -82,7 +94,9 @@ def units(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
         .select_from(unit.join(task).join(production).outerjoin(job))
         .order_by(task.c.id, unit.c.stream, *(unit.c[name] for name in INTERVAL), unit.c.config_version, unit.c.key)
     )  # fmt: skip
-    return rows(conn, chosen if production_id is None else chosen.where(task.c.production_id == production_id))
+    return rows(
+        conn, chosen if production_id is None else chosen.where(task.c.production_id == production_id)
+    )
 
 
 def unit_inputs(conn: sa.Connection) -> dict[int, list[tuple[int | None, int | None]]]:
@@ -123,7 +137,9 @@ def ledger_lines(conn: sa.Connection, production_id: int | None = None) -> list[
         .select_from(ledger.join(unit, ledger.c.unit_id == unit.c.id).join(task).join(production))
         .order_by(task.c.id, ledger.c.record, ledger.c.stream, *(ledger.c[name] for name in INTERVAL))
     )
-    return rows(conn, chosen if production_id is None else chosen.where(task.c.production_id == production_id))
+    return rows(
+        conn, chosen if production_id is None else chosen.where(task.c.production_id == production_id)
+    )
 
 
 def quarantined(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
@@ -134,7 +150,9 @@ def quarantined(conn: sa.Connection, production_id: int | None = None) -> list[R
         .select_from(quarantine.join(unit, quarantine.c.unit_id == unit.c.id).join(task))
         .order_by(task.c.id, quarantine.c.record, *keys)
     )
-    return rows(conn, chosen if production_id is None else chosen.where(task.c.production_id == production_id))
+    return rows(
+        conn, chosen if production_id is None else chosen.where(task.c.production_id == production_id)
+    )
 
 
 # --- runs, files, collections, datasets ---------------------------------------------------------------------------------------------
@@ -148,7 +166,12 @@ def runs(conn: sa.Connection) -> list[Row]:
 def chunks(conn: sa.Connection) -> list[Row]:
     """Return chunks with series, run number, tier and flag of their run."""
     chosen = sa.select(
-        chunk, run.c.series, run.c.number.label("run"), run.c.tier, run.c.is_mc, run.c.version.label("run_version")
+        chunk,
+        run.c.series,
+        run.c.number.label("run"),
+        run.c.tier,
+        run.c.is_mc,
+        run.c.version.label("run_version"),
     ).join(run)
     return rows(conn, chosen.order_by(run.c.series, run.c.number, run.c.tier, chunk.c.sequence))
 
@@ -156,7 +179,14 @@ def chunks(conn: sa.Connection) -> list[Row]:
 def chunk_files(conn: sa.Connection) -> list[Row]:
     """Return the files of chunks, with role and physical path."""
     chosen = (
-        sa.select(chunk_file.c.chunk_id, chunk_file.c.role, did(file).label("name"), file.c.size, file.c.sha256, replica.c.path)
+        sa.select(
+            chunk_file.c.chunk_id,
+            chunk_file.c.role,
+            did(file).label("name"),
+            file.c.size,
+            file.c.sha256,
+            replica.c.path,
+        )
         .select_from(chunk_file.join(file).outerjoin(replica))
         .order_by(chunk_file.c.chunk_id, chunk_file.c.role, file.c.name)
     )
@@ -166,11 +196,19 @@ def chunk_files(conn: sa.Connection) -> list[Row]:
 def collections(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
     """Return collections with production and step, by name."""
     chosen = (
-        sa.select(collection, did(collection).label("did"), task.c.step, production.c.name.label("production"))
-        .select_from(collection.outerjoin(unit, collection.c.unit_id == unit.c.id).outerjoin(task).outerjoin(production))
+        sa.select(
+            collection, did(collection).label("did"), task.c.step, production.c.name.label("production")
+        )
+        .select_from(
+            collection.outerjoin(unit, collection.c.unit_id == unit.c.id)
+            .outerjoin(task)
+            .outerjoin(production)
+        )
         .order_by(collection.c.scope, collection.c.name)
     )
-    return rows(conn, chosen if production_id is None else chosen.where(task.c.production_id == production_id))
+    return rows(
+        conn, chosen if production_id is None else chosen.where(task.c.production_id == production_id)
+    )
 
 
 def files_of_collections(conn: sa.Connection) -> dict[int, list[Row]]:
@@ -235,7 +273,9 @@ def outputs(conn: sa.Connection, production_id: int | None = None, stream: str |
 
 def files(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[Row]:
     """Return files, with name and physical path, by name."""
-    chosen = sa.select(file, did(file).label("did"), replica.c.path, replica.c.state.label("replica"), replica.c.endpoint)
+    chosen = sa.select(
+        file, did(file).label("did"), replica.c.path, replica.c.state.label("replica"), replica.c.endpoint
+    )
     chosen = chosen.select_from(file.outerjoin(replica)).where(*conditions)
     return rows(conn, chosen.order_by(file.c.scope, file.c.name, replica.c.id))
 
@@ -243,8 +283,12 @@ def files(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[Row]
 def datasets(conn: sa.Connection) -> list[Row]:
     """Return datasets with the number of collections that they list."""
     listed = sa.func.count(dataset_collection.c.collection_id).label("collections")
-    chosen = sa.select(dataset, did(dataset).label("did"), listed).select_from(dataset.outerjoin(dataset_collection))
-    return rows(conn, chosen.group_by(dataset.c.id).order_by(dataset.c.scope, dataset.c.name, dataset.c.version))
+    chosen = sa.select(dataset, did(dataset).label("did"), listed).select_from(
+        dataset.outerjoin(dataset_collection)
+    )
+    return rows(
+        conn, chosen.group_by(dataset.c.id).order_by(dataset.c.scope, dataset.c.name, dataset.c.version)
+    )
 
 
 # --- conditions, chains, quality ----------------------------------------------------------------------------------------------------
@@ -271,7 +315,11 @@ def tags(conn: sa.Connection) -> list[Row]:
 def global_tags(conn: sa.Connection) -> list[Row]:
     """Return global tags with the names of their newest members."""
     newest = (
-        sa.select(global_tag_member.c.global_tag_id, tag.c.name, sa.func.max(global_tag_member.c.tag_version).label("version"))
+        sa.select(
+            global_tag_member.c.global_tag_id,
+            tag.c.name,
+            sa.func.max(global_tag_member.c.tag_version).label("version"),
+        )
         .join(tag)
         .group_by(global_tag_member.c.global_tag_id, tag.c.name)
         .order_by(tag.c.name)
@@ -296,14 +344,18 @@ def links(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
         )
         .order_by(task.c.id, chain_link.c.series, *keys)
     )
-    return rows(conn, chosen if production_id is None else chosen.where(task.c.production_id == production_id))
+    return rows(
+        conn, chosen if production_id is None else chosen.where(task.c.production_id == production_id)
+    )
 
 
 def verdicts(conn: sa.Connection) -> list[Row]:
     """Return the newest verdict on each subject of a run, by series, run, tier, subject."""
     keys = (verdict.c.series, verdict.c.run, verdict.c.tier, verdict.c.subject)
     newest = sa.select(*keys, sa.func.max(verdict.c.version).label("version")).group_by(*keys).subquery()
-    matched = sa.and_(*(verdict.c[key.name] == newest.c[key.name] for key in keys), verdict.c.version == newest.c.version)
+    matched = sa.and_(
+        *(verdict.c[key.name] == newest.c[key.name] for key in keys), verdict.c.version == newest.c.version
+    )
     return rows(conn, sa.select(verdict).join(newest, matched).order_by(*keys))
 
 

@@ -39,7 +39,9 @@ class Value:
         """``good`` or ``bad`` by the limits, ``""`` where there are none or there is no value."""
         if self.value is None or (self.low is None and self.high is None):
             return ""
-        inside = (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
+        inside = (self.low is None or self.value >= self.low) and (
+            self.high is None or self.value <= self.high
+        )
         return "good" if inside else "bad"
 
 
@@ -56,7 +58,10 @@ class Table:
     def __post_init__(self) -> None:
         wrong = [row for row in self.rows if len(row) != len(self.columns)]
         if wrong or (self.units and len(self.units) != len(self.columns)):
-            raise UsageError(f"table {self.title!r} has rows or units that are not {len(self.columns)} long", hint="one cell per column")
+            raise UsageError(
+                f"table {self.title!r} has rows or units that are not {len(self.columns)} long",
+                hint="one cell per column",
+            )
 
     @classmethod
     def of(cls, title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], **options: Any) -> Table:
@@ -77,7 +82,9 @@ class Curve:
     def __post_init__(self) -> None:
         wanted = len(self.y) + (1 if self.form in ("steps", "bars") else 0)
         if len(self.x) != wanted or (self.error and len(self.error) != len(self.y)):
-            raise UsageError(f"curve {self.label!r}: {len(self.x)} x for {len(self.y)} y", hint="steps and bars take edges")
+            raise UsageError(
+                f"curve {self.label!r}: {len(self.x)} x for {len(self.y)} y", hint="steps and bars take edges"
+            )
 
     @classmethod
     def of(cls, label: str, x: Numbers, y: Numbers, form: Form = "line", error: Numbers = ()) -> Curve:
@@ -111,7 +118,9 @@ class Plot:
     @classmethod
     def of(cls, title: str, x: str, y: str, curves: Iterable[Curve], **options: Any) -> Plot:
         """Make a plot from any sequence of curves."""
-        options = {name: tuple(map(tuple, v)) if name in ("marks", "bands") else v for name, v in options.items()}
+        options = {
+            name: tuple(map(tuple, v)) if name in ("marks", "bands") else v for name, v in options.items()
+        }
         return cls(title, x, y, tuple(curves), **options)
 
 

@@ -1,0 +1,244 @@
+"""The document of a production: everything that its report shows and that ``demo --json`` writes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright.core.runs import Interval
+from beamwright.db import views
+from beamwright.report import grid as grids
+
+Row = dict[str, Any]
+FORMAT = 1
+TERMS = ("read", "created", "written", "filtered", "prescaled", "quarantined")
+
+
+def build(
+    conn: sa.Connection, production: Row, *, figures: list[Row] | None = None, workspace: Path | None = None
+) -> Row:
+    """Return the document of one production; ``figures`` are those of its experiment."""
+    identity = production["id"]
+    units = views.units(conn, identity)
+    attempts = views.attempts(conn, identity)
+    collections = _collections(conn, identity)
+    return {
+        "format": FORMAT,
+        "production": _production(conn, production),
+        "workspace": str(workspace) if workspace else None,
+        "report": None,
+        "summary": _summary(conn, production, units, attempts, collections),
+        "runs": _runs(conn, production),
+        "steps": _steps(conn, identity, production["spec"]),
+        "grid": grids.grid(conn, production),
+        "collections": collections,
+        "ledger": [_ledger_line(row) for row in views.ledger_lines(conn, identity)],
+        "quarantine": [_quarantined(row) for row in views.quarantined(conn, identity)],
+        "calibration": [_link(row) for row in views.links(conn, identity)],
+        "conditions": _conditions(conn),
+        "quality": [_verdict(row) for row in views.verdicts(conn)],
+        "figures": figures or [],
+        "units": _units(units, attempts),
+    }
+
+
+def _production(conn: sa.Connection, row: Row) -> Row:
+    spec = row["spec"]
+    tag = next((t for t in views.global_tags(conn) if t["name"] == row["global_tag"]), None)
+    return {
+        "name": row["name"],
+        "title": spec.get("title", ""),
+        "experiment": row["experiment"],
+        "release": row["release"],
+        "spec_hash": row["spec_hash"],
+        "global_tag": row["global_tag"],
+        "global_tag_state": tag["state"] if tag else "none",
+        "global_tag_merkle": tag["merkle"] if tag else None,
+        "datasets": [
+            {key: dataset.get(key) for key in ("name", "tier", "runs", "global_tag", "is_mc", "is_resampled")}
+            for dataset in spec.get("dataset", [])
+        ],
+        "created": row["created"],
+        "finished": row["finished"],
+    }
+
+
+def _summary(
+    conn: sa.Connection, production: Row, units: list[Row], attempts: list[Row], collections: list[Row]
+) -> Row:
+    lines = views.ledger_lines(conn, production["id"])
+    ended = [row["ended"] for row in attempts if row["ended"]]
+    started = [row["leased"] for row in attempts]
+    return {
+        "units": len(units),
+        "units_ok": sum(unit["state"] in grids.DONE for unit in units),
+        "collections": len(collections),
+        "events": sum(c["events"] for c in collections if not c["is_resampled"]),
+        "bytes": sum(c["size"] for c in collections),
+        "ledger_lines": len(lines),
+        "unbalanced": sum(not balanced(line) for line in lines),
+        "quarantined": sum(line["quarantined"] for line in lines),
+        "attempts": len(attempts),
+        "cpu_s": sum(row["cpu_s"] or 0.0 for row in attempts),
+        "wall_s": max(ended) - min(started) if ended else 0.0,
+        "farms": sorted({row["farm"] for row in attempts}),
+    }
+
+
+def balanced(line: Row) -> bool:
+    """Tell whether a ledger line accounts for every record: created for a builder's line, read for any other."""
+    source = line["created"] or line["read"]
+    return bool(source == line["written"] + line["filtered"] + line["prescaled"] + line["quarantined"])
+
+
+def _runs(conn: sa.Connection, production: Row) -> list[Row]:
+    files: dict[int, list[Row]] = defaultdict(list)
+    for row in views.chunk_files(conn):
+        files[row["chunk_id"]].append({key: row[key] for key in ("role", "name", "size", "sha256", "path")})
+    chunks: dict[int, list[Row]] = defaultdict(list)
+    for row in views.chunks(conn):
+        names = ("sequence", "first_section", "last_section", "records", "reader")
+        chunks[row["run_id"]].append({name: row[name] for name in names} | {"files": files[row["id"]]})
+    wanted = _wanted_runs(production["spec"])
+    return [
+        {
+            "series": row["series"], "number": row["number"], "tier": row["tier"], "state": row["state"], "version": row["version"],
+            "is_mc": bool(row["is_mc"]), "chunks": chunks[row["id"]],
+        }
+        for row in views.runs(conn)
+        if not wanted or (row["tier"], row["series"], row["number"]) in wanted
+    ]  # fmt: skip
+
+
+def _wanted_runs(spec: Row) -> set[tuple[str, str, int]]:
+    return {
+        (dataset["tier"], series, number)
+        for dataset in spec.get("dataset", [])
+        for series, numbers in dataset["runs"].items()
+        for number in numbers
+    }
+
+
+def _steps(conn: sa.Connection, production_id: int, spec: Row) -> list[Row]:
+    declared = {step["name"]: step for step in spec.get("step", [])}
+    names = ("step", "kind", "state", "config_hash", "jobs")
+    return [
+        {name: task[name] for name in names}
+        | {"inputs": declared.get(task["step"], {}).get("inputs", []), "uniform": bool(task["uniform"])}
+        for task in views.tasks(conn, production_id)
+    ]
+
+
+def _collections(conn: sa.Connection, production_id: int) -> list[Row]:
+    files = views.files_of_collections(conn)
+    parents = views.parents(conn)
+    return [
+        _collection(row, files.get(row["id"], []), parents) for row in views.collections(conn, production_id)
+    ]
+
+
+def _collection(row: Row, files: list[Row], parents: dict[int, list[Row]]) -> Row:
+    names = (
+        "tier",
+        "stream",
+        "step",
+        "state",
+        "events",
+        "release",
+        "config_hash",
+        "global_tag",
+        "resolved_hash",
+    )
+    return {
+        "name": row["did"],
+        **{name: row[name] for name in names},
+        "series": row["series"],
+        "interval": views.interval_of(row),
+        "size": sum(file["size"] for file in files),
+        "sha256": files[0]["sha256"] if len(files) == 1 else None,
+        "files": [{key: file[key] for key in ("name", "size", "sha256", "uuid", "path")} for file in files],
+        "parents": sorted({parent["name"] for file in files for parent in parents.get(file["id"], [])}),
+        "is_mc": bool(row["is_mc"]),
+        "is_resampled": bool(row["is_resampled"]),
+    }
+
+
+def _ledger_line(row: Row) -> Row:
+    line = {"step": row["step"], "record": row["record"], "stream": row["stream"], "unit": row["unit"]}
+    return (
+        line
+        | {"interval": views.interval_of(row)}
+        | {term: row[term] for term in TERMS}
+        | {"balanced": balanced(row)}
+    )
+
+
+def _quarantined(row: Row) -> Row:
+    key = ":".join(str(row[name]) for name in ("series", "run", "section", "event"))
+    return {"key": key} | {name: row[name] for name in ("step", "record", "module", "error")}
+
+
+def _link(row: Row) -> Row:
+    names = (
+        "step",
+        "series",
+        "run",
+        "sequence",
+        "generation",
+        "state",
+        "start",
+        "result",
+        "figures",
+        "reason",
+    )
+    return {name: row[name] for name in names} | {"interval": views.interval_of(row)}
+
+
+def _conditions(conn: sa.Connection) -> list[Row]:
+    """Return the intervals of every tag; tag versions depend on the order of sweeps and are left out."""
+    return [
+        {
+            "tag": row["tag"], "kind": row["kind"], "interval": views.interval_of(row), "payload": row["payload_id"],
+            "size": row["size"], "origin": row["origin"], "reason": row["reason"], "generation": row["generation"],
+        }
+        for row in views.validities(conn)
+    ]  # fmt: skip
+
+
+def _verdict(row: Row) -> Row:
+    return {
+        name: row[name]
+        for name in ("series", "run", "tier", "subject", "value", "author", "reason", "checks")
+    }
+
+
+def _units(units: list[Row], attempts: list[Row]) -> list[Row]:
+    tries: dict[int, list[Row]] = defaultdict(list)
+    for row in attempts:
+        tries[row["unit_id"]].append(_attempt(row))
+    names = ("step", "kind", "stream", "key", "record", "config_hash", "resolved_hash")
+    return [
+        {name: unit[name] for name in names}
+        | {
+            "interval": views.interval_of(unit),
+            "state": unit["state"] or "none",
+            "attempts": tries[unit["id"]],
+        }
+        for unit in units
+    ]
+
+
+def _attempt(row: Row) -> Row:
+    names = (
+        "number", "nonce", "state", "farm", "host", "leased", "started", "ended", "cpu_s", "wall_s", "max_rss_kb", "exit_code",
+        "failure_class", "message", "release", "timings",
+    )  # fmt: skip
+    return {name: row[name] for name in names}
+
+
+def interval_text(document: list[Any]) -> str:
+    """Return an interval of the document as people write it."""
+    return str(Interval.from_document(document))
