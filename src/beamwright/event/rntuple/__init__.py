@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from beamwright.event.rntuple.cluster import CLUSTER_BYTES, ClusterCutter, SealedCluster, seal_cluster
 from beamwright.event.rntuple.columns import empty_columns
+from beamwright.event.rntuple.merge import MergeResult, merge_files
 from beamwright.event.rntuple.reader import NTupleFile
 from beamwright.event.rntuple.schema import (
     Array,
@@ -22,6 +23,7 @@ from beamwright.event.rntuple.schema import (
     string,
     vector,
 )
+from beamwright.event.rntuple.verify import Verification, verify
 from beamwright.event.rntuple.writer import FileWriter, derive_uuid
 
 __all__ = [
@@ -32,16 +34,20 @@ __all__ = [
     "ColumnData",
     "Field",
     "FileWriter",
+    "MergeResult",
     "NTupleFile",
     "Schema",
     "SealedCluster",
+    "Verification",
     "collection",
     "derive_uuid",
     "empty_columns",
     "leaf",
+    "merge_files",
     "offsets_key",
     "record",
     "seal_cluster",
     "string",
     "vector",
+    "verify",
 ]

@@ -7,8 +7,9 @@ process that sealed them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import xxhash
@@ -24,6 +25,7 @@ PAGE_BYTES = 1 << 18
 CLUSTER_BYTES = 32 << 20
 """Default in-memory bytes of events after which a cluster is cut."""
 CHECKSUM = np.dtype("<u8")
+_COUNT, _LENGTH = np.dtype("<i4"), np.dtype("<i8")
 _HEAD = struct.Struct("<qqqq")
 
 
@@ -55,11 +57,12 @@ class SealedCluster:
         """Return the cluster out of the bytes of ``pack``; the blob is a view of ``data``."""
         n_entries, level, n_columns, n_pages = _HEAD.unpack_from(data)
         at = _HEAD.size
-        tables = []
-        for dtype, count in (("<i4", n_columns), ("<i8", n_columns), (PAGE, n_pages), (CHECKSUM, n_pages)):
+        tables: list[Array] = []
+        for dtype, count in ((_COUNT, n_columns), (_LENGTH, n_columns), (PAGE, n_pages), (CHECKSUM, n_pages)):
             tables.append(np.frombuffer(data, dtype, count, at))
             at += tables[-1].nbytes
-        return cls(n_entries, level, *tables, memoryview(data)[at:])
+        counts, elements, pages, checksums = tables
+        return cls(n_entries, level, counts, elements, pages, checksums, memoryview(data)[at:])
 
 
 def seal_cluster(
@@ -85,7 +88,8 @@ def seal_cluster(
         position += added
     table = np.array([row[:3] for row in rows], PAGE)
     checksums = np.array([row[3] for row in rows], CHECKSUM)
-    elements = np.array([len(array) - c.is_index for c, array in zip(schema.columns, ordered, strict=True)], np.int64)
+    lengths = [len(array) - c.is_index for c, array in zip(schema.columns, ordered, strict=True)]
+    elements = np.array(lengths, np.int64)
     return SealedCluster(n_entries, level, counts, elements, table, checksums, b"".join(blob))
 
 
@@ -104,7 +108,7 @@ def _seal_column(
     begin = position
     for start in range(0, len(values), per_page):
         part = values[start : start + per_page]
-        page = compress(memoryview(encode(encoding, _from_page_start(part, encoding.transform))), level)
+        page = compress(encode(encoding, _from_page_start(part, encoding.transform)).data, level)
         checksum = xxhash.xxh3_64_intdigest(page)
         blob += (page, checksum.to_bytes(8, "little"))
         rows.append((-len(part), len(page), position, checksum))
@@ -153,14 +157,15 @@ class ClusterCutter:
         return dict(zip((column.key for column in self.schema.columns), joined, strict=True))
 
 
-def split_spans(pages: Array, limit: int) -> Sequence[tuple[int, int]]:
-    """Split the page table into runs (first page, last page + 1) of at most ``limit`` stored bytes each."""
-    ends = pages["offset"].astype(np.int64) + pages["size"] + 8
+def split_spans(pages: Array, limit: int) -> list[tuple[int, int]]:
+    """Split a page table into runs (first page, last page + 1) without gap, of up to ``limit`` bytes."""
+    begins = pages["offset"].astype(np.int64)
+    ends = begins + pages["size"] + 8
+    breaks = np.flatnonzero(begins[1:] != ends[:-1]) + 1
     spans: list[tuple[int, int]] = []
-    first = 0
-    while first < len(pages):
-        begin = int(pages["offset"][first])
-        last = max(first + 1, int(np.searchsorted(ends, begin + limit, side="right")))
-        spans.append((first, last))
-        first = last
+    for first, last in pairwise([0, *breaks.tolist(), len(pages)]):
+        while first < last:
+            fitting = int(np.searchsorted(ends[first:last], begins[first] + limit, side="right"))
+            spans.append((first, first + max(1, fitting)))
+            first = spans[-1][1]
     return spans

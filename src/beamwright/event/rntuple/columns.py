@@ -24,19 +24,23 @@ def check_columns(schema: Schema, arrays: Mapping[str, Array]) -> list[Array]:
 
 def _checked(column: Column, arrays: Mapping[str, Array]) -> Array:
     if column.key not in arrays:
-        raise FormatError(f"column {column.key} is missing", hint=f"hand over {column.dtype} values under this key")
+        raise FormatError(f"column {column.key} is missing", hint=f"hand over {column.dtype} values")
     array = np.ascontiguousarray(arrays[column.key])
     if array.ndim != 1 or array.dtype != column.dtype:
         raise FormatError(
-            f"column {column.key} is {array.ndim}-dimensional {array.dtype}, declared 1-dimensional {column.dtype}",
+            f"column {column.key} is {array.ndim}-dimensional {array.dtype}, declared flat {column.dtype}",
             hint="convert it before writing; values are never cast silently",
         )
     if column.is_index and (len(array) == 0 or array[0] != 0 or bool((array[1:] < array[:-1]).any())):
-        raise FormatError(f"offsets {column.key} do not rise from 0", hint="offsets are cumulative counts, n + 1 of them")
+        raise FormatError(
+            f"offsets {column.key} do not rise from 0", hint="offsets are n + 1 cumulative counts"
+        )
     return array
 
 
-def _check_length(schema: Schema, column: Column, array: Array, ordered: Sequence[Array], n_entries: int) -> None:
+def _check_length(
+    schema: Schema, column: Column, array: Array, ordered: Sequence[Array], n_entries: int
+) -> None:
     expected = n_entries if column.parent < 0 else int(ordered[column.parent][-1])
     if len(array) - column.is_index != expected:
         counter = "the events" if column.parent < 0 else schema.columns[column.parent].key

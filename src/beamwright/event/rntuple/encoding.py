@@ -19,6 +19,7 @@ from beamwright.core.errors import FormatError
 from beamwright.event.rntuple.schema import Array
 
 Buffer = bytes | bytearray | memoryview
+DAMAGED = "the file is damaged or truncated; copy it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +102,16 @@ def decode(encoding: Encoding, page: Buffer, out: Array) -> None:
         out[:] = np.unpackbits(data, count=len(out), bitorder="little")
     elif encoding.transform == "plain":
         out[:] = data.view(encoding.stored)
-    elif encoding.stored.itemsize == out.dtype.itemsize and (encoding.stored.kind == "f") == (out.dtype.kind == "f"):
+    elif _same_words(encoding.stored, out.dtype):
         _decode_split(encoding, data, out)
     else:
         values = np.empty(len(out), encoding.stored)
         _decode_split(encoding, data, values)
         out[:] = values
+
+
+def _same_words(stored: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    return stored.itemsize == wanted.itemsize and (stored.kind == "f") == (wanted.kind == "f")
 
 
 def _deltas(values: Array) -> Array:
@@ -181,7 +186,7 @@ def decompress(data: Buffer, size: int) -> Buffer:
         view = view[HEADER + packed :]
     whole = parts[0] if len(parts) == 1 else b"".join(parts)
     if len(whole) != size or len(view):
-        raise FormatError(f"a block unpacks to {len(whole)} bytes instead of {size}", hint="the file is damaged")
+        raise FormatError(f"a block unpacks to {len(whole)} bytes instead of {size}", hint=DAMAGED)
     return whole
 
 
@@ -189,14 +194,14 @@ def _unpack(method: bytes, data: memoryview, size: int) -> bytes:
     try:
         if method == b"ZS\x01":
             if zstandard.frame_content_size(data) not in (size, -1):
-                raise FormatError(f"a compressed block does not hold {size} bytes", hint="the file is damaged")
+                raise FormatError(f"a compressed block does not hold {size} bytes", hint=DAMAGED)
             return _decompressor().decompress(data, max_output_size=size)
         if method == b"ZL\x08":
             return zlib.decompress(data, bufsize=max(size, 1))
         if method == b"XZ\x00":
             return lzma.decompress(data)
     except (zstandard.ZstdError, zlib.error, lzma.LZMAError, EOFError) as error:
-        raise FormatError(f"a compressed block does not unpack: {error}", hint="the file is damaged") from error
+        raise FormatError(f"a block does not unpack: {error}", hint=DAMAGED) from error
     raise FormatError(
         f"compression method {method!r} is not supported", hint="rewrite the file with zstd, zlib or lzma"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import uuid as uuids
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,7 +18,7 @@ import xxhash
 from beamwright.core.canonical import canonical_json, sha256_hex
 from beamwright.core.errors import ChecksumError, FormatError, UnknownNameError
 from beamwright.event.rntuple import tfile
-from beamwright.event.rntuple.encoding import ENCODINGS, Buffer, Encoding, decode, decompress
+from beamwright.event.rntuple.encoding import DAMAGED, ENCODINGS, Buffer, Encoding, decode, decompress
 from beamwright.event.rntuple.layout import Layout, build_layout
 from beamwright.event.rntuple.schema import Array, ColumnData, Schema
 from beamwright.event.rntuple.wire import (
@@ -32,7 +31,6 @@ from beamwright.event.rntuple.wire import (
 )
 from beamwright.event.rntuple.writer import METADATA_KEY
 
-DAMAGED = "the file is damaged or truncated; copy it again"
 Range = tuple[int, int]
 
 
@@ -47,6 +45,13 @@ def located(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error.message}", hint=error.hint, **error.data) from error
     except (struct.error, IndexError, OverflowError) as error:
         raise FormatError(f"{path}: a record cannot be read", hint=DAMAGED) from error
+
+
+def page_extents(pages: Array) -> Array:
+    """Return begin, stored size and end (behind the checksum, if any) of pages, int64, one row per page."""
+    begins = pages["offset"].astype(np.int64)
+    sizes = pages["size"].astype(np.int64)
+    return np.stack([begins, sizes, begins + sizes + 8 * (pages["elements"] < 0)], axis=1)
 
 
 class NTupleFile:
@@ -145,10 +150,10 @@ class NTupleFile:
         position = 0
         for number, cluster in enumerate(found):
             if cluster.first_entry != position:
-                raise FormatError(f"{self.path}: cluster {number} does not begin at event {position}", hint=DAMAGED)
+                raise FormatError(f"{self.path}: cluster {number} begins at another event", hint=DAMAGED)
             position += cluster.n_entries
         if position != self.n_entries:
-            raise FormatError(f"{self.path}: clusters and cluster groups count different events", hint=DAMAGED)
+            raise FormatError(f"{self.path}: clusters and groups count different events", hint=DAMAGED)
         return found
 
     @cached_property
@@ -212,7 +217,9 @@ class NTupleFile:
                 )
         raise UnknownNameError(f"column of {self.path}", name, self.schema.index)
 
-    def read(self, columns: Iterable[str] | None = None, start: int = 0, stop: int | None = None) -> ColumnData:
+    def read(
+        self, columns: Iterable[str] | None = None, start: int = 0, stop: int | None = None
+    ) -> ColumnData:
         """Return columns of the events ``start`` to ``stop`` with the offsets that count them.
 
         Raises ChecksumError, naming column, cluster, page and place, before any damaged value is returned.
@@ -247,7 +254,7 @@ class NTupleFile:
         out = np.empty(sum(last - first for first, last in spans), self.schema.columns[number].dtype)
         at = 0
         for cluster, (first, last) in zip(clusters, spans, strict=True):
-            self._fill(number, cluster, first, last, out[at : at + last - first])
+            self.fill(number, cluster, first, last, out[at : at + last - first])
             at += last - first
         return out
 
@@ -260,11 +267,12 @@ class NTupleFile:
         at = 1
         for cluster, (first, last) in zip(clusters, spans, strict=True):
             ends = out[at : at + last - first]
-            self._fill(number, cluster, first, last, ends)
+            self.fill(number, cluster, first, last, ends)
             begin = self._element(number, cluster, first - 1) if first and last > first else 0
             finish = int(ends[-1]) if last > first else begin
             if finish < begin:
-                raise FormatError(f"offsets {self.schema.columns[number].key} fall in cluster {cluster}", hint=DAMAGED)
+                key = self.schema.columns[number].key
+                raise FormatError(f"offsets {key} fall in cluster {cluster}", hint=DAMAGED)
             children.append((begin, finish))
             ends += out[at - 1] - begin
             at += last - first
@@ -272,7 +280,7 @@ class NTupleFile:
 
     def _element(self, number: int, cluster: int, position: int) -> int:
         value = np.empty(1, self.schema.columns[number].dtype)
-        self._fill(number, cluster, position, position + 1, value)
+        self.fill(number, cluster, position, position + 1, value)
         return int(value[0])
 
     def stored(self, number: int, cluster: int) -> tuple[Encoding, ColumnPages]:
@@ -284,7 +292,7 @@ class NTupleFile:
         key = self.schema.columns[number].key
         raise FormatError(f"column {key} has no pages in cluster {cluster}", hint=DAMAGED)
 
-    def _fill(self, number: int, cluster: int, first: int, last: int, out: Array) -> None:
+    def fill(self, number: int, cluster: int, first: int, last: int, out: Array) -> None:
         """Decode elements ``first`` to ``last`` of a column of a cluster into ``out``."""
         if first == last:
             return
@@ -295,7 +303,7 @@ class NTupleFile:
             key = self.schema.columns[number].key
             raise FormatError(f"column {key} has too few elements in cluster {cluster}", hint=DAMAGED)
         begin, stop = int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, last, "left")) + 1
-        stored = self._fetch(number, cluster, column.pages, begin, stop)
+        stored = self.fetch(number, cluster, column.pages, begin, stop)
         position = int(ends[begin] - counts[begin])
         for data, count in zip(stored, counts[begin:stop].tolist(), strict=True):
             page = decompress(data, encoding.page_bytes(count))
@@ -308,23 +316,37 @@ class NTupleFile:
                 out[low - first : high - first] = whole[low - position : high - position]
             position += count
 
-    def _fetch(self, number: int, cluster: int, pages: Array, begin: int, stop: int) -> list[memoryview]:
-        """Read stored pages in as few reads as possible and check their checksums."""
-        chosen = pages[begin:stop]
-        offsets = chosen["offset"].astype(np.int64)
-        sizes = chosen["size"].astype(np.int64)
-        marked = chosen["elements"] < 0
-        ends = offsets + sizes + 8 * marked
-        joined = bool((offsets[1:] == ends[:-1]).all())
-        base = int(offsets[0])
-        block = memoryview(self.pread(base, int(ends[-1]) - base)) if joined else None
+    def fetch(
+        self,
+        number: int,
+        cluster: int,
+        pages: Array,
+        begin: int,
+        stop: int,
+        checksums: list[bytes] | None = None,
+    ) -> list[memoryview]:
+        """Read stored pages in as few reads as possible and check their checksums.
+
+        The checksums are appended to ``checksums`` as the file has them, empty where a page has none.
+        """
+        if begin == stop:
+            return []
+        extents = page_extents(pages[begin:stop])
+        joined = bool((extents[1:, 0] == extents[:-1, 2]).all())
+        base = int(extents[0, 0])
+        block = memoryview(self.pread(base, int(extents[-1, 2]) - base)) if joined else None
         found: list[memoryview] = []
-        rows = zip(offsets.tolist(), sizes.tolist(), ends.tolist(), marked.tolist(), strict=True)
-        for page, (offset, size, end, has_checksum) in enumerate(rows, begin):
-            data = memoryview(self.pread(offset, end - offset)) if block is None else block[offset - base : end - base]
-            if has_checksum and xxhash.xxh3_64_digest(data[:size]) != data[size:].tobytes()[::-1]:
+        for page, (offset, size, end) in enumerate(extents.tolist(), begin):
+            if block is None:
+                data = memoryview(self.pread(offset, end - offset))
+            else:
+                data = block[offset - base : end - base]
+            checksum = bytes(data[size:])
+            if checksum and xxhash.xxh3_64_digest(data[:size])[::-1] != checksum:
                 raise self._bad_page(number, cluster, page, offset)
             found.append(data[:size])
+            if checksums is not None:
+                checksums.append(checksum)
         return found
 
     def _bad_page(self, number: int, cluster: int, page: int, offset: int) -> ChecksumError:
@@ -348,5 +370,7 @@ class NTupleFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

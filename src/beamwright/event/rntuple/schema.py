@@ -172,7 +172,7 @@ def check_fields(fields: tuple[Field, ...], where: str) -> None:
         path = f"{where}.{field.name}" if where else field.name
         _check_name(field.name, path)
         if field.name in seen:
-            raise FormatError(f"field {path} is declared twice", hint="field names are unique within a record")
+            raise FormatError(f"field {path} is declared twice", hint="names are unique within a record")
         seen.add(field.name)
         if field.kind == "record" and not field.children:
             raise FormatError(f"record {path} has no field", hint="declare at least one column in it")

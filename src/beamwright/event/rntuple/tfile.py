@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import xxhash
 
 from beamwright.core.errors import ChecksumError, FormatError
-from beamwright.event.rntuple.encoding import Buffer
+from beamwright.event.rntuple.encoding import DAMAGED, Buffer
 
 BEGIN = 100
 FILE_NAME = "beamwright.root"
@@ -93,13 +93,12 @@ class Anchor:
     footer_offset: int
     footer_size: int
     footer_length: int
-    version: tuple[int, int, int, int] = VERSION
 
     def payload(self) -> bytes:
         """Return the streamed anchor object with its checksum."""
-        places = (self.header_offset, self.header_size, self.header_length)
-        places += (self.footer_offset, self.footer_size, self.footer_length)
-        fields = ANCHOR.pack(*self.version, *places, MAX_KEY_SIZE)
+        header = (self.header_offset, self.header_size, self.header_length)
+        footer = (self.footer_offset, self.footer_size, self.footer_length)
+        fields = ANCHOR.pack(*VERSION, *header, *footer, MAX_KEY_SIZE)
         body = struct.pack(">IH", BYTE_COUNT | (len(fields) + 2), 2) + fields
         return body + struct.pack(">Q", xxhash.xxh3_64_intdigest(fields))
 
@@ -107,15 +106,15 @@ class Anchor:
 def read_anchor(payload: Buffer) -> Anchor:
     """Return the anchor out of its record; raise where its checksum does not match."""
     if len(payload) < 6 + ANCHOR.size + 8:
-        raise FormatError("the anchor of the tuple is too short", hint="the file is damaged or truncated")
+        raise FormatError("the anchor of the tuple is too short", hint=DAMAGED)
     fields = bytes(payload[6 : 6 + ANCHOR.size])
     (stored,) = struct.unpack_from(">Q", payload, len(payload) - 8)
     if xxhash.xxh3_64_intdigest(bytes(payload[6:-8])) != stored:
-        raise ChecksumError("the checksum of the anchor does not match", hint="the file is damaged; copy it again")
+        raise ChecksumError("the checksum of the anchor does not match", hint=DAMAGED)
     values = ANCHOR.unpack(fields)
     if values[0] != 1:
-        raise FormatError(f"the tuple has format epoch {values[0]}", hint="only epoch 1 (ROOT 6.34 and later) is read")
-    return Anchor(*values[4:10], version=values[:4])
+        raise FormatError(f"the tuple has format epoch {values[0]}", hint="only epoch 1 is read")
+    return Anchor(*values[4:10])
 
 
 def string_payload(text: str) -> bytes:
@@ -127,7 +126,7 @@ def string_payload(text: str) -> bytes:
 def read_string(payload: Buffer) -> str:
     """Return the text of a streamed TObjString."""
     if len(payload) < 17:
-        raise FormatError("a metadata string is too short", hint="the file is damaged")
+        raise FormatError("a metadata string is too short", hint=DAMAGED)
     (length,), start = struct.unpack_from(">B", payload, 16), 17
     if length == 255:
         (length,), start = struct.unpack_from(">I", payload, 17), 21
@@ -175,7 +174,7 @@ def closing_records(position: int, keys: Sequence[Key]) -> tuple[bytes, Key, Key
 # --- streamer info of the anchor class
 
 _MEMBERS = (
-    *((name, 12, 2, "unsigned short") for name in ("VersionEpoch", "VersionMajor", "VersionMinor", "VersionPatch")),
+    *((f"Version{part}", 12, 2, "unsigned short") for part in ("Epoch", "Major", "Minor", "Patch")),
     *((name, 14, 8, "unsigned long") for name in ("SeekHeader", "NBytesHeader", "LenHeader")),
     *((name, 14, 8, "unsigned long") for name in ("SeekFooter", "NBytesFooter", "LenFooter", "MaxKeySize")),
 )
@@ -207,7 +206,8 @@ def _member(name: str, code: int, size: int, type_name: str) -> bytes:
 def streamer_info() -> bytes:
     """Return the streamed list that describes the anchor class; ROOT's file merger needs it."""
     members = b"".join(_member(*member) for member in _MEMBERS)
-    array = _tagged("TObjArray", _counted(3, _object(0) + short_text("") + struct.pack(">ii", len(_MEMBERS), 0) + members))
+    head = _object(0) + short_text("") + struct.pack(">ii", len(_MEMBERS), 0)
+    array = _tagged("TObjArray", _counted(3, head + members))
     info = _counted(9, _named(ANCHOR_CLASS) + struct.pack(">Ii", CLASS_CHECKSUM, 2) + array)
     listed = _object(0) + short_text("") + struct.pack(">i", 1) + _tagged("TStreamerInfo", info) + b"\0"
     return _counted(5, listed)
@@ -235,8 +235,9 @@ def read_key(data: Buffer, start: int = 0) -> tuple[Key, int]:
         text, at = _read_text(data, at)
         texts.append(text)
     if nbytes < head_size or at - start != head_size:
-        raise FormatError("a record of the file has an impossible size", hint="the file is damaged")
-    return Key(position, nbytes - head_size, *texts, objlen, head_size), head_size
+        raise FormatError("a record of the file has an impossible size", hint=DAMAGED)
+    key = Key(position, nbytes - head_size, texts[0], texts[1], texts[2], objlen, head_size)
+    return key, head_size
 
 
 def _read_text(data: Buffer, at: int) -> tuple[str, int]:

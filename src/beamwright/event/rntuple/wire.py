@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from beamwright.core.errors import ChecksumError, FormatError
-from beamwright.event.rntuple.encoding import CHAR_CODE, DEFAULT_CODES, ENCODINGS, INDEX_CODE, Buffer
+from beamwright.event.rntuple.encoding import CHAR_CODE, DAMAGED, DEFAULT_CODES, ENCODINGS, INDEX_CODE, Buffer
 from beamwright.event.rntuple.schema import Array, Column, Field, Schema
 
 HEADER, FOOTER, PAGE_LIST = 1, 2, 3
@@ -30,7 +30,7 @@ ROLES = {"leaf": 0, "string": 0, "vector": 1, "record": 2}
 SUPPRESSED = -(1 << 63)
 
 PAGE = np.dtype([("elements", "<i4"), ("size", "<i4"), ("offset", "<u8")])
-"""One page as a page list has it: element count (negative: a checksum follows the page), bytes, file offset."""
+"""A page in a page list: element count (negative: a checksum follows the page), bytes, file offset."""
 
 
 @dataclass(slots=True)
@@ -218,14 +218,14 @@ class Cursor:
         count = int(self.take("<I")[0]) if size < 0 else 0
         inner = Cursor(self.data, self.what, self.position, start + abs(size))
         if abs(size) < 8 or inner.end > self.end or inner.end < self.position:
-            raise FormatError(f"a frame of the {self.what} runs beyond its end", hint="the file is damaged")
+            raise FormatError(f"a frame of the {self.what} runs beyond its end", hint=DAMAGED)
         self.position = inner.end
         return inner, count
 
     def _advance(self, size: int) -> int:
         start = self.position
         if start + size > self.end:
-            raise FormatError(f"the {self.what} ends too early", hint="the file is damaged or truncated")
+            raise FormatError(f"the {self.what} ends too early", hint=DAMAGED)
         self.position += size
         return start
 
@@ -233,13 +233,13 @@ class Cursor:
 def open_envelope(data: Buffer, kind: int, what: str) -> tuple[Cursor, int]:
     """Check an envelope's type, length and checksum; return its content and its checksum."""
     if len(data) < 16:
-        raise FormatError(f"the {what} has {len(data)} bytes", hint="the file is damaged or truncated")
+        raise FormatError(f"the {what} has {len(data)} bytes", hint=DAMAGED)
     (stored,) = struct.unpack_from("<Q", data, len(data) - 8)
     if xxhash.xxh3_64_intdigest(memoryview(data)[:-8]) != stored:
-        raise ChecksumError(f"the checksum of the {what} does not match", hint="the file is damaged; copy it again")
+        raise ChecksumError(f"the checksum of the {what} does not match", hint=DAMAGED)
     (word,) = struct.unpack_from("<Q", data)
     if word & 0xFFFF != kind or word >> 16 != len(data):
-        raise FormatError(f"the {what} is another kind of envelope or has another length", hint="the file is damaged")
+        raise FormatError(f"the {what} has another type or length", hint=DAMAGED)
     return Cursor(data, what, 8, len(data) - 8), stored
 
 
@@ -296,7 +296,7 @@ def read_footer(data: Buffer, header_checksum: int, description: Description) ->
 
 def _same_header(cursor: Cursor, header_checksum: int) -> None:
     if cursor.take("<Q")[0] != header_checksum:
-        raise FormatError(f"the {cursor.what} belongs to another header", hint="the file is damaged")
+        raise FormatError(f"the {cursor.what} belongs to another header", hint=DAMAGED)
 
 
 def _read_group(cursor: Cursor) -> ClusterGroup:
@@ -326,7 +326,7 @@ def read_page_list(data: Buffer, header_checksum: int) -> list[ClusterPages]:
     ranges = [_read_summary(summaries) for _ in range(count)]
     locations, n_clusters = cursor.frame()
     if n_clusters != count:
-        raise FormatError("the page list disagrees with itself on the clusters", hint="the file is damaged")
+        raise FormatError("the page list disagrees with itself on the clusters", hint=DAMAGED)
     return [ClusterPages(first, entries, _read_columns(locations)) for first, entries in ranges]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import uuid as uuids
 from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
+from uuid import UUID
 
 import numpy as np
 
@@ -33,12 +33,12 @@ GROUP_CLUSTERS = 1024
 MAX_PAYLOAD = tfile.MAX_KEY_SIZE - 1024
 
 
-def derive_uuid(lineage: str, checksums: bytes) -> uuids.UUID:
+def derive_uuid(lineage: str, checksums: bytes) -> UUID:
     """Return the UUID (version 8) of a file: the first bits of sha256(lineage, page checksums in order)."""
     digest = hashlib.sha256(struct.pack("<Q", len(lineage.encode())) + lineage.encode() + checksums).digest()
     number = int.from_bytes(digest[:16], "big")
     number = number & ~(0xF << 76) | 8 << 76
-    return uuids.UUID(int=number & ~(0x3 << 62) | 0x2 << 62)
+    return UUID(int=number & ~(0x3 << 62) | 0x2 << 62)
 
 
 def seal_of(parts: Sequence[Buffer]) -> str:
@@ -61,7 +61,7 @@ class FileWriter:
         self.n_entries = 0
         self.clusters: list[ClusterPages] = []
         self.max_payload = MAX_PAYLOAD
-        self._fd = file.fileno()
+        self.fd = file.fileno()
         self._position = tfile.directory_key().end
         self._elements = np.zeros(len(schema.columns), np.int64)
         self._checksums: list[bytes] = []
@@ -81,14 +81,16 @@ class FileWriter:
         view = memoryview(cluster.blob)
 
         def put(position: int, head: bytes, start: int, stop: int) -> None:
-            self._write(position, head, view[start:stop])
+            self.write_at(position, head, view[start:stop])
 
         self.place(cluster, put)
 
     def place(self, cluster: SealedCluster, put: Callable[[int, bytes, int, int], None]) -> None:
         """Register one cluster; ``put(position, key, start, stop)`` brings its bytes into the file."""
         if self._closed or len(cluster.counts) != len(self.schema.columns):
-            raise FormatError("the cluster does not belong to this file", hint="seal it with the schema of the writer")
+            raise FormatError(
+                "the cluster does not belong to this file", hint="seal it with the writer's schema"
+            )
         pages = cluster.pages.copy()
         for first, last in split_spans(cluster.pages, self.max_payload):
             start = int(cluster.pages["offset"][first])
@@ -111,7 +113,7 @@ class FileWriter:
         self.n_entries += cluster.n_entries
         self._checksums.append(cluster.checksums.tobytes())
 
-    def close(self, metadata: Mapping[str, str], *, uuid: uuids.UUID | None = None, lineage: str = "") -> uuids.UUID:
+    def close(self, metadata: Mapping[str, str], *, uuid: UUID | None = None, lineage: str = "") -> UUID:
         """Write page lists, footer, anchor, metadata and the frame of the file; return its UUID.
 
         Without ``uuid`` it is derived from ``lineage`` and the page checksums.
@@ -138,35 +140,36 @@ class FileWriter:
             groups.append(ClusterGroup(members[0].first_entry, span, len(members), length, size, offset))
         return groups
 
-    def _frame(self, keys: Sequence[tfile.Key], identity: uuids.UUID) -> None:
+    def _frame(self, keys: Sequence[tfile.Key], identity: UUID) -> None:
         closing, key_list, info, free = tfile.closing_records(self._position, keys)
-        self._write(self._position, closing)
+        self.write_at(self._position, closing)
         directory = tfile.directory_payload(key_list.end - key_list.position, key_list.position, identity)
         head = tfile.file_header(free.end, free, info)
-        self._write(0, head, tfile.directory_key().head(), directory)
+        self.write_at(0, head, tfile.directory_key().head(), directory)
 
     def _add_envelope(self, envelope: bytes) -> tuple[int, int, int]:
         """Write an envelope into a record of its own; return its place, stored size and length."""
         stored = compress(envelope, ENVELOPE_LEVEL)
         if len(stored) > self.max_payload:
-            raise FormatError("an envelope exceeds 1 GiB", hint="write fewer columns or fewer clusters into one file")
+            raise FormatError("an envelope exceeds 1 GiB", hint="write fewer clusters into one file")
         key = tfile.blob_key(self._position, len(stored), len(envelope))
-        self._write(self._position, key.head(), stored)
+        self.write_at(self._position, key.head(), stored)
         self._position = key.end
         self._sealed.append(stored)
         return key.data, len(stored), len(envelope)
 
     def _add_record(self, class_name: str, name: str, payload: bytes) -> tfile.Key:
         key = tfile.Key(self._position, len(payload), class_name, name)
-        self._write(self._position, key.head(), payload)
+        self.write_at(self._position, key.head(), payload)
         self._position = key.end
         return key
 
-    def _write(self, position: int, *parts: Buffer) -> None:
+    def write_at(self, position: int, *parts: Buffer) -> None:
+        """Write parts one after the other from ``position`` on."""
         for part in parts:
             view = memoryview(part)
-            while len(view):
-                written = os.pwrite(self._fd, view, position)
+            while view:
+                written = os.pwrite(self.fd, view, position)
                 position += written
                 view = view[written:]
 
@@ -174,9 +177,6 @@ class FileWriter:
 def metadata_text(metadata: Mapping[str, str], sealed: Sequence[Buffer]) -> str:
     """Return the metadata record: the caller's entries and a seal over them and all other parts."""
     entries = dict(metadata)
-    wrong = [key for key, value in entries.items() if not isinstance(value, str)]
-    if wrong:
-        raise FormatError(f"metadata entry {wrong[0]!r} is no string", hint="metadata maps names to strings")
     content = canonical_json(entries)
     record = {"metadata": entries, "sha256": sha256_hex(content), "seal": seal_of([*sealed, content])}
     return canonical_json(record).decode()

@@ -1,0 +1,195 @@
+"""Join tuple files by copying their sealed pages.
+
+Pages are position independent, so a merge writes new page lists and copies the bytes. Runs of clusters
+below a quarter of the target are unpacked and sealed again as larger ones. Every page is checked before it is
+copied.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import BinaryIO
+from uuid import UUID
+
+import numpy as np
+
+from beamwright.core.errors import FormatError, SchemaMismatchError
+from beamwright.event.rntuple.cluster import CHECKSUM, CLUSTER_BYTES, SealedCluster, seal_cluster
+from beamwright.event.rntuple.columns import join_columns
+from beamwright.event.rntuple.reader import NTupleFile, located
+from beamwright.event.rntuple.schema import Array, Schema
+from beamwright.event.rntuple.wire import PAGE
+from beamwright.event.rntuple.writer import FileWriter
+
+COPY_UNSUPPORTED = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+
+
+@dataclass(frozen=True, slots=True)
+class MergeResult:
+    """What a merge made: identity, events, and how many clusters it copied and sealed again."""
+
+    uuid: UUID
+    n_entries: int
+    copied: int
+    resealed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    file: NTupleFile
+    cluster: int
+    bytes: int
+
+
+def merge_files(
+    inputs: Sequence[str | os.PathLike[str]],
+    out: BinaryIO,
+    metadata: Mapping[str, str],
+    *,
+    uuid: UUID | None = None,
+    lineage: str = "",
+    target: int = CLUSTER_BYTES,
+    level: int = 1,
+) -> MergeResult:
+    """Join files of one schema, in the order given, into ``out`` (a real file, opened for writing, empty).
+
+    Raises SchemaMismatchError where the schemas differ, ChecksumError where a page is damaged.
+    """
+    if not inputs:
+        raise FormatError("there is nothing to merge", hint="name at least one input")
+    with ExitStack() as stack:
+        files = [stack.enter_context(NTupleFile(path)) for path in inputs]
+        check_mergeable(files)
+        merger = _Merger(FileWriter(out, files[0].schema, files[0].name), target, level)
+        for file in files:
+            for number in range(len(file.clusters)):
+                merger.add(_Part(file, number, cluster_bytes(file, number)))
+        merger.flush()
+        identity = merger.writer.close(metadata, uuid=uuid, lineage=lineage)
+    return MergeResult(identity, merger.writer.n_entries, merger.copied, merger.resealed)
+
+
+def check_mergeable(files: Sequence[NTupleFile]) -> None:
+    """Refuse files of another writer or another schema."""
+    first = files[0]
+    for file in files:
+        if not file.is_own:
+            raise FormatError(
+                f"{file.path} was written by {file.writer or 'another program'}",
+                hint="pages are copied between files of beamwright only; process the file into one first",
+            )
+        if file.header_checksum != first.header_checksum:
+            raise SchemaMismatchError(
+                f"{file.path} and {first.path} differ: {schema_difference(first.schema, file.schema)}",
+                hint="merge files of one stream and one bank version",
+            )
+
+
+def schema_difference(one: Schema, other: Schema) -> str:
+    """Say in words where two schemas first differ."""
+    missing = sorted(one.index.keys() - other.index.keys())
+    added = sorted(other.index.keys() - one.index.keys())
+    if missing or added:
+        parts = [f"it lacks {', '.join(missing)}"] * bool(missing) + [f"it adds {', '.join(added)}"] * bool(
+            added
+        )
+        return " and ".join(parts)
+    for column in one.columns:
+        dtype = other.column(column.key).dtype
+        if dtype != column.dtype:
+            return f"column {column.key} is {dtype}, was {column.dtype}"
+    return "name, order or description of the columns"
+
+
+def cluster_bytes(file: NTupleFile, cluster: int) -> int:
+    """Return the in-memory bytes of a cluster, from its page table."""
+    return sum(
+        int(np.abs(pages.pages["elements"].astype(np.int64)).sum()) * column.itemsize
+        for column, pages in zip(file.schema.columns, file.clusters[cluster].columns, strict=True)
+    )
+
+
+class _Merger:
+    def __init__(self, writer: FileWriter, target: int, level: int) -> None:
+        self.writer, self.target, self.level = writer, target, level
+        self.copied = self.resealed = 0
+        self._small: list[_Part] = []
+
+    def add(self, part: _Part) -> None:
+        """Take the next cluster; small ones wait for company."""
+        if part.bytes * 4 >= self.target:
+            self.flush()
+            self._copy(part)
+            return
+        self._small.append(part)
+        if sum(waiting.bytes for waiting in self._small) >= self.target:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the waiting small clusters as one."""
+        waiting, self._small = self._small, []
+        if len(waiting) == 1:
+            self._copy(waiting[0])
+        elif waiting:
+            self._reseal(waiting)
+
+    def _reseal(self, parts: Sequence[_Part]) -> None:
+        schema = self.writer.schema
+        columns = [_read_cluster(part) for part in parts]
+        joined = join_columns(schema, columns)
+        arrays = {column.key: array for column, array in zip(schema.columns, joined, strict=True)}
+        self.writer.append(seal_cluster(schema, arrays, self.level))
+        self.resealed += len(parts)
+
+    def _copy(self, part: _Part) -> None:
+        cluster = sealed_cluster(part.file, part.cluster)
+        source = part.file
+
+        def put(position: int, head: bytes, start: int, stop: int) -> None:
+            self.writer.write_at(position, head)
+            copy_range(source, self.writer, start, stop - start, position + len(head))
+
+        self.writer.place(cluster, put)
+        self.copied += 1
+
+
+def _read_cluster(part: _Part) -> list[Array]:
+    cluster = part.file.clusters[part.cluster]
+    arrays = part.file.read(None, cluster.first_entry, cluster.first_entry + cluster.n_entries)
+    return [arrays[column.key] for column in part.file.schema.columns]
+
+
+def sealed_cluster(file: NTupleFile, number: int) -> SealedCluster:
+    """Return a cluster of a file as sealed, every page checked; its offsets are those of the file."""
+    cluster = file.clusters[number]
+    tables = [column.pages for column in cluster.columns]
+    checksums: list[bytes] = []
+    with located(file.path):
+        for column, pages in enumerate(tables):
+            file.fetch(column, number, pages, 0, len(pages), checksums)
+    counts = np.array([len(pages) for pages in tables], np.int32)
+    elements = np.array([np.abs(pages["elements"].astype(np.int64)).sum() for pages in tables], np.int64)
+    level = cluster.columns[0].compression % 100
+    pages = np.concatenate(tables).astype(PAGE, copy=False)
+    joined = np.frombuffer(b"".join(checksums), CHECKSUM)
+    return SealedCluster(cluster.n_entries, level, counts, elements, pages, joined, b"")
+
+
+def copy_range(source: NTupleFile, writer: FileWriter, start: int, size: int, position: int) -> None:
+    """Copy bytes of a file into the writer's, inside the kernel where it can."""
+    done = 0
+    try:
+        while done < size:
+            moved = os.copy_file_range(source.fd, writer.fd, size - done, start + done, position + done)
+            if moved == 0:
+                break
+            done += moved
+    except OSError as error:
+        if error.errno not in COPY_UNSUPPORTED:
+            raise
+    if done < size:
+        writer.write_at(position + done, source.pread(start + done, size - done))
