@@ -1,5 +1,6 @@
-"""A finished small production, written straight into the tables: two runs of series A (the second in two chunks) and one simulated.
+"""A finished small production, written straight into the tables.
 
+Two runs of series A (the second in two chunks) and a simulated one go through
 pass1 (calibrate) → reco (process) → skim (process) → merged (merge). One record of run 2 is in quarantine.
 """
 
@@ -19,10 +20,29 @@ from beamwright.db import schema
 T0 = 1_700_000_000.0
 CHUNKS = [("A", 1, 1, 0, 99, 200), ("A", 2, 1, 0, 49, 100), ("A", 2, 2, 50, 99, 110), ("S", 7, 1, 0, 9, 40)]
 SPEC: dict[str, Any] = {
-    "name": "sample", "experiment": "toy", "title": "A small production", "deliveries": "", "uniform": False, "constants": [],
+    "name": "sample",
+    "experiment": "toy",
+    "title": "A small production",
+    "deliveries": "",
+    "uniform": False,
+    "constants": [],
     "dataset": [
-        {"name": "data", "tier": "raw", "runs": {"A": [1, 2]}, "global_tag": "open-A", "is_mc": False, "is_resampled": False},
-        {"name": "simulation", "tier": "raw", "runs": {"S": [7]}, "global_tag": "sim", "is_mc": True, "is_resampled": False},
+        {
+            "name": "data",
+            "tier": "raw",
+            "runs": {"A": [1, 2]},
+            "global_tag": "open-A",
+            "is_mc": False,
+            "is_resampled": False,
+        },
+        {
+            "name": "simulation",
+            "tier": "raw",
+            "runs": {"S": [7]},
+            "global_tag": "sim",
+            "is_mc": True,
+            "is_resampled": False,
+        },
     ],
     "step": [
         {"name": "pass1", "kind": "calibrate", "inputs": ["data"], "calibrations": ["scale"]},
@@ -30,7 +50,7 @@ SPEC: dict[str, Any] = {
         {"name": "skim", "kind": "process", "inputs": ["reco.dst"], "path": "skim"},
         {"name": "merged", "kind": "merge", "inputs": ["skim.good"]},
     ],
-}  # fmt: skip
+}
 
 
 def digest(text: str) -> str:
@@ -84,27 +104,57 @@ class Sample:
 
     def _production(self) -> None:
         production = self.add(
-            schema.production, name="sample", experiment="toy", global_tag="open-A", release="sha256:" + digest("release"), spec=SPEC,
-            spec_hash=canonical.content_hash(SPEC), created=self.now, finished=self.now + 60,
-        )  # fmt: skip
+            schema.production,
+            name="sample",
+            experiment="toy",
+            global_tag="open-A",
+            release="sha256:" + digest("release"),
+            spec=SPEC,
+            spec_hash=canonical.content_hash(SPEC),
+            created=self.now,
+            finished=self.now + 60,
+        )
         for step in SPEC["step"]:
             self.ids[step["name"]] = self.add(
-                schema.task, production_id=production, step=step["name"], kind=step["kind"], state="closed", config_version=1, config={},
-                config_hash=digest(step["name"]), uniform=False, created=self.now,
-            )  # fmt: skip
+                schema.task,
+                production_id=production,
+                step=step["name"],
+                kind=step["kind"],
+                state="closed",
+                config_version=1,
+                config={},
+                config_hash=digest(step["name"]),
+                uniform=False,
+                created=self.now,
+            )
 
     def _raw(self) -> None:
         for number, (series, run, sequence, first, last, events) in enumerate(CHUNKS):
             key = f"run{series}{run}"
             if key not in self.ids:
                 self.ids[key] = self.add(
-                    schema.run, series=series, number=run, tier="raw", state="closed", version=1, expected={"event": events},
-                    end_marker=True, is_mc=series == "S", conditions={}, created=self.now,
-                )  # fmt: skip
+                    schema.run,
+                    series=series,
+                    number=run,
+                    tier="raw",
+                    state="closed",
+                    version=1,
+                    expected={"event": events},
+                    end_marker=True,
+                    is_mc=series == "S",
+                    conditions={},
+                    created=self.now,
+                )
             chunk = self.ids[f"chunk{number}"] = self.add(
-                schema.chunk, run_id=self.ids[key], sequence=sequence, first_section=first, last_section=last,
-                records={"event": events}, reader="toy", created=self.now,
-            )  # fmt: skip
+                schema.chunk,
+                run_id=self.ids[key],
+                sequence=sequence,
+                first_section=first,
+                last_section=last,
+                records={"event": events},
+                reader="toy",
+                created=self.now,
+            )
             name = f"{series}.{run}.{sequence}.raw"
             file = self.file("raw", name, "raw", 10_000 + number, None)
             self.ids[f"rawfile{number}"] = file
@@ -114,13 +164,30 @@ class Sample:
         self, scope: str, name: str, kind: str, size: int, attempt: int | None, parents: tuple[int, ...] = ()
     ) -> int:
         file = self.add(
-            schema.file, scope=scope, name=name, kind=kind, size=size, sha256=digest(name), adler32="00000001",
-            uuid=None if kind == "raw" else digest("u" + name)[:32], tier="raw", attempt_id=attempt, lineage={}, created=self.now,
-        )  # fmt: skip
+            schema.file,
+            scope=scope,
+            name=name,
+            kind=kind,
+            size=size,
+            sha256=digest(name),
+            adler32="00000001",
+            uuid=None if kind == "raw" else digest("u" + name)[:32],
+            tier="raw",
+            attempt_id=attempt,
+            lineage={},
+            created=self.now,
+        )
         self.add(
-            schema.replica, file_id=file, endpoint="near", path=str(self.folder / f"{name}-{self.shift}"), state="verified",
-            verified_by="importer", verified_at=self.now, inode=file, mtime_ns=1,
-        )  # fmt: skip
+            schema.replica,
+            file_id=file,
+            endpoint="near",
+            path=str(self.folder / f"{name}-{self.shift}"),
+            state="verified",
+            verified_by="importer",
+            verified_at=self.now,
+            inode=file,
+            mtime_ns=1,
+        )
         for parent in parents:
             self.conn.execute(sa.insert(schema.file_parent).values(file_id=file, parent_id=parent))
         return file
@@ -137,9 +204,17 @@ class Sample:
             [("c1", "fitted", 0), ("c2", "fitted", 1), ("c2", "carried", 2)]
         ):
             self.add(
-                schema.iov, tag_id=tag, **columns(self.interval(CHUNKS[chunk])), payload_id=digest(payload), added=number + 1,
-                removed=None, origin=origin, reason="" if origin == "fitted" else "too few hits", generation=0, created=self.now,
-            )  # fmt: skip
+                schema.iov,
+                tag_id=tag,
+                **columns(self.interval(CHUNKS[chunk])),
+                payload_id=digest(payload),
+                added=number + 1,
+                removed=None,
+                origin=origin,
+                reason="" if origin == "fitted" else "too few hits",
+                generation=0,
+                created=self.now,
+            )
         gtag = self.add(
             schema.global_tag,
             name="open-A",
@@ -174,10 +249,19 @@ class Sample:
             self.add(schema.unit_input, unit_id=unit, chunk_id=self.ids[f"chunk{number}"], position=0)
             result = "c2" if number else "c1"
             self.add(
-                schema.chain_link, chain_id=chain, chunk_id=self.ids[f"chunk{number}"], **columns(self.interval(CHUNKS[number])),
-                generation=0, state=state, collect_unit_id=unit, start={"Scale": digest(start)}, result={"Scale": digest(result)},
-                figures={"width_ns": 3.5 - 0.2 * number}, reason="too few hits" if state == "carried" else "", created=self.now,
-            )  # fmt: skip
+                schema.chain_link,
+                chain_id=chain,
+                chunk_id=self.ids[f"chunk{number}"],
+                **columns(self.interval(CHUNKS[number])),
+                generation=0,
+                state=state,
+                collect_unit_id=unit,
+                start={"Scale": digest(start)},
+                result={"Scale": digest(result)},
+                figures={"width_ns": 3.5 - 0.2 * number},
+                reason="too few hits" if state == "carried" else "",
+                created=self.now,
+            )
             start = result
 
     def unit(
@@ -185,10 +269,20 @@ class Sample:
     ) -> tuple[int, int]:
         key = digest(f"unit {step} {number}")
         unit = self.add(
-            schema.unit, key=key, task_id=self.ids[step], kind=kind, **columns(self.interval(chunk)), record="event", config_version=1,
-            config_hash=digest(step), resolved_hash=digest(f"resolved {number}"), stream=stream, definition={}, priority=0,
+            schema.unit,
+            key=key,
+            task_id=self.ids[step],
+            kind=kind,
+            **columns(self.interval(chunk)),
+            record="event",
+            config_version=1,
+            config_hash=digest(step),
+            resolved_hash=digest(f"resolved {number}"),
+            stream=stream,
+            definition={},
+            priority=0,
             created=self.now,
-        )  # fmt: skip
+        )
         job = self.add(
             schema.job,
             unit_id=unit,
@@ -202,11 +296,27 @@ class Sample:
         self.ids[f"job {step} {number}"] = job
         started = self.now + 3 * number
         attempt = self.add(
-            schema.attempt, job_id=job, number=1, nonce=digest(f"{key}{self.shift}")[:32], state="accepted",
-            farm="near" if number % 2 else "far", directory=str(self.folder / "jobs" / key[:12]), batch_id="1", leased=started,
-            deadline=started + 100, started=started + 0.1, ended=started + 2, host="h", cpu_s=1.5, wall_s=1.9, max_rss_kb=90_000,
-            exit_code=0, release="r", report_sha256=digest("report"), timings={"start": 0.1, "process": 1.5},
-        )  # fmt: skip
+            schema.attempt,
+            job_id=job,
+            number=1,
+            nonce=digest(f"{key}{self.shift}")[:32],
+            state="accepted",
+            farm="near" if number % 2 else "far",
+            directory=str(self.folder / "jobs" / key[:12]),
+            batch_id="1",
+            leased=started,
+            deadline=started + 100,
+            started=started + 0.1,
+            ended=started + 2,
+            host="h",
+            cpu_s=1.5,
+            wall_s=1.9,
+            max_rss_kb=90_000,
+            exit_code=0,
+            release="r",
+            report_sha256=digest("report"),
+            timings={"start": 0.1, "process": 1.5},
+        )
         for target, source in (
             ("leased", None),
             ("submitted", "leased"),
@@ -268,10 +378,23 @@ class Sample:
         self, name: str, stream: str, unit: int, chunk: tuple[Any, ...], events: int, file: int
     ) -> int:
         collection = self.ids[f"collection {name}"] = self.add(
-            schema.collection, scope="sample", name=name, tier="dst", stream=stream, state="valid", events=events, unit_id=unit,
-            **columns(self.interval(chunk)), release="r", config_hash=digest("c"), global_tag="open-A", resolved_hash=digest(name),
-            is_mc=chunk[0] == "S", is_resampled=False, created=self.now,
-        )  # fmt: skip
+            schema.collection,
+            scope="sample",
+            name=name,
+            tier="dst",
+            stream=stream,
+            state="valid",
+            events=events,
+            unit_id=unit,
+            **columns(self.interval(chunk)),
+            release="r",
+            config_hash=digest("c"),
+            global_tag="open-A",
+            resolved_hash=digest(name),
+            is_mc=chunk[0] == "S",
+            is_resampled=False,
+            created=self.now,
+        )
         self.conn.execute(
             sa.insert(schema.collection_file).values(collection_id=collection, file_id=file, position=0)
         )
@@ -288,14 +411,33 @@ class Sample:
         quarantined: int,
     ) -> None:
         self.add(
-            schema.ledger, unit_id=unit, attempt_id=attempt, record="event", stream=stream, **columns(self.interval(chunk)), read=read,
-            created=0, written=written, filtered=read - written - quarantined, prescaled=0, quarantined=quarantined,
-        )  # fmt: skip
+            schema.ledger,
+            unit_id=unit,
+            attempt_id=attempt,
+            record="event",
+            stream=stream,
+            **columns(self.interval(chunk)),
+            read=read,
+            created=0,
+            written=written,
+            filtered=read - written - quarantined,
+            prescaled=0,
+            quarantined=quarantined,
+        )
         for number in range(quarantined):
             self.add(
-                schema.quarantine, unit_id=unit, attempt_id=attempt, record="event", series=chunk[0], run=chunk[1], section=3,
-                event=number, module="Fit", error="ValueError: no hits", traceback="…",
-            )  # fmt: skip
+                schema.quarantine,
+                unit_id=unit,
+                attempt_id=attempt,
+                record="event",
+                series=chunk[0],
+                run=chunk[1],
+                section=3,
+                event=number,
+                module="Fit",
+                error="ValueError: no hits",
+                traceback="…",
+            )
 
     def _merge(self) -> None:
         chunk = ("A", 1, 1, 0, 99, 205)
@@ -321,7 +463,15 @@ class Sample:
         for run, value in ((1, "good"), (2, "bad")):
             for version in (1, 2):
                 self.add(
-                    schema.verdict, series="A", run=run, tier="raw", subject="pass1", version=version,
-                    value=value if version == 2 else "unknown", author="checks", reason="width 3.3 of 2.3..3.7",
-                    checks=[{"name": "width", "value": 3.3, "low": 2.3, "high": 3.7, "verdict": value}], created=self.now,
-                )  # fmt: skip
+                    schema.verdict,
+                    series="A",
+                    run=run,
+                    tier="raw",
+                    subject="pass1",
+                    version=version,
+                    value=value if version == 2 else "unknown",
+                    author="checks",
+                    reason="width 3.3 of 2.3..3.7",
+                    checks=[{"name": "width", "value": 3.3, "low": 2.3, "high": 3.7, "verdict": value}],
+                    created=self.now,
+                )

@@ -13,10 +13,35 @@ import sqlalchemy as sa
 
 from beamwright.core.errors import UnknownNameError
 from beamwright.db.schema import (
-    attempt, chain, chain_link, chunk, chunk_file, collection, collection_file, dataset, dataset_collection, file, file_parent,
-    global_tag, global_tag_member, history, iov, job, ledger, output, payload, production, quarantine, replica, run, tag, task, unit,
-    unit_input, verdict,
-)  # fmt: skip
+    attempt,
+    chain,
+    chain_link,
+    chunk,
+    chunk_file,
+    collection,
+    collection_file,
+    dataset,
+    dataset_collection,
+    file,
+    file_parent,
+    global_tag,
+    global_tag_member,
+    history,
+    iov,
+    job,
+    ledger,
+    output,
+    payload,
+    production,
+    quarantine,
+    replica,
+    run,
+    tag,
+    task,
+    unit,
+    unit_input,
+    verdict,
+)
 
 Row = dict[str, Any]
 INTERVAL = ("series", "first_run", "first_section", "first_event", "last_run", "last_section", "last_event")
@@ -35,11 +60,14 @@ def did(table: Any) -> sa.ColumnElement[str]:
 
 def interval_of(row: Row) -> list[Any]:
     """Return the interval columns in the form of ``Interval.document``."""
-    return [row["series"], [row["first_run"], row["first_section"], row["first_event"]],
-            [row["last_run"], row["last_section"], row["last_event"]]]  # fmt: skip
+    return [
+        row["series"],
+        [row["first_run"], row["first_section"], row["first_event"]],
+        [row["last_run"], row["last_section"], row["last_event"]],
+    ]
 
 
-# --- productions, tasks, units, jobs -----------------------------------------------------------------------------------------------
+# --- productions, tasks, units, jobs --------------------------------------------------------------
 
 
 def productions(conn: sa.Connection) -> list[Row]:
@@ -64,7 +92,7 @@ def find_production(conn: sa.Connection, name: str | None = None) -> Row:
 
 
 def tasks(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
-    """Return the tasks in the order in which their production names them, with production name and counts of jobs by state."""
+    """Return the tasks in the order of their production, with counts of jobs by state."""
     chosen = (
         sa.select(task, production.c.name.label("production"))
         .join(production)
@@ -88,12 +116,20 @@ def units(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
     columns = [column for column in unit.c if column.name != "definition"]
     chosen = (
         sa.select(
-            *columns, task.c.step, production.c.name.label("production"), job.c.id.label("job_id"), job.c.state, job.c.reason,
-            job.c.failures, job.c.not_before,
+            *columns,
+            task.c.step,
+            production.c.name.label("production"),
+            job.c.id.label("job_id"),
+            job.c.state,
+            job.c.reason,
+            job.c.failures,
+            job.c.not_before,
         )
         .select_from(unit.join(task).join(production).outerjoin(job))
-        .order_by(task.c.id, unit.c.stream, *(unit.c[name] for name in INTERVAL), unit.c.config_version, unit.c.key)
-    )  # fmt: skip
+        .order_by(
+            task.c.id, unit.c.stream, *(unit.c[name] for name in INTERVAL), unit.c.config_version, unit.c.key
+        )
+    )
     return rows(
         conn, chosen if production_id is None else chosen.where(task.c.production_id == production_id)
     )
@@ -120,11 +156,18 @@ def makers(conn: sa.Connection) -> dict[int, int]:
 def attempts(conn: sa.Connection, production_id: int | None = None, job_id: int | None = None) -> list[Row]:
     """Return attempts with the step and key of their unit."""
     chosen = (
-        sa.select(attempt, job.c.state.label("job_state"), unit.c.id.label("unit_id"), unit.c.key.label("unit"), unit.c.stream,
-                  *(unit.c[name] for name in INTERVAL), task.c.step)
+        sa.select(
+            attempt,
+            job.c.state.label("job_state"),
+            unit.c.id.label("unit_id"),
+            unit.c.key.label("unit"),
+            unit.c.stream,
+            *(unit.c[name] for name in INTERVAL),
+            task.c.step,
+        )
         .select_from(attempt.join(job).join(unit).join(task))
         .order_by(task.c.id, unit.c.key, attempt.c.number)
-    )  # fmt: skip
+    )
     if production_id is not None:
         chosen = chosen.where(task.c.production_id == production_id)
     return rows(conn, chosen if job_id is None else chosen.where(attempt.c.job_id == job_id))
@@ -155,7 +198,7 @@ def quarantined(conn: sa.Connection, production_id: int | None = None) -> list[R
     )
 
 
-# --- runs, files, collections, datasets ---------------------------------------------------------------------------------------------
+# --- runs, files, collections, datasets -----------------------------------------------------------
 
 
 def runs(conn: sa.Connection) -> list[Row]:
@@ -215,12 +258,18 @@ def files_of_collections(conn: sa.Connection) -> dict[int, list[Row]]:
     """Return per collection its files in order, each with name, checksum and physical path."""
     chosen = (
         sa.select(
-            collection_file.c.collection_id, file.c.id, did(file).label("name"), file.c.size, file.c.sha256, file.c.uuid,
-            replica.c.path, replica.c.state.label("replica"),
+            collection_file.c.collection_id,
+            file.c.id,
+            did(file).label("name"),
+            file.c.size,
+            file.c.sha256,
+            file.c.uuid,
+            replica.c.path,
+            replica.c.state.label("replica"),
         )
         .select_from(collection_file.join(file).outerjoin(replica))
         .order_by(collection_file.c.collection_id, collection_file.c.position, replica.c.id)
-    )  # fmt: skip
+    )
     found: dict[int, list[Row]] = defaultdict(list)
     for row in rows(conn, chosen):
         found[row["collection_id"]].append(row)
@@ -258,14 +307,24 @@ def outputs(conn: sa.Connection, production_id: int | None = None, stream: str |
     """Return accepted outputs with unit, step, file and physical path."""
     chosen = (
         sa.select(
-            output, task.c.step, unit.c.kind, unit.c.key.label("unit"), *(unit.c[name] for name in INTERVAL), file.c.sha256,
-            did(file).label("name"), file.c.size, replica.c.path,
+            output,
+            task.c.step,
+            unit.c.kind,
+            unit.c.key.label("unit"),
+            *(unit.c[name] for name in INTERVAL),
+            file.c.sha256,
+            did(file).label("name"),
+            file.c.size,
+            replica.c.path,
         )
         .select_from(
-            output.join(unit, output.c.unit_id == unit.c.id).join(task).join(file, output.c.file_id == file.c.id).outerjoin(replica)
+            output.join(unit, output.c.unit_id == unit.c.id)
+            .join(task)
+            .join(file, output.c.file_id == file.c.id)
+            .outerjoin(replica)
         )
         .order_by(task.c.id, output.c.stream, *(unit.c[name] for name in INTERVAL), unit.c.key)
-    )  # fmt: skip
+    )
     if production_id is not None:
         chosen = chosen.where(task.c.production_id == production_id)
     return rows(conn, chosen if stream is None else chosen.where(output.c.stream == stream))
@@ -291,7 +350,7 @@ def datasets(conn: sa.Connection) -> list[Row]:
     )
 
 
-# --- conditions, chains, quality ----------------------------------------------------------------------------------------------------
+# --- conditions, chains, quality ------------------------------------------------------------------
 
 
 def validities(conn: sa.Connection, tag_name: str | None = None) -> list[Row]:

@@ -1,7 +1,7 @@
 """What an experiment tells about a finished production: values, tables and plots, as plain data.
 
-An experiment's ``figures(access)`` returns these; the report draws them, ``--json`` writes them out. Everything is JSON-ready and
-depends on the data alone, so that two equal productions give equal figures.
+An experiment's ``figures(access)`` returns these; the report draws them, ``--json`` writes them out.
+Everything is JSON-ready and depends on the data alone: two equal productions give equal figures.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Form = Literal["steps", "line", "points", "bars"]
 
 @dataclass(frozen=True)
 class Value:
-    """One number worth quoting: ``expected`` is the answer key or reference, ``low`` and ``high`` what is acceptable."""
+    """One number worth quoting: ``expected`` is the answer key, ``low`` and ``high`` what is acceptable."""
 
     name: str
     value: float | None
@@ -71,7 +71,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a plot. ``steps`` and ``bars``: ``x`` are n + 1 edges, ``y`` n values; else both have n; ``error`` is of ``y``."""
+    """A line of a plot. ``steps`` and ``bars`` take n + 1 edges for n values; ``error`` is of ``y``."""
 
     label: str
     x: tuple[float, ...]
@@ -103,7 +103,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves over a pair of axes; ``marks`` are (x, label) lines, ``bands`` are (low, high, label) along x."""
+    """Curves over axes ``x`` and ``y``; ``marks`` are (x, label) lines, ``bands`` (low, high, label) in x."""
 
     title: str
     x: str

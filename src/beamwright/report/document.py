@@ -89,7 +89,7 @@ def _summary(
 
 
 def balanced(line: Row) -> bool:
-    """Tell whether a ledger line accounts for every record: created for a builder's line, read for any other."""
+    """Tell whether a line accounts for every record: those created by a builder, those read by any other."""
     source = line["created"] or line["read"]
     return bool(source == line["written"] + line["filtered"] + line["prescaled"] + line["quarantined"])
 
@@ -105,12 +105,17 @@ def _runs(conn: sa.Connection, production: Row) -> list[Row]:
     wanted = _wanted_runs(production["spec"])
     return [
         {
-            "series": row["series"], "number": row["number"], "tier": row["tier"], "state": row["state"], "version": row["version"],
-            "is_mc": bool(row["is_mc"]), "chunks": chunks[row["id"]],
+            "series": row["series"],
+            "number": row["number"],
+            "tier": row["tier"],
+            "state": row["state"],
+            "version": row["version"],
+            "is_mc": bool(row["is_mc"]),
+            "chunks": chunks[row["id"]],
         }
         for row in views.runs(conn)
         if not wanted or (row["tier"], row["series"], row["number"]) in wanted
-    ]  # fmt: skip
+    ]
 
 
 def _wanted_runs(spec: Row) -> set[tuple[str, str, int]]:
@@ -201,11 +206,17 @@ def _conditions(conn: sa.Connection) -> list[Row]:
     """Return the intervals of every tag; tag versions depend on the order of sweeps and are left out."""
     return [
         {
-            "tag": row["tag"], "kind": row["kind"], "interval": views.interval_of(row), "payload": row["payload_id"],
-            "size": row["size"], "origin": row["origin"], "reason": row["reason"], "generation": row["generation"],
+            "tag": row["tag"],
+            "kind": row["kind"],
+            "interval": views.interval_of(row),
+            "payload": row["payload_id"],
+            "size": row["size"],
+            "origin": row["origin"],
+            "reason": row["reason"],
+            "generation": row["generation"],
         }
         for row in views.validities(conn)
-    ]  # fmt: skip
+    ]
 
 
 def _verdict(row: Row) -> Row:
@@ -233,9 +244,23 @@ def _units(units: list[Row], attempts: list[Row]) -> list[Row]:
 
 def _attempt(row: Row) -> Row:
     names = (
-        "number", "nonce", "state", "farm", "host", "leased", "started", "ended", "cpu_s", "wall_s", "max_rss_kb", "exit_code",
-        "failure_class", "message", "release", "timings",
-    )  # fmt: skip
+        "number",
+        "nonce",
+        "state",
+        "farm",
+        "host",
+        "leased",
+        "started",
+        "ended",
+        "cpu_s",
+        "wall_s",
+        "max_rss_kb",
+        "exit_code",
+        "failure_class",
+        "message",
+        "release",
+        "timings",
+    )
     return {name: row[name] for name in names}
 
 

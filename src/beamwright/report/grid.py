@@ -14,9 +14,25 @@ Row = dict[str, Any]
 
 # The worst state of a cell's units names the cell.
 SEVERITY = (
-    "failed", "held", "cancelled", "rejected", "running", "submitted", "prepared", "collecting", "accumulating", "fitted", "waiting",
-    "invalidated", "excluded", "split", "carried", "accepted", "ok", "superseded",
-)  # fmt: skip
+    "failed",
+    "held",
+    "cancelled",
+    "rejected",
+    "running",
+    "submitted",
+    "prepared",
+    "collecting",
+    "accumulating",
+    "fitted",
+    "waiting",
+    "invalidated",
+    "excluded",
+    "split",
+    "carried",
+    "accepted",
+    "ok",
+    "superseded",
+)
 DONE = frozenset({"ok", "superseded", "excluded", "split", "accepted", "carried"})
 BAD = frozenset({"failed", "held", "cancelled", "rejected"})
 

@@ -1,4 +1,4 @@
-"""The schema of the document: what its members are, and which of them may differ between two equal productions."""
+"""The schema of the document: what its members are, and which may differ between equal productions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from beamwright.core.errors import FormatError
 
 Schema = dict[str, Any]
 _TYPES: dict[str, type | tuple[type, ...]] = {
-    "object": dict, "array": (list, tuple), "string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None),
-}  # fmt: skip
+    "object": dict,
+    "array": (list, tuple),
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "null": type(None),
+}
 
 
 @cache

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from support.sample_production import Sample
 
 from beamwright.db.engine import Database
+from support.sample_production import Sample
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from support.sample_production import Sample
 
 from beamwright.core.errors import FormatError
 from beamwright.db import views
 from beamwright.db.engine import Database
 from beamwright.report import document, grid, schema
+from support.sample_production import Sample
 
 VOLATILE = [
     "production.created",

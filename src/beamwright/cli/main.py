@@ -1,0 +1,125 @@
+"""The top of the command line: a table of commands, each loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from beamwright.core.errors import BeamwrightError, nearest
+
+# name: (module, attribute, what it does); the last must be the first line of the command's own help.
+COMMANDS = {
+    "init": ("workspace", "init", "Make a workspace."),
+    "demo": ("demo", "demo", "Run an experiment's demo production and report on it."),
+    "produce": ("produce", "produce", "Run a production file to its end."),
+    "process": ("process", "process", "Run a path over files: the event framework alone."),
+    "validate": ("validate", "validate", "Check output files in full."),
+    "merge": ("merge", "merge", "Merge output files of one group into one."),
+    "explain": ("explain", "explain", "Say what a thing is, where it came from and what comes next."),
+    "fsck": ("fsck", "fsck", "Check the invariants on database and storage, read-only."),
+    "report": ("report", "report", "Write the report of a production."),
+    "run": ("run", "run", "Runs and their chunks."),
+    "dataset": ("dataset", "dataset", "Datasets: sets of collections."),
+    "collection": ("collection", "collection", "Collections: sets of events over files."),
+    "file": ("file", "file", "Files and what they say of themselves."),
+    "bank": ("bank", "bank", "Banks: the tables of an event."),
+    "module": ("module", "module", "Modules and the paths that they stand in."),
+    "task": ("task", "task", "Tasks: steps of a production over their inputs."),
+    "job": ("job", "job", "Jobs and their attempts."),
+    "conditions": ("conditions", "conditions", "Conditions: tags, intervals, payloads."),
+    "calibration": ("calibration", "calibration", "Chains of rolling calibrations."),
+    "quality": ("quality", "quality", "Verdicts on runs."),
+    "experiment": ("experiment", "experiment", "Experiments that are installed."),
+    "production": ("production", "production", "Productions of this workspace."),
+    "release": ("release", "release", "The software that runs here."),
+}
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are named; the help needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"beamwright.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings=CONTEXT)
+@click.version_option(package_name="beamwright", message="%(prog)s %(version)s")
+def cli() -> None:
+    """The whole offline of an experiment: raw runs in; calibrated, reconstructed, accounted data out."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; an error is one clear line or, with --json, one document."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        result: Any = cli.main(args=list(arguments), prog_name="beamwright", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BeamwrightError as error:
+        return _fail(error, error.exit_code, "--json" in arguments)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        return _fail(_explained(error), error.exit_code, "--json" in arguments)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\ninterrupted; run the same command again to go on from here", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away; nothing is left to say, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(run())
+
+
+def _explained(error: click.ClickException) -> BeamwrightError:
+    """Return click's complaint in our form: what is wrong, and the nearest thing that is right."""
+    from beamwright.core.errors import UsageError
+
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    where = f"; `{context.command_path} --help` says what there is" if context else ""
+    if isinstance(error, click.NoSuchOption):
+        known = [name for p in context.command.params for name in p.opts] if context else []
+        return UsageError(
+            f"no option is called {error.option_name}", hint=nearest(error.option_name, known) + where
+        )
+    if isinstance(error, click.exceptions.NoSuchCommand):
+        group = context.command if context else None
+        known = group.list_commands(context) if isinstance(group, click.Group) and context else []
+        return UsageError(
+            f"no command is called {error.command_name!r}", hint=nearest(error.command_name, known) + where
+        )
+    return UsageError(error.format_message().rstrip("."), hint=where.removeprefix("; "))
+
+
+def _fail(error: BeamwrightError, code: int, as_json: bool) -> int:
+    if as_json:
+        import json
+
+        click.echo(json.dumps(error.document(), default=str), err=True)
+        return code
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
+    if error.hint:
+        click.echo(f"  {click.style('next:', bold=True)} {error.hint}", err=True)
+    return code
