@@ -1,0 +1,1 @@
+"""Batch systems behind one small interface, and the wrapper that they run."""
