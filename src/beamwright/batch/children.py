@@ -48,7 +48,7 @@ class Ended:
 
 @dataclass
 class Guard:
-    """Holds a child to its limits, with a ``beat`` now and then; ``stop`` says why all must end, or nothing."""
+    """Holds a child to its limits, with a ``beat`` now and then; ``stop`` says why all must end, if so."""
 
     wall_s: float
     memory_mb: float

@@ -1,12 +1,12 @@
 """The job wrapper: runs one attempt on a worker, from its inputs' checksums to its signed report.
 
-``python -m beamwright.batch.wrapper JOBDIR`` runs one job; ``--serve`` runs those whose directories come in on the
-standard input, one after the other, through a warm runner (``--fresh``: each in a process of its own). A serving
-wrapper whose scheduler dies finishes the job at hand, reports and ends.
+``python -m beamwright.batch.wrapper JOBDIR`` runs one job; ``--serve`` runs those whose directories come in
+on the standard input, one after the other, through a warm runner (``--fresh``: each in a process of its own). A
+serving wrapper whose scheduler dies finishes the job at hand, reports and ends.
 
 The wrapper knows the standard library and ``durable`` only, and travels as one archive. It holds the lock
-``JOBDIR/lock`` while it works, which is how others know that the attempt lives. The report is written last; before
-it, whatever is in the output directory counts for nothing.
+``JOBDIR/lock`` while it works, which is how others know that the attempt lives. The report is written last;
+before it, whatever is in the output directory counts for nothing.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ REPORTED_OK, REPORTED_FAILURE, NOT_REPORTED, NOT_MINE = 0, 1, 74, 75
 HEARTBEAT_S = 5.0
 LEAST_FREE_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-}
+_POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _STOPPED = {
     "time": "the wall time limit was reached",
     "memory": "the memory limit was reached",
@@ -172,7 +170,7 @@ class Attempt:
         return [self._publish(output, verdicts[output["file"]]) for output in declared]
 
     def _check_input(self, item: dict[str, Any]) -> None:
-        """Compare an input with what is registered: its size always, its content unless pages carry checksums."""
+        """Compare an input with its registration: its size, and its content unless its pages are checked."""
         path, name = Path(item["path"]), item["name"]
         try:
             size = path.stat().st_size
@@ -268,7 +266,7 @@ class Attempt:
         if not verdict["valid"]:
             raise JobFailed("output_invalid", f"output {stream}: {'; '.join(map(str, verdict['problems']))}")
         if verdict["events"] != output["events"]:
-            message = f"output {stream} holds {verdict['events']} events, the application reports {output['events']}"
+            message = f"output {stream} holds {verdict['events']} events, not the reported {output['events']}"
             raise JobFailed("output_invalid", message)
         if output.get("uuid") and verdict["uuid"] != output["uuid"]:
             raise JobFailed(
@@ -338,7 +336,7 @@ class Attempt:
     def _child(self, argv: list[str], stdout: Path | None = None) -> Ended:
         limits = self.job["limits"]
         guard = Guard(float(limits["wall_s"]), float(limits["memory_mb"]), self.beat, self.stop.why)
-        environment = {**_ONE_THREAD, "TMPDIR": str(self.scratch), "MPLBACKEND": "Agg"}
+        environment = dict.fromkeys(_POOLS, "1") | {"TMPDIR": str(self.scratch), "MPLBACKEND": "Agg"}
         try:
             ended = self.launcher.run(Command(argv, self.scratch, self.log, stdout, environment), guard)
         except OSError as error:
@@ -416,7 +414,7 @@ def run_job(directory: Path, choose: Callable[[dict[str, Any]], Launcher], stop:
 
 
 class Runners:
-    """The warm runner for consecutive jobs of one kind; another release, experiment or command gets a new one."""
+    """The warm runner for consecutive jobs of one kind; another release or experiment gets a new one."""
 
     def __init__(self, every: int) -> None:
         self._every = every

@@ -1,0 +1,55 @@
+"""The interface to a batch system: four verbs, and no notion of success of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+State = Literal["queued", "running", "finished", "unknown"]
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What is submitted: the directory of an attempt, and what it asks of a node."""
+
+    directory: Path
+    name: str = ""
+    memory_mb: int = 0
+    wall_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a batch system says of a job; a finished job's success is told by its report alone."""
+
+    state: State
+    exit_code: int | None = None
+
+
+class Scheduler(Protocol):
+    """A batch system. An id that it does not know is ``unknown``, never finished."""
+
+    def submit(self, jobs: Sequence[JobSpec]) -> list[str]:
+        """Hand in the jobs and return their batch ids in order.
+
+        Raises: SchedulerError when none was taken.
+        """
+        ...
+
+    def poll(self) -> Mapping[str, Status]:
+        """Return the status of every job that the batch system knows, in one request."""
+        ...
+
+    def history(self, ids: Iterable[str]) -> Mapping[str, Status]:
+        """Return what is remembered of jobs that ``poll`` no longer names."""
+        ...
+
+    def cancel(self, ids: Iterable[str]) -> None:
+        """Ask for the end of jobs; unknown ids are passed over."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the batch system."""
+        ...
