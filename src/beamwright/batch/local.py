@@ -1,9 +1,10 @@
 """The local scheduler: serving wrappers on this machine, one per slot.
 
-A thread hands each wrapper its next job the moment it is free. Wrappers live in sessions of their own, so that
-an interrupt at the terminal reaches the agents alone. When the process that holds the scheduler is killed, its
-wrappers finish the jobs at hand, report, and end; jobs that were only queued are not started. ``close`` stops the
-wrappers instead. Either way a later process finds out from locks and reports; it knows none of the ids.
+A thread hands each wrapper its next job the moment it is free. Wrappers live in sessions of their own, so
+that an interrupt at the terminal reaches the agents alone. When the process that holds the scheduler is
+killed, its wrappers finish the jobs at hand, report, and end; jobs that were only queued are not started.
+``close`` stops the wrappers instead. Either way a later process finds out from locks and reports; it
+knows none of the ids.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class _Slot:
 class LocalScheduler:
     """Runs up to ``slots`` jobs at once, by warm runners or, with ``fresh``, in a new process for each.
 
-    ``every`` is the number of jobs after which a warm runner is replaced; ``log`` takes the wrappers' complaints.
+    ``every`` is the number of jobs after which a warm runner is replaced; ``log`` takes the wrappers'
+    complaints.
     """
 
     def __init__(self, slots: int, *, log: Path, fresh: bool = False, every: int = 1000) -> None:
@@ -84,7 +86,7 @@ class LocalScheduler:
         return ids
 
     def poll(self) -> Mapping[str, Status]:
-        """Return the status of every job, of finished ones for as long as they are among the last thousands."""
+        """Return the status of every job; of finished ones, the last thousands."""
         with self._changed:
             return dict(self._status)
 

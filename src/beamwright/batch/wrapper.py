@@ -1,8 +1,8 @@
 """The job wrapper: runs one attempt on a worker, from its inputs' checksums to its signed report.
 
-``python -m beamwright.batch.wrapper JOBDIR`` runs one job; ``--serve`` runs those whose directories come in
-on the standard input, one after the other, through a warm runner (``--fresh``: each in a process of its own). A
-serving wrapper whose scheduler dies finishes the job at hand, reports and ends.
+``python -m beamwright.batch.wrapper JOBDIR`` runs one job; ``--serve`` runs those whose directories come
+in on the standard input, one after the other, through a warm runner (``--fresh``: each in a process of
+its own). A serving wrapper whose scheduler dies finishes the job at hand, reports and ends.
 
 The wrapper knows the standard library and ``durable`` only, and travels as one archive. It holds the lock
 ``JOBDIR/lock`` while it works, which is how others know that the attempt lives. The report is written last;
