@@ -174,16 +174,28 @@ def test_nothing_reads_objects_or_runs_shells() -> None:
     assert not found
 
 
-def test_the_wrapper_and_durable_need_the_standard_library_only() -> None:
-    allowed = sys.stdlib_module_names | {"beamwright.durable", "durable"}
-    for name in ("durable.py", "batch/wrapper.py"):
-        tree = ast.parse((SOURCE / name).read_text(encoding="utf-8"))
-        foreign = {
-            module
-            for module in _imported(tree)
-            if module not in allowed and module.split(".")[0] not in allowed
-        }
-        assert not foreign - {"beamwright"}, name
+def _closure(name: str, seen: set[str]) -> set[str]:
+    """Return every module that one of ours imports, through ours, at any depth."""
+    path = SOURCE.parent / (name.replace(".", "/") + ".py")
+    if not path.exists() or name in seen:
+        return {name}
+    seen.add(name)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = set(_imported(tree))
+    for node in ast.walk(tree):  # `from beamwright import durable` names a module
+        if isinstance(node, ast.ImportFrom) and node.module in ("beamwright", "beamwright.batch"):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name}.union(*(_closure(inner, seen) for inner in names))
+
+
+def test_the_wrapper_needs_the_standard_library_and_durable_only() -> None:
+    needed = _closure("beamwright.batch.wrapper", set())
+    own = {name for name in needed if name.split(".")[0] == "beamwright"}
+    assert {name for name in needed - own if name.split(".")[0] not in sys.stdlib_module_names} == set()
+    assert own <= {"beamwright", "beamwright.durable", *(n for n in own if n.startswith("beamwright.batch"))}
+    for package in ("beamwright", "beamwright.batch"):  # imported before the wrapper itself
+        path = SOURCE.parent / package.replace(".", "/") / "__init__.py"
+        assert {name for name in _imported(ast.parse(path.read_text())) if name != "typing"} <= {"__future__"}
 
 
 # Each name as imported, with the distribution that brings it.
