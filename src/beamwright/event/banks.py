@@ -1,0 +1,242 @@
+"""Banks: the declared tables of an event.
+
+A bank is declared in TOML and has the same form from raw data to the mini-DST::
+
+    [bank.TrigHit]
+    version = 1
+    rows = "many"                # "one": exactly one row per record
+    doc = "A hit that took part in the trigger."
+    [bank.TrigHit.columns]
+    tdc = { type = "u4", unit = "ns", doc = "Time within the frame." }
+    snap = { type = "link", to = "SnapHit", doc = "The same hit in the snapshot." }
+    residuals = { type = "f4[]", unit = "ns" }
+
+A link is the row number in the target bank of the same record, -1 for none.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beamwright.core.canonical import content_hash
+from beamwright.core.errors import ConfigError, UnknownNameError, nearest
+
+ONE, MANY = "one", "many"
+LEAVES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(name if name == "bool" else f"<{name}")
+    for name in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8", "bool")
+}
+LINK = "link"
+RESERVED = frozenset({"run", "section", "event", "parent_section", "parent_event"})
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_BANK_KEYS = frozenset({"version", "rows", "doc", "columns"})
+_COLUMN_KEYS = frozenset({"type", "unit", "doc", "to"})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a bank; ``jagged`` columns hold a list per row, ``link`` names the target bank."""
+
+    name: str
+    type: str
+    jagged: bool = False
+    unit: str = ""
+    doc: str = ""
+    link: str = ""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return LEAVES[self.type]
+
+    def document(self) -> dict[str, Any]:
+        """Return the declaration as it is written in text."""
+        kind = (LINK if self.link else self.type) + ("[]" if self.jagged else "")
+        text = {"unit": self.unit, "doc": self.doc, "to": self.link}
+        return {"type": kind, **{key: value for key, value in text.items() if value}}
+
+    @classmethod
+    def from_document(cls, name: str, document: Mapping[str, Any], where: str) -> Column:
+        """Read one column's declaration; ``where`` names it in errors.
+
+        Raises: ConfigError.
+        """
+        _known_keys(document, _COLUMN_KEYS, where)
+        kind, target = str(document.get("type", "")), str(document.get("to", ""))
+        jagged = kind.endswith("[]")
+        leaf = kind.removesuffix("[]")
+        if leaf != LINK and leaf not in LEAVES:
+            raise ConfigError(f"{where}: {kind!r} is no column type", hint=nearest(leaf, [*LEAVES, LINK]))
+        if (leaf == LINK) != bool(target):
+            raise ConfigError(
+                f"{where}: type and target disagree", hint='a link is { type = "link", to = "Bank" }'
+            )
+        unit, doc = str(document.get("unit", "")), str(document.get("doc", ""))
+        return cls(name, "i4" if leaf == LINK else leaf, jagged, unit, doc, target)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A table of an event: its columns in declared order, and whether it has one row per record or many."""
+
+    name: str
+    version: int
+    rows: str
+    doc: str
+    columns: tuple[Column, ...]
+    by_name: dict[str, Column] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {column.name: column for column in self.columns})
+
+    def __getitem__(self, name: str) -> Column:
+        try:
+            return self.by_name[name]
+        except KeyError:
+            raise UnknownNameError(f"column of bank {self.name}", name, self.by_name) from None
+
+    @cached_property
+    def links(self) -> tuple[Column, ...]:
+        """The columns that point into other banks."""
+        return tuple(column for column in self.columns if column.link)
+
+    def document(self) -> dict[str, Any]:
+        """Return the declaration in the form of the TOML text."""
+        columns = {column.name: column.document() for column in self.columns}
+        return {"version": self.version, "rows": self.rows, "doc": self.doc, "columns": columns}
+
+    @classmethod
+    def from_document(cls, name: str, document: Mapping[str, Any], where: str = "") -> Bank:
+        """Read one bank's declaration; ``where`` names the file in errors.
+
+        Raises: ConfigError.
+        """
+        where = f"{where}: bank {name}" if where else f"bank {name}"
+        _known_keys(document, _BANK_KEYS, where)
+        _check_name(name, where)
+        if name in RESERVED:
+            raise ConfigError(f"{where}: the name is reserved for the key of an event", hint="choose another")
+        version, rows = document.get("version", 1), document.get("rows", MANY)
+        if rows not in (ONE, MANY):
+            raise ConfigError(f"{where}: rows is {rows!r}", hint=f'write "{ONE}" or "{MANY}"')
+        if type(version) is not int or version < 1:
+            raise ConfigError(f"{where}: version is {version!r}", hint="versions are whole numbers from 1")
+        declared = document.get("columns") or {}
+        if not declared:
+            raise ConfigError(f"{where} has no column", hint="declare at least one under [bank.NAME.columns]")
+        columns = tuple(_column(key, value, f"{where}, column {key}") for key, value in declared.items())
+        return cls(name, version, rows, str(document.get("doc", "")), columns)
+
+
+class BankSet(Mapping[str, Bank]):
+    """Banks by name, whose links lead to banks of the same set."""
+
+    def __init__(self, banks: Iterable[Bank] = (), *, closed: bool = True) -> None:
+        self._banks: dict[str, Bank] = {}
+        for bank in banks:
+            if self._banks.setdefault(bank.name, bank) != bank:
+                raise ConfigError(
+                    f"bank {bank.name} is declared twice", hint="keep one declaration of each bank"
+                )
+        if closed:
+            self._check_links()
+
+    @classmethod
+    def load(cls, *paths: Path | str) -> BankSet:
+        """Read the banks declared in TOML files.
+
+        Raises: ConfigError naming file, bank and column.
+        """
+        banks = [bank for path in paths for bank in _load(Path(path))]
+        return cls(banks)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], where: str = "") -> BankSet:
+        """Read the form that ``document()`` writes; its links may lead out of the set."""
+        return cls((Bank.from_document(n, d, where) for n, d in document.items()), closed=False)
+
+    def document(self) -> dict[str, Any]:
+        """Return the declarations by bank name."""
+        return {name: bank.document() for name, bank in self._banks.items()}
+
+    @property
+    def hash(self) -> str:
+        return content_hash(self.document())
+
+    def subset(self, names: Iterable[str]) -> BankSet:
+        """Return the banks of these names, in this order; links may lead out of the set."""
+        return BankSet((self[name] for name in names), closed=False)
+
+    def union(self, other: BankSet) -> BankSet:
+        """Return the banks of both sets."""
+        return BankSet([*self.values(), *other.values()], closed=False)
+
+    def __getitem__(self, name: str) -> Bank:
+        try:
+            return self._banks[name]
+        except KeyError:
+            raise UnknownNameError("bank", name, self._banks) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._banks)
+
+    def __len__(self) -> int:
+        return len(self._banks)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._banks
+
+    def __repr__(self) -> str:
+        return f"BankSet({', '.join(self._banks)})"
+
+    def _check_links(self) -> None:
+        for bank in self._banks.values():
+            for column in bank.links:
+                if column.link not in self._banks:
+                    raise ConfigError(
+                        f"bank {bank.name}, column {column.name}: its target {column.link!r} is not declared",
+                        hint=nearest(column.link, self._banks),
+                    )
+
+
+def _load(path: Path) -> list[Bank]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no bank file {path}", hint="check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML: {error}", hint="mend it at the place named") from error
+    _known_keys(document, frozenset({"bank"}), str(path))
+    banks = document.get("bank", {})
+    if not isinstance(banks, dict):
+        raise ConfigError(f"{path}: bank is no table", hint="write [bank.NAME]")
+    return [Bank.from_document(name, value, str(path)) for name, value in banks.items()]
+
+
+def _column(name: str, document: Any, where: str) -> Column:
+    _check_name(name, where)
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"{where}: {document!r} is no declaration", hint='write name = { type = "f4" }')
+    return Column.from_document(name, document, where)
+
+
+def _check_name(name: str, where: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{where}: {name!r} is no name", hint="letters, digits and _, starting with a letter"
+        )
+
+
+def _known_keys(document: Any, known: frozenset[str], where: str) -> None:
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"{where}: {document!r} is no table", hint="write it as a TOML table")
+    for key in document:
+        if key not in known:
+            raise ConfigError(f"{where}: {key!r} is not known here", hint=nearest(str(key), known))

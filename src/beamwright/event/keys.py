@@ -1,0 +1,138 @@
+"""Keys of records as arrays: their order, their hash, and spans of them by interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from beamwright.core.errors import FormatError
+from beamwright.core.runs import EventKey, Interval, Position
+
+U32 = NDArray[np.uint32]
+U64 = NDArray[np.uint64]
+_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Index:
+    """The keys of all records of one kind in key order; ``entry`` is where each stands in the file.
+
+    ``size``, where a reader knows it, is the bytes of each record: it only balances batches.
+    """
+
+    run: U32
+    section: U32
+    event: U64
+    entry: NDArray[np.int64]
+    size: NDArray[np.int64] | None = None
+
+    @classmethod
+    def build(
+        cls, run: ArrayLike, section: ArrayLike, event: ArrayLike, *, name: str, size: ArrayLike | None = None
+    ) -> Index:
+        """Sort keys that come in any order; ``name`` names their file in errors.
+
+        Raises: FormatError where a key comes twice.
+        """
+        events = _unsigned(event, np.uint64, f"{name}: event")
+        sections = np.broadcast_to(_unsigned(section, np.uint32, f"{name}: section"), events.shape)
+        runs = np.broadcast_to(_unsigned(run, np.uint32, f"{name}: run"), events.shape)
+        order = np.lexsort((events, sections, runs)).astype(np.int64)
+        sizes = None if size is None else np.asarray(size, np.int64)[order]
+        index = cls(runs[order], sections[order], events[order], order, sizes)
+        index.check_unique(name)
+        return index
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+    def check_unique(self, name: str) -> None:
+        """Refuse a key that comes twice."""
+        same = _equal_neighbours(self.run, self.section, self.event)
+        if same.any():
+            at = int(np.flatnonzero(same)[0])
+            key = f"{self.run[at]}:{self.section[at]}:{self.event[at]}"
+            raise FormatError(
+                f"{name} holds the record {key} more than once ({int(same.sum())} such keys)",
+                hint="keys are unique; let the reader choose one of them",
+            )
+
+    def span(self, interval: Interval) -> tuple[int, int]:
+        """Return the first position inside the interval and the one after its last."""
+        return self.position(interval.first, "left"), self.position(interval.last, "right")
+
+    def position(self, key: Position, side: Any = "left") -> int:
+        """Return where a key stands or would stand."""
+        start, stop = 0, len(self)
+        for column, value in zip((self.run, self.section), key[:2], strict=True):
+            typed = column.dtype.type(value)
+            start, stop = (
+                start + int(np.searchsorted(column[start:stop], typed, "left")),
+                start + int(np.searchsorted(column[start:stop], typed, "right")),
+            )
+        return start + int(np.searchsorted(self.event[start:stop], np.uint64(key[2]), side))
+
+    def key(self, series: str, position: int) -> EventKey:
+        """Return the key at a position."""
+        return EventKey(
+            series, int(self.run[position]), int(self.section[position]), int(self.event[position])
+        )
+
+
+def _unsigned(values: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:
+    array = np.asarray(values)
+    limit = np.iinfo(dtype).max
+    if array.dtype.kind not in "iu":
+        raise FormatError(f"{name} numbers are {array.dtype}", hint="keys are whole numbers")
+    if array.size and (int(array.min()) < 0 or int(array.max()) > limit):
+        raise FormatError(
+            f"{name} numbers from {array.min()} to {array.max()}", hint=f"keys lie between 0 and {limit}"
+        )
+    return array.astype(dtype)
+
+
+def _equal_neighbours(*columns: NDArray[Any]) -> NDArray[np.bool_]:
+    same = np.ones(max(len(columns[0]) - 1, 0), np.bool_)
+    for column in columns:
+        same &= column[1:] == column[:-1]
+    return same
+
+
+def _mix(values: U64) -> U64:
+    """Spread the bits of each value over all 64 (the finaliser of splitmix64)."""
+    values = (values ^ (values >> np.uint64(30))) * _MULTIPLIERS[0]
+    values = (values ^ (values >> np.uint64(27))) * _MULTIPLIERS[1]
+    return values ^ (values >> np.uint64(31))
+
+
+def key_hash(run: ArrayLike, section: ArrayLike, event: ArrayLike, seed: int = 0) -> U64:
+    """Return 64 well-mixed bits per key: equal keys and seed, equal bits, on any machine."""
+    events = np.atleast_1d(np.asarray(event, np.uint64))
+    mixed = np.full(events.shape, np.uint64(seed & 0xFFFFFFFFFFFFFFFF))
+    for part in (run, section, events):
+        mixed = _mix((mixed + _STEP) ^ np.asarray(part).astype(np.uint64))
+    return mixed
+
+
+def prescaled(run: ArrayLike, section: ArrayLike, event: ArrayLike, factor: int) -> NDArray[np.bool_]:
+    """Tell which keys a prescale of 1 in ``factor`` keeps."""
+    kept: NDArray[np.bool_] = key_hash(run, section, event) % np.uint64(factor) == 0
+    return kept
+
+
+def distinct(*columns: NDArray[Any]) -> int:
+    """Count the distinct keys, given as columns."""
+    if not len(columns[0]):
+        return 0
+    order = np.lexsort(columns)
+    return len(order) - int(_equal_neighbours(*(column[order] for column in columns)).sum())
+
+
+def is_ascending(section: NDArray[Any], event: NDArray[Any]) -> bool:
+    """Tell whether the keys of one run rise strictly."""
+    later = section[1:] > section[:-1]
+    return bool((later | ((section[1:] == section[:-1]) & (event[1:] > event[:-1]))).all())

@@ -1,0 +1,222 @@
+"""Paths: ordered, conditional lists of modules with their outputs, checked before the first event."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from beamwright.core.errors import ConfigError, ModuleError, UnknownNameError, nearest
+from beamwright.event.banks import ONE, BankSet
+from beamwright.event.batch import Scope
+from beamwright.event.module import Builder, Module
+
+
+@dataclass(frozen=True)
+class When:
+    """A module that works only on the selected records; the others get no rows of the banks it writes."""
+
+    module: Module
+    selection: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """A stream of a path: which banks of which records go to a file.
+
+    ``select`` names a selection (None: all records); ``record`` is the kind of records ("": the last kind
+    that the path has).
+    """
+
+    stream: str
+    banks: Sequence[str]
+    select: str | None = None
+    tier: str = "dst"
+    record: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A module at its place in a path: ``stage`` is 0 before the builder and in it, 1 after it."""
+
+    number: int
+    name: str
+    module: Module
+    selection: str | None
+    stage: int
+    scope: Scope
+    writes: frozenset[str]
+    tags: tuple[str, ...]
+
+    @property
+    def builds(self) -> bool:
+        return isinstance(self.module, Builder)
+
+
+@dataclass
+class Path:
+    """Modules in order, working on one kind of records, and the streams they end in."""
+
+    name: str
+    record: str
+    modules: Sequence[Module | When]
+    outputs: Sequence[Output] = ()
+    doc: str = ""
+    steps: tuple[Step, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.steps = tuple(_steps(self.name, self.modules))
+        streams = [output.stream for output in self.outputs]
+        twice = [stream for stream in streams if streams.count(stream) > 1]
+        if twice:
+            raise ConfigError(
+                f"path {self.name} has two outputs called {twice[0]!r}", hint="each stream has one output"
+            )
+        for output in self.outputs:
+            if self.record_of(output) not in self.records:
+                raise UnknownNameError(f"kind of record in path {self.name}", output.record, self.records)
+
+    @property
+    def builder(self) -> Step | None:
+        """The step that creates records, if there is one."""
+        return next((step for step in self.steps if step.builds), None)
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """The kinds of records: the one that is read, and the one that is created."""
+        built = self.builder
+        return (self.record,) if built is None else (self.record, _builds(built.module))
+
+    def record_of(self, output: Output) -> str:
+        """Return the kind of records of an output."""
+        return output.record or self.records[-1]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The tags of conditions that the modules read."""
+        return tuple(sorted({tag for step in self.steps for tag in step.tags}))
+
+    def output(self, stream: str) -> Output:
+        """Return the output of a stream."""
+        for output in self.outputs:
+            if output.stream == stream:
+                return output
+        raise UnknownNameError(f"stream of path {self.name}", stream, [o.stream for o in self.outputs])
+
+    def configuration(self) -> dict[str, Any]:
+        """Return the parameters of all modules, for the hash of the configuration."""
+        return {step.name: step.module.configuration() for step in self.steps}
+
+    def configure(self, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set parameters by module and name.
+
+        Raises: UnknownNameError, ConfigError.
+        """
+        by_name = {step.name: step.module for step in self.steps}
+        for module, values in parameters.items():
+            if module not in by_name:
+                raise UnknownNameError(f"module of path {self.name}", module, by_name)
+            for name, value in values.items():
+                by_name[module].set(name, value)
+
+    def check(
+        self, banks: BankSet, available: Collection[str], tags: Collection[str] | None = None
+    ) -> tuple[str, ...]:
+        """Check every declaration against what there is, and return the banks to be read.
+
+        ``available`` are the banks that the reader gives, ``tags`` those of the conditions (None: not known
+        yet).
+        Raises: UnknownNameError, ConfigError, ModuleError.
+        """
+        held = {self.record: set(available)}
+        needed: set[str] = set()
+        stage = self.record
+        for step in self.steps:
+            self._check_step(step, banks, held[stage], tags)
+            needed.update(set(step.module.bank_reads()) & set(available) if stage == self.record else ())
+            if step.builds:
+                stage = _builds(step.module)
+                held[stage] = set()
+            held[stage].update(step.writes)
+        for output in self.outputs:
+            found = held[self.record_of(output)]
+            self._check_output(output, banks, found)
+            needed.update(set(output.banks) & set(available) if self.record_of(output) == self.record else ())
+        return tuple(name for name in available if name in needed)
+
+    def _check_step(self, step: Step, banks: BankSet, held: set[str], tags: Collection[str] | None) -> None:
+        module = step.module
+        for name in (*module.bank_reads(), *module.writes):
+            if name not in banks:
+                raise _unknown(step, name, banks)
+        for name in module.bank_reads():
+            if name not in held:
+                raise ModuleError(
+                    f"module {step.name} reads bank {name!r}, which nothing before it gives",
+                    hint=nearest(name, held),
+                )
+        for tag in step.tags if tags is not None else ():
+            if tag not in (tags or ()):
+                raise UnknownNameError(f"tag of conditions (read by module {step.name})", tag, tags or ())
+        if step.selection is not None:
+            self._check_when(step, banks, held)
+
+    def _check_when(self, step: Step, banks: BankSet, held: set[str]) -> None:
+        for name in step.module.writes:
+            if banks[name].rows == ONE or name in held:
+                cause = "has one row per record" if banks[name].rows == ONE else "exists already"
+                raise ConfigError(
+                    f"module {step.name}, conditional on {step.selection!r}, writes bank {name}, which {cause}",
+                    hint='a conditional module writes new banks with rows = "many"',
+                )
+
+    def _check_output(self, output: Output, banks: BankSet, held: set[str]) -> None:
+        for name in output.banks:
+            if name not in banks:
+                raise UnknownNameError(f"bank (in output {output.stream} of path {self.name})", name, banks)
+            if name not in held:
+                raise ModuleError(
+                    f"output {output.stream} of path {self.name} takes bank {name!r}, which there is not",
+                    hint=nearest(name, held),
+                )
+
+
+def _builds(module: Module) -> str:
+    return module.builds if isinstance(module, Builder) else ""
+
+
+def _unknown(step: Step, name: str, banks: Iterable[str]) -> UnknownNameError:
+    return UnknownNameError(f"bank (of module {step.name})", name, banks)
+
+
+def _steps(path: str, modules: Iterable[Module | When]) -> Iterator[Step]:
+    stage = 0
+    seen: dict[str, int] = {}
+    for number, item in enumerate(modules):
+        module, selection = (item.module, item.selection) if isinstance(item, When) else (item, None)
+        if isinstance(module, Builder):
+            _check_builder(path, module, stage, selection)
+        seen[module.name] = seen.get(module.name, 0) + 1
+        name = module.name if seen[module.name] == 1 else f"{module.name}#{seen[module.name]}"
+        writes = frozenset(module.writes)
+        scope = Scope(name, frozenset(module.bank_reads()) | writes, writes)
+        yield Step(number, name, module, selection, stage, scope, writes, module.tag_reads())
+        stage += isinstance(module, Builder)
+
+
+def _check_builder(path: str, module: Builder, stage: int, selection: str | None) -> None:
+    if stage:
+        raise ConfigError(
+            f"path {path} has two builders, the second is {module.name}",
+            hint="read the first one's stream in a path of its own",
+        )
+    if selection is not None:
+        raise ConfigError(
+            f"builder {module.name} is conditional on {selection!r}",
+            hint="let it create nothing for the other records",
+        )
+    if not module.builds:
+        raise ConfigError(
+            f"builder {module.name} does not say what it builds",
+            hint='set builds = "name of the created records"',
+        )

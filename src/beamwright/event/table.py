@@ -1,0 +1,321 @@
+"""Tables: the rows of one bank for all records of a batch, as flat columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from beamwright.core.errors import ModuleError, UnknownNameError, nearest
+from beamwright.event.banks import ONE, Bank, Column
+
+if TYPE_CHECKING:
+    from beamwright.event.batch import Batch
+
+Array: TypeAlias = NDArray[Any]
+Offsets: TypeAlias = NDArray[np.int64]
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+def offsets_of(counts: ArrayLike) -> Offsets:
+    """Return int64 offsets (n + 1 of them, from 0) of n counts."""
+    array = np.asarray(counts)
+    offsets = np.zeros(len(array) + 1, np.int64)
+    np.cumsum(array, out=offsets[1:])
+    return offsets
+
+
+class Jagged:
+    """Lists of unequal length: ``offsets`` int64[n + 1] from 0, ``values`` flat."""
+
+    __slots__ = ("offsets", "values")
+
+    def __init__(self, offsets: ArrayLike, values: ArrayLike) -> None:
+        self.offsets: Offsets = np.asarray(offsets, np.int64)
+        self.values: Array = np.asarray(values)
+
+    @classmethod
+    def from_counts(cls, counts: ArrayLike, values: ArrayLike) -> Jagged:
+        """Make lists of these lengths."""
+        return cls(offsets_of(counts), values)
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[ArrayLike], dtype: Any) -> Jagged:
+        """Make it from one sequence per list."""
+        parts = [np.asarray(part, dtype) for part in lists]
+        values = np.concatenate(parts) if parts else np.zeros(0, dtype)
+        return cls.from_counts([len(part) for part in parts], values)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> Array:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    def __repr__(self) -> str:
+        return f"Jagged({len(self)} lists, {len(self.values)} {self.values.dtype})"
+
+    @property
+    def counts(self) -> Offsets:
+        return np.diff(self.offsets)
+
+    def take(self, mask: Mask) -> Jagged:
+        """Return the lists where ``mask`` is true."""
+        counts = self.counts
+        return Jagged.from_counts(counts[mask], self.values[np.repeat(mask, counts)])
+
+    def cut(self, start: int, stop: int) -> Jagged:
+        """Return lists ``start`` to ``stop``, without copying values."""
+        offsets = self.offsets[start : stop + 1]
+        return Jagged(offsets - offsets[0], self.values[offsets[0] : offsets[-1]])
+
+
+Values: TypeAlias = Array | Jagged
+
+
+class Table:
+    """The rows of one bank: ``offsets`` int64[n + 1] over n records, and one flat column per declared name.
+
+    ``bank`` may be given by name; the declaration is then looked up when the table enters a batch. A column
+    is ``table["t"]`` or
+    ``table.t``; a jagged one is a ``Jagged``.
+    """
+
+    __slots__ = ("_index", "bank", "columns", "offsets")
+
+    def __init__(
+        self, bank: Bank | str, offsets: ArrayLike, columns: Mapping[str, ArrayLike | Jagged]
+    ) -> None:
+        self.offsets: Offsets = np.asarray(offsets, np.int64)
+        self.columns: dict[str, Values] = {
+            name: values if isinstance(values, Jagged) else np.asarray(values)
+            for name, values in columns.items()
+        }
+        self.bank = bank
+        self._index: Offsets | None = None
+        if isinstance(bank, Bank):
+            self._conform(bank)
+
+    @classmethod
+    def from_counts(
+        cls, bank: Bank | str, counts: ArrayLike, columns: Mapping[str, ArrayLike | Jagged]
+    ) -> Table:
+        """Make a table with ``counts[i]`` rows in record i."""
+        return cls(bank, offsets_of(counts), columns)
+
+    @classmethod
+    def one(cls, bank: Bank | str, columns: Mapping[str, ArrayLike | Jagged]) -> Table:
+        """Make a table with exactly one row per record."""
+        lengths = [len(v) if isinstance(v, Jagged) else np.asarray(v).shape[0] for v in columns.values()]
+        return cls(bank, np.arange((lengths[0] if lengths else 0) + 1), columns)
+
+    @classmethod
+    def empty(cls, bank: Bank, n: int) -> Table:
+        """Make a table without rows for n records."""
+        return cls._made(bank, np.zeros(n + 1, np.int64), {c.name: _no_values(c) for c in bank.columns})
+
+    @classmethod
+    def _made(cls, bank: Bank | str, offsets: Offsets, columns: dict[str, Values]) -> Table:
+        """Make a table out of parts of tables that were checked before."""
+        table = cls.__new__(cls)
+        table.bank, table.offsets, table.columns, table._index = bank, offsets, columns, None
+        return table
+
+    def declared(self, bank: Bank) -> Table:
+        """Return the table checked against a declaration.
+
+        Raises: ModuleError, UnknownNameError.
+        """
+        return self if self.bank is bank else Table(bank, self.offsets, self.columns)
+
+    @property
+    def name(self) -> str:
+        return self.bank if isinstance(self.bank, str) else self.bank.name
+
+    @property
+    def n(self) -> int:
+        """The number of records."""
+        return len(self.offsets) - 1
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of all records."""
+        return int(self.offsets[-1])
+
+    @property
+    def counts(self) -> Offsets:
+        """The number of rows of each record."""
+        return np.diff(self.offsets)
+
+    @property
+    def record_index(self) -> Offsets:
+        """The record of each row."""
+        if self._index is None:
+            self._index = np.repeat(np.arange(self.n), self.counts)
+        return self._index
+
+    @property
+    def nbytes(self) -> int:
+        parts = [(v.offsets, v.values) if isinstance(v, Jagged) else (v,) for v in self.columns.values()]
+        return self.offsets.nbytes + sum(array.nbytes for part in parts for array in part)
+
+    def __getitem__(self, column: str) -> Any:
+        try:
+            return self.columns[column]
+        except KeyError:
+            raise UnknownNameError(f"column of bank {self.name}", column, self.columns) from None
+
+    def __getattr__(self, column: str) -> Any:
+        if column.startswith("_"):
+            raise AttributeError(column)
+        try:
+            return self.columns[column]
+        except KeyError:
+            hint = nearest(column, self.columns)
+            raise AttributeError(f"bank {self.name} has no column {column!r}; {hint}") from None
+
+    def __repr__(self) -> str:
+        return f"Table({self.name}: {self.rows} rows in {self.n} records)"
+
+    def follow(self, link: str, target: Table) -> Offsets:
+        """Return the flat rows of ``target`` that column ``link`` points to, -1 for none (flat also for a
+        jagged link).
+        """
+        values = self[link]
+        records = self.link_records(link)
+        local = np.asarray(values.values if isinstance(values, Jagged) else values, np.int64)
+        return np.where(local < 0, -1, local + target.offsets[records])
+
+    def link_records(self, link: str) -> Offsets:
+        """Return the record of each value of a column, flat also for a jagged one."""
+        values = self.columns[link]
+        return (
+            np.repeat(self.record_index, values.counts) if isinstance(values, Jagged) else self.record_index
+        )
+
+    def filter(self, mask: ArrayLike, batch: Batch | None = None) -> Table:
+        """Return the rows where ``mask`` is true; given the batch, put them into it and remap the links to
+        this bank.
+        """
+        rows = np.asarray(mask, np.bool_)
+        if rows.shape != (self.rows,):
+            raise ModuleError(
+                f"a mask of shape {rows.shape} cannot filter the {self.rows} rows of {self.name}",
+                hint="give one value per row",
+            )
+        kept = np.concatenate(([0], np.cumsum(rows)))
+        table = Table._made(
+            self.bank, kept[self.offsets], {n: _rows(v, rows) for n, v in self.columns.items()}
+        )
+        if batch is not None:
+            batch.replace_rows(self, table, rows)
+        return table
+
+    def take(self, mask: Mask) -> Table:
+        """Return the records where ``mask`` is true; links are counted per record and stay right."""
+        counts = self.counts
+        rows = np.repeat(mask, counts)
+        return Table._made(
+            self.bank, offsets_of(counts[mask]), {n: _rows(v, rows) for n, v in self.columns.items()}
+        )
+
+    def cut(self, start: int, stop: int) -> Table:
+        """Return records ``start`` to ``stop``, without copying columns."""
+        offsets = self.offsets[start : stop + 1]
+        first, last = int(offsets[0]), int(offsets[-1])
+        columns = {
+            n: v.cut(first, last) if isinstance(v, Jagged) else v[first:last] for n, v in self.columns.items()
+        }
+        return Table._made(self.bank, offsets - first, columns)
+
+    def spread(self, mask: Mask) -> Table:
+        """Return the table for ``len(mask)`` records, ours where ``mask`` is true and none elsewhere."""
+        counts = np.zeros(len(mask), np.int64)
+        counts[mask] = self.counts
+        return Table._made(self.bank, offsets_of(counts), dict(self.columns))
+
+    @staticmethod
+    def concatenate(tables: Sequence[Table]) -> Table:
+        """Return consecutive tables of one bank as one."""
+        if len(tables) == 1:
+            return tables[0]
+        columns = {name: _join([table.columns[name] for table in tables]) for name in tables[0].columns}
+        counts = np.concatenate([table.counts for table in tables])
+        return Table._made(tables[0].bank, offsets_of(counts), columns)
+
+    def _conform(self, bank: Bank) -> None:
+        offsets = self.offsets
+        if (
+            offsets.ndim != 1
+            or not len(offsets)
+            or offsets[0] != 0
+            or bool((offsets[1:] < offsets[:-1]).any())
+        ):
+            raise ModuleError(
+                f"the offsets of {bank.name} do not rise from 0", hint="n + 1 cumulative counts for n records"
+            )
+        if bank.rows == ONE and not np.array_equal(offsets, np.arange(len(offsets))):
+            raise ModuleError(f"bank {bank.name} has one row per record, and {self.rows} came for {self.n}")
+        for name in self.columns:
+            bank[name]
+        missing = [column.name for column in bank.columns if column.name not in self.columns]
+        if missing:
+            raise ModuleError(
+                f"bank {bank.name} lacks its column {missing[0]!r}", hint="hand over every declared column"
+            )
+        self.columns = {c.name: _conforming(bank, c, self.columns[c.name], self.rows) for c in bank.columns}
+
+
+def _conforming(bank: Bank, column: Column, values: Values, rows: int) -> Values:
+    where = f"bank {bank.name}, column {column.name}"
+    if isinstance(values, Jagged) != column.jagged:
+        raise ModuleError(
+            f"{where}: it is {'a list' if column.jagged else 'one value'} per row as declared",
+            hint="see its bank",
+        )
+    if isinstance(values, Jagged):
+        if len(values) != rows or values.offsets[0] != 0 or values.offsets[-1] != len(values.values):
+            raise ModuleError(f"{where}: {values!r} for {rows} rows", hint="give one list per row")
+        return Jagged(values.offsets, _cast(where, values.values, column.dtype))
+    if values.shape != (rows,):
+        raise ModuleError(
+            f"{where}: values of shape {values.shape} for {rows} rows", hint="give one value per row"
+        )
+    return _cast(where, values, column.dtype)
+
+
+def _cast(where: str, values: Array, dtype: np.dtype[Any]) -> Array:
+    """Return the values in the declared type: floats may be rounded, integers must fit."""
+    if values.dtype == dtype:
+        return np.ascontiguousarray(values)
+    if dtype.kind in "iu" and values.dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if values.size and (int(values.min()) < limits.min or int(values.max()) > limits.max):
+            raise ModuleError(
+                f"{where}: {values.min()} to {values.max()} do not fit {dtype}", hint="declare a wider type"
+            )
+    elif not np.can_cast(values.dtype, dtype, "same_kind"):
+        raise ModuleError(
+            f"{where}: {values.dtype} values, declared {dtype}",
+            hint="convert them, and say how, in the module",
+        )
+    return np.ascontiguousarray(values.astype(dtype))
+
+
+def _no_values(column: Column) -> Values:
+    values = np.zeros(0, column.dtype)
+    return Jagged(np.zeros(1, np.int64), values) if column.jagged else values
+
+
+def _rows(values: Values, rows: Mask) -> Values:
+    return values.take(rows) if isinstance(values, Jagged) else values[rows]
+
+
+def _join(parts: Sequence[Values]) -> Values:
+    lists = [part for part in parts if isinstance(part, Jagged)]
+    if lists:
+        counts = np.concatenate([part.counts for part in lists])
+        return Jagged.from_counts(counts, np.concatenate([part.values for part in lists]))
+    return np.concatenate([part for part in parts if not isinstance(part, Jagged)])
