@@ -20,7 +20,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from beamwright.core import errors, states
+from beamwright.core import errors, messages, states
 
 REFERENCE = Path(__file__).parent / "reference"
 KEYS = Path(__file__).parent / "_keys.toml"
@@ -71,8 +71,10 @@ def errors_page() -> str:
     for depth, cls in error_classes(errors.BeamwrightError):
         name = "&emsp;" * depth + f"`{cls.__name__}`"
         rows.append(f"| {name} | `{cls.code}` | {cls.exit_code} | {cls.http_status} | {_summary(cls)} |")
+    rows += ["\n## Failure classes of attempts\n", "| class | meaning |", "|---|---|"]
+    rows += [f"| `{name}` | {meaning} |" for name, meaning in messages.FAILURES.items()]
     rows += [
-        "",
+        "\n## Exit codes of commands\n",
         "Exit code 0 is success. Code 130 is an interruption from the keyboard. Any other code comes from a",
         "defect: please report it.",
     ]
@@ -118,15 +120,26 @@ LIMITS = {"Ge": ("≥", "ge"), "Gt": (">", "gt"), "Le": ("≤", "le"), "Lt": ("<
 def key_table(model_name: str) -> str:
     """Return the table of a declaration's keys: what the code says beside what ``_keys.toml`` says."""
     module, _, name = model_name.partition(":")
-    model: type[BaseModel] = getattr(importlib.import_module(module), name)
-    meanings = tomllib.loads(KEYS.read_text(encoding="utf-8"))[model_name]
-    if set(meanings) != set(model.model_fields):
-        differing = sorted(set(meanings) ^ set(model.model_fields))
+    model = getattr(importlib.import_module(module), name)
+    keys = model.model_fields if issubclass(model, BaseModel) else model.__annotations__
+    meanings = tomllib.loads(KEYS.read_text(encoding="utf-8")).get(model_name, {})
+    if set(meanings) != set(keys):
+        differing = sorted(set(meanings) ^ set(keys))
         raise SystemExit(f"docs/_keys.toml and {model_name} differ in {', '.join(differing)}")
-    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
-    for key, field in model.model_fields.items():
-        rows.append(f"| `{key}` | {_type(field)} | {_default(field)} | {meanings[key]} |")
-    return "\n".join(rows) + "\n"
+    rows = _rows if issubclass(model, BaseModel) else _document_rows
+    return "\n".join(rows(keys, meanings)) + "\n"
+
+
+def _rows(fields: dict[str, FieldInfo], meanings: dict[str, str]) -> Iterator[str]:
+    yield from ("| key | type | default | meaning |", "|---|---|---|---|")
+    for key, field in fields.items():
+        yield f"| `{key}` | {_type(field)} | {_default(field)} | {meanings[key]} |"
+
+
+def _document_rows(keys: dict[str, Any], meanings: dict[str, str]) -> Iterator[str]:
+    yield from ("| member | meaning |", "|---|---|")
+    for key in keys:
+        yield f"| `{key}` | {meanings[key]} |"
 
 
 def _type(field: FieldInfo) -> str:
