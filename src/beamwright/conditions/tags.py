@@ -1,0 +1,450 @@
+"""Tags in the database: intervals that only grow, open and frozen global tags, and what they resolve to.
+
+A tag is called ``<global tag>/<role>``; modules read roles. Version v of a tag holds the intervals added up to v
+and not removed up to v, so that an old version answers for ever as it did. Version v of a global tag uses, of
+each member, the version that its latest sweep up to v named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import sqlalchemy as sa
+
+from beamwright.conditions.payload import KINDS, Kind, Payload
+from beamwright.conditions.snapshot import Piece, Snapshot, coalesce, hash_pieces, role_of
+from beamwright.core.canonical import content_hash, merkle_root
+from beamwright.core.errors import (
+    ChecksumError,
+    ConditionsError,
+    ConflictError,
+    StateError,
+    UnknownNameError,
+    nearest,
+)
+from beamwright.core.runs import Interval, gaps, overlaps
+from beamwright.db import history, schema
+from beamwright.db.engine import insert_new
+
+Row = tuple[Interval, str, str, str]  # interval, payload id, origin, reason
+Gap = tuple[str, Interval]  # role, interval
+
+ORIGINS = ("initial", "fitted", "carried", "late", "loaded")
+_ENDS = ("run", "section", "event")
+_FIRST = tuple(f"first_{name}" for name in _ENDS)
+_LAST = tuple(f"last_{name}" for name in _ENDS)
+
+
+@dataclass(frozen=True)
+class Validity:
+    """An interval of a tag: its payload, where it comes from, and the versions of the tag that hold it."""
+
+    id: int
+    interval: Interval
+    payload_id: str
+    origin: str
+    reason: str
+    generation: int
+    added: int
+    removed: int | None
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What roles resolve to over an interval: pieces clipped to it, and what is not covered."""
+
+    pieces: list[Piece]
+    gaps: list[Gap]
+
+    @property
+    def hash(self) -> str:
+        return resolved_hash(self.pieces)
+
+
+# --- payloads -------------------------------------------------------------------------------------
+
+
+def put_payload(conn: sa.Connection, payload: Payload, now: float) -> str:
+    """Store a payload, once; return its id."""
+    row = {
+        "id": payload.id,
+        "kind": payload.kind,
+        "size": len(payload.data),
+        "data": payload.data,
+        "created": now,
+    }
+    insert_new(conn, schema.payload, row)
+    return payload.id
+
+
+def get_payload(conn: sa.Connection, payload_id: str) -> Payload:
+    """Return a payload; its bytes are checked against its id.
+
+    Raises: UnknownNameError, ChecksumError.
+    """
+    table = schema.payload
+    row = conn.execute(sa.select(table.c.kind, table.c.data).where(table.c.id == payload_id)).first()
+    if row is None:
+        raise UnknownNameError("payload", payload_id)
+    found = Payload(cast(Kind, row.kind), bytes(row.data))
+    if found.id != payload_id:
+        raise ChecksumError(
+            f"payload {payload_id} has other content", hint="restore the database from a backup"
+        )
+    return found
+
+
+# --- tags -----------------------------------------------------------------------------------------
+
+
+def create_tag(conn: sa.Connection, name: str, kind: str, now: float) -> int:
+    """Make a tag for payloads of one kind, or find it; return its id.
+
+    Raises: ConflictError when it is there for another kind.
+    """
+    if kind not in KINDS:
+        raise ConditionsError(f"{kind!r} is no kind of payload", hint=nearest(kind, KINDS))
+    insert_new(conn, schema.tag, {"name": name, "kind": kind, "version": 0, "created": now})
+    row = _tag(conn, name)
+    if row.kind != kind:
+        raise ConflictError(
+            f"tag {name} holds payloads of kind {row.kind}, not {kind}", hint="use another name"
+        )
+    return int(row.id)
+
+
+def append(
+    conn: sa.Connection,
+    tag: str,
+    rows: Sequence[Row],
+    now: float,
+    generation: int = 0,
+    replace: bool = False,
+) -> int:
+    """Add intervals to a tag as its next version; return that version.
+
+    Rows that the tag holds already, exactly, are left out; with none left the version stays. ``replace`` cuts
+    away what the new intervals cover, in the new version only.
+
+    Raises: ConflictError for overlaps, ConditionsError for an unknown origin or another kind of payload.
+    """
+    row = _tag(conn, tag, lock=True)
+    _check_rows(conn, row, rows)
+    held = _touched(conn, row.id, rows)
+    known = {(v.interval, v.payload_id, v.origin) for v in held}
+    fresh = [r for r in rows if r[:3] not in known]
+    if not fresh:
+        return int(row.version)
+    version = int(row.version) + 1
+    cut = [v for v in held if any(v.interval.intersect(interval) for interval, *_ in fresh)]
+    if cut and not replace:
+        there = f"{cut[0].interval} already ({cut[0].origin}, payload {cut[0].payload_id[:12]})"
+        hint = "leave the interval out, or replace it, which makes a new generation"
+        raise ConflictError(f"tag {tag} has constants for {there}", hint=hint)
+    _cut(conn, row.id, cut, [interval for interval, *_ in fresh], version, now)
+    _insert(conn, row.id, fresh, version, generation, now)
+    conn.execute(sa.update(schema.tag).where(schema.tag.c.id == row.id).values(version=version))
+    return version
+
+
+def intervals(
+    conn: sa.Connection, tag: str, version: int | None = None, overlapping: Interval | None = None
+) -> list[Validity]:
+    """Return the intervals of a version of a tag (the newest) in key order: all, or those that meet one."""
+    row = _tag(conn, tag)
+    return _intervals(conn, row.id, row.version if version is None else version, overlapping)
+
+
+def version_of(conn: sa.Connection, tag: str) -> int:
+    """Return the newest version of a tag; 0 when it has no interval."""
+    return int(_tag(conn, tag).version)
+
+
+# --- global tags ----------------------------------------------------------------------------------
+
+
+def create_global_tag(conn: sa.Connection, name: str, now: float, actor: str = "conditions") -> int:
+    """Make an open global tag, or find it; return its id."""
+    table = schema.global_tag
+    row = {"name": name, "state": "open", "version": 0, "merkle": None, "created": now, "frozen": None}
+    if insert_new(conn, table, row):
+        history.record(conn, "global_tag", _global(conn, name).id, "open", actor=actor, at=now)
+    return int(_global(conn, name).id)
+
+
+def sweep(conn: sa.Connection, global_tag: str, versions: Mapping[str, int], now: float) -> int:
+    """Let the global tag use these versions of these tags, as its next version; return that version.
+
+    Nothing new means no new version. Members that are not named stay as they are.
+
+    Raises: StateError when it is frozen, ConflictError when a role would get two tags or a tag an old version.
+    """
+    row = _global(conn, global_tag, lock=True)
+    if row.state != "open":
+        raise StateError(f"global tag {global_tag} is {row.state}", hint="publish into an open one")
+    held = members(conn, global_tag)
+    changed = {tag: version for tag, version in sorted(versions.items()) if held.get(tag) != version}
+    _check_members(conn, global_tag, held, changed)
+    if not changed:
+        return int(row.version)
+    version = int(row.version) + 1
+    rows = [
+        {
+            "global_tag_id": row.id,
+            "version": version,
+            "tag_id": _tag(conn, tag).id,
+            "tag_version": v,
+            "created": now,
+        }
+        for tag, v in changed.items()
+    ]
+    conn.execute(sa.insert(schema.global_tag_member), rows)
+    conn.execute(sa.update(schema.global_tag).where(schema.global_tag.c.id == row.id).values(version=version))
+    return version
+
+
+def members(conn: sa.Connection, global_tag: str, version: int | None = None) -> dict[str, int]:
+    """Return tag → tag version of a version of the global tag (the newest one)."""
+    row = _global(conn, global_tag)
+    return {name: tag_version for name, _, tag_version in _members(conn, row, version)}
+
+
+def freeze(
+    conn: sa.Connection, global_tag: str, now: float, actor: str = "conditions", reason: str = ""
+) -> str:
+    """Close the global tag for ever; return the Merkle hash over its members and all their intervals.
+
+    A frozen one stays as it is.
+    """
+    row = _global(conn, global_tag, lock=True)
+    if row.state == "frozen":
+        return str(row.merkle)
+    found = merkle(conn, global_tag)
+    history.move(
+        conn,
+        schema.global_tag,
+        row.id,
+        "open",
+        "frozen",
+        actor=actor,
+        reason=reason,
+        at=now,
+        merkle=found,
+        frozen=now,
+    )
+    return found
+
+
+def merkle(conn: sa.Connection, global_tag: str) -> str:
+    """Return the Merkle hash over the members of the newest version and all their intervals and payloads."""
+    leaves = []
+    for name, tag_id, version in _members(conn, _global(conn, global_tag), None):
+        rows = [[*v.interval.document(), v.payload_id] for v in _intervals(conn, tag_id, version, None)]
+        leaves.append(f"{name}:{content_hash(rows)}")
+    return merkle_root(leaves)
+
+
+# --- resolving ------------------------------------------------------------------------------------
+
+
+def resolve(
+    conn: sa.Connection, global_tag: str, reads: Iterable[str], interval: Interval, version: int | None = None
+) -> Resolution:
+    """Return what the roles resolve to over the interval, and which parts of it are not covered."""
+    held = {
+        role_of(name): (tag_id, v) for name, tag_id, v in _members(conn, _global(conn, global_tag), version)
+    }
+    pieces: list[Piece] = []
+    missing: list[Gap] = []
+    for role in sorted(set(reads)):
+        found = _intervals(conn, *held[role], interval) if role in held else []
+        clipped = [
+            (part, v.payload_id) for v in found if (part := v.interval.intersect(interval)) is not None
+        ]
+        pieces += [(role, part, payload_id) for part, payload_id in clipped]
+        missing += [(role, gap) for gap in gaps(interval, [part for part, _ in clipped])]
+    return Resolution(coalesce(pieces), missing)
+
+
+def resolved_hash(pieces: Iterable[Piece]) -> str:
+    """Return the conditions identity of what was resolved: the root over (role, interval, payload id)."""
+    return hash_pieces(pieces)
+
+
+def export(
+    conn: sa.Connection,
+    global_tag: str,
+    intervals: Iterable[Interval],
+    reads: Iterable[str],
+    version: int | None = None,
+    overrides: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return the bytes of a snapshot of the roles over the intervals; what is not covered is not in it.
+
+    ``overrides`` gives roles a payload that stands for every interval, whatever the global tag says.
+    """
+    wanted, forced = sorted(set(reads)), dict(overrides or {})
+    pieces: list[Piece] = []
+    for interval in intervals:
+        pieces += resolve(conn, global_tag, [r for r in wanted if r not in forced], interval, version).pieces
+        pieces += [(role, interval, forced[role]) for role in wanted if role in forced]
+    payloads = {payload_id: get_payload(conn, payload_id) for payload_id in sorted({p for _, _, p in pieces})}
+    return Snapshot(global_tag, pieces, payloads).to_bytes()
+
+
+# --- statements -----------------------------------------------------------------------------------
+
+
+def _tag(conn: sa.Connection, name: str, lock: bool = False) -> Any:
+    query = sa.select(schema.tag).where(schema.tag.c.name == name)
+    row = conn.execute(query.with_for_update() if lock else query).first()
+    if row is None:
+        raise UnknownNameError("tag", name, conn.execute(sa.select(schema.tag.c.name)).scalars())
+    return row
+
+
+def _global(conn: sa.Connection, name: str, lock: bool = False) -> Any:
+    query = sa.select(schema.global_tag).where(schema.global_tag.c.name == name)
+    row = conn.execute(query.with_for_update() if lock else query).first()
+    if row is None:
+        raise UnknownNameError(
+            "global tag", name, conn.execute(sa.select(schema.global_tag.c.name)).scalars()
+        )
+    return row
+
+
+def _members(conn: sa.Connection, row: Any, version: int | None) -> list[tuple[str, int, int]]:
+    """Return (tag, tag id, tag version): of each tag the latest row up to the version."""
+    table, wanted = schema.global_tag_member, row.version if version is None else version
+    if not 0 <= wanted <= row.version:
+        hint = f"its versions go up to {row.version}"
+        raise ConditionsError(f"global tag {row.name} has no version {wanted}", hint=hint)
+    latest = (
+        sa.select(table.c.tag_id, sa.func.max(table.c.version).label("version"))
+        .where(table.c.global_tag_id == row.id, table.c.version <= wanted)
+        .group_by(table.c.tag_id)
+        .subquery()
+    )
+    query = (
+        sa.select(schema.tag.c.name, table.c.tag_id, table.c.tag_version)
+        .join(latest, sa.and_(table.c.tag_id == latest.c.tag_id, table.c.version == latest.c.version))
+        .join(schema.tag, schema.tag.c.id == table.c.tag_id)
+        .where(table.c.global_tag_id == row.id)
+        .order_by(schema.tag.c.name)
+    )
+    return [(name, tag_id, v) for name, tag_id, v in conn.execute(query)]
+
+
+def _intervals(
+    conn: sa.Connection, tag_id: int, version: int, overlapping: Interval | None
+) -> list[Validity]:
+    table = schema.iov
+    held = sa.or_(table.c.removed.is_(None), table.c.removed > version)
+    query = sa.select(table).where(table.c.tag_id == tag_id, table.c.added <= version, held)
+    if overlapping is not None:
+        query = query.where(*_meets(overlapping))
+    return sorted((_validity(row) for row in conn.execute(query)), key=lambda v: v.interval)
+
+
+def _meets(interval: Interval) -> list[sa.ColumnElement[bool]]:
+    """The run numbers alone let the index work; the whole positions decide."""
+    table = schema.iov
+    first = sa.tuple_(*(table.c[name] for name in _FIRST))
+    last = sa.tuple_(*(table.c[name] for name in _LAST))
+    return [
+        table.c.series == interval.series,
+        table.c.first_run <= interval.last[0],
+        table.c.last_run >= interval.first[0],
+        first <= sa.tuple_(*map(sa.literal, interval.last)),
+        last >= sa.tuple_(*map(sa.literal, interval.first)),
+    ]
+
+
+def _validity(row: Any) -> Validity:
+    first = (row.first_run, row.first_section, row.first_event)
+    last = (row.last_run, row.last_section, row.last_event)
+    interval = Interval(row.series, first, last)
+    return Validity(
+        row.id, interval, row.payload_id, row.origin, row.reason, row.generation, row.added, row.removed
+    )
+
+
+def _touched(conn: sa.Connection, tag_id: int, rows: Sequence[Row]) -> list[Validity]:
+    """Return the present intervals of a tag that any of the rows meets."""
+    version = sa.select(schema.tag.c.version).where(schema.tag.c.id == tag_id)
+    newest = int(conn.execute(version).scalar_one())
+    found = {v.id: v for interval, *_ in rows for v in _intervals(conn, tag_id, newest, interval)}
+    return list(found.values())
+
+
+def _check_rows(conn: sa.Connection, tag: Any, rows: Sequence[Row]) -> None:
+    for one, other in overlaps(interval for interval, *_ in rows):
+        raise ConflictError(
+            f"two rows for tag {tag.name} overlap: {one} and {other}", hint="give each its own interval"
+        )
+    for _, _, origin, _ in rows:
+        if origin not in ORIGINS:
+            raise ConditionsError(f"{origin!r} is no origin of constants", hint=nearest(origin, ORIGINS))
+    wanted = sorted({payload_id for _, payload_id, _, _ in rows})
+    query = sa.select(schema.payload.c.id, schema.payload.c.kind).where(schema.payload.c.id.in_(wanted))
+    kinds = dict(conn.execute(query).tuples().all())
+    for payload_id in wanted:
+        if payload_id not in kinds:
+            raise UnknownNameError("payload", payload_id)
+        if kinds[payload_id] != tag.kind:
+            message = (
+                f"payload {payload_id[:12]} is of kind {kinds[payload_id]}; tag {tag.name} holds {tag.kind}"
+            )
+            raise ConditionsError(message, hint="put it under a tag of its kind")
+
+
+def _cut(
+    conn: sa.Connection,
+    tag_id: int,
+    cut: Sequence[Validity],
+    new: Sequence[Interval],
+    version: int,
+    now: float,
+) -> None:
+    """End the intervals that new ones meet, and add what is left of them."""
+    if not cut:
+        return
+    ended = sa.update(schema.iov).where(schema.iov.c.id.in_([v.id for v in cut]))
+    conn.execute(ended.values(removed=version))
+    for v in cut:
+        left = [(part, v.payload_id, v.origin, v.reason) for part in gaps(v.interval, new)]
+        _insert(conn, tag_id, left, version, v.generation, now)
+
+
+def _insert(
+    conn: sa.Connection, tag_id: int, rows: Sequence[Row], version: int, generation: int, now: float
+) -> None:
+    common = {"tag_id": tag_id, "added": version, "removed": None, "generation": generation, "created": now}
+    values = [
+        common
+        | {"series": interval.series, "payload_id": payload_id, "origin": origin, "reason": reason}
+        | dict(zip(_FIRST, interval.first, strict=True))
+        | dict(zip(_LAST, interval.last, strict=True))
+        for interval, payload_id, origin, reason in rows
+    ]
+    if values:
+        conn.execute(sa.insert(schema.iov), values)
+
+
+def _check_members(
+    conn: sa.Connection, global_tag: str, held: Mapping[str, int], changed: Mapping[str, int]
+) -> None:
+    roles = {role_of(tag): tag for tag in held}
+    for tag, version in changed.items():
+        other = roles.setdefault(role_of(tag), tag)
+        if other != tag:
+            message = f"global tag {global_tag} would have two tags for {role_of(tag)}: {other} and {tag}"
+            raise ConflictError(message, hint="a role has one tag in a global tag")
+        newest = version_of(conn, tag)
+        if not held.get(tag, 1) <= version <= newest:
+            message = f"global tag {global_tag} cannot use version {version} of {tag}"
+            raise ConflictError(
+                message, hint=f"it uses {held.get(tag, 'none')}; the tag's versions go up to {newest}"
+            )
