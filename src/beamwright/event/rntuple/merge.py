@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from uuid import UUID
 
 import numpy as np
@@ -48,7 +48,7 @@ class _Part:
 def merge_files(
     inputs: Sequence[str | os.PathLike[str]],
     out: BinaryIO,
-    metadata: Mapping[str, str],
+    metadata: Mapping[str, Any],
     *,
     uuid: UUID | None = None,
     lineage: str = "",

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import xxhash
@@ -63,6 +63,7 @@ class NTupleFile:
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         self.path = Path(path)
+        self._recent: dict[int, tuple[int, int, Array]] = {}
         self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with located(self.path):
@@ -174,7 +175,7 @@ class NTupleFile:
         return dict(record)
 
     @property
-    def metadata(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, Any]:
         """Return the metadata entries that the writer was given; empty for files of other writers.
 
         Mergers that do not know the record copy it from their inputs, where it was true.
@@ -294,6 +295,7 @@ class NTupleFile:
 
     def fill(self, number: int, cluster: int, first: int, last: int, out: Array) -> None:
         """Decode elements ``first`` to ``last`` of a column of a cluster into ``out``."""
+        first, out = self._from_recent(number, cluster, first, out)
         if first == last:
             return
         encoding, column = self.stored(number, cluster)
@@ -313,8 +315,18 @@ class NTupleFile:
             else:
                 whole = np.empty(count, out.dtype)
                 decode(encoding, page, whole)
+                self._recent[number] = (cluster, position, whole)
                 out[low - first : high - first] = whole[low - position : high - position]
             position += count
+
+    def _from_recent(self, number: int, cluster: int, first: int, out: Array) -> tuple[int, Array]:
+        """Take what the page read last has of the elements wanted; return what remains."""
+        recent = self._recent.get(number)
+        if recent is None or recent[0] != cluster or not recent[1] <= first < recent[1] + len(recent[2]):
+            return first, out
+        values = recent[2][first - recent[1] :][: len(out)]
+        out[: len(values)] = values
+        return first + len(values), out[len(values) :]
 
     def fetch(
         self,

@@ -6,7 +6,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from uuid import UUID
 
 import numpy as np
@@ -113,8 +113,8 @@ class FileWriter:
         self.n_entries += cluster.n_entries
         self._checksums.append(cluster.checksums.tobytes())
 
-    def close(self, metadata: Mapping[str, str], *, uuid: UUID | None = None, lineage: str = "") -> UUID:
-        """Write page lists, footer, anchor, metadata and the frame of the file; return its UUID.
+    def close(self, metadata: Mapping[str, Any], *, uuid: UUID | None = None, lineage: str = "") -> UUID:
+        """Write page lists, footer, anchor, metadata (JSON-ready) and the frame of the file; return its UUID.
 
         Without ``uuid`` it is derived from ``lineage`` and the page checksums.
         """
@@ -174,7 +174,7 @@ class FileWriter:
                 view = view[written:]
 
 
-def metadata_text(metadata: Mapping[str, str], sealed: Sequence[Buffer]) -> str:
+def metadata_text(metadata: Mapping[str, Any], sealed: Sequence[Buffer]) -> str:
     """Return the metadata record: the caller's entries and a seal over them and all other parts."""
     entries = dict(metadata)
     content = canonical_json(entries)

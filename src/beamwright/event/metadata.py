@@ -1,0 +1,120 @@
+"""What a file of a stream says of itself: the record that travels inside it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from beamwright.core.errors import FormatError
+from beamwright.core.lineage import Lineage
+from beamwright.core.runs import Position
+from beamwright.event.banks import BankSet
+from beamwright.event.rntuple import NTupleFile
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FileMetadata:
+    """Lineage, bank declarations, runs, key range and number of the events of one file.
+
+    ``built``: the records were created from others and name their parents. ``first`` and ``last`` are None in
+    a file without events.
+    """
+
+    lineage: Lineage
+    record: str
+    built: bool
+    banks: BankSet
+    runs: tuple[int, ...]
+    first: Position | None
+    last: Position | None
+    events: int
+
+    @property
+    def series(self) -> str:
+        return self.lineage.series
+
+    @property
+    def stream(self) -> str:
+        return self.lineage.stream
+
+    def document(self) -> dict[str, Any]:
+        """Return a JSON-ready form."""
+        return {
+            "format": FORMAT,
+            "lineage": self.lineage.document(),
+            "series": self.series,
+            "record": self.record,
+            "built": self.built,
+            "banks": banks_document(self.banks),
+            "runs": list(self.runs),
+            "first": list(self.first) if self.first else None,
+            "last": list(self.last) if self.last else None,
+            "events": self.events,
+        }
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any], where: str) -> FileMetadata:
+        """Read the form that ``document()`` writes; ``where`` names the file in errors.
+
+        Raises: FormatError.
+        """
+        try:
+            if document["format"] != FORMAT:
+                raise FormatError(
+                    f"{where} has metadata of format {document['format']}", hint="use a newer version"
+                )
+            first, last = document["first"], document["last"]
+            return cls(
+                Lineage.from_document(document["lineage"]),
+                str(document["record"]),
+                bool(document["built"]),
+                read_banks(document["banks"], where),
+                tuple(document["runs"]),
+                (first[0], first[1], first[2]) if first else None,
+                (last[0], last[1], last[2]) if last else None,
+                int(document["events"]),
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise FormatError(
+                f"{where} has no metadata of an event stream ({error!r})",
+                hint="only files that beamwright wrote carry it",
+            ) from error
+
+
+def banks_document(banks: BankSet) -> list[dict[str, Any]]:
+    """Return bank declarations as lists: the record sorts the names in objects, and order matters here."""
+    found = []
+    for name, document in banks.document().items():
+        columns = [{"name": column, **declared} for column, declared in document["columns"].items()]
+        found.append({"name": name, **document, "columns": columns})
+    return found
+
+
+def read_banks(documents: list[dict[str, Any]], where: str) -> BankSet:
+    """Read the form that ``banks_document`` writes."""
+    banks = {}
+    for document in documents:
+        declared = {key: value for key, value in document.items() if key != "name"}
+        declared["columns"] = {
+            column["name"]: {key: value for key, value in column.items() if key != "name"}
+            for column in document["columns"]
+        }
+        banks[document["name"]] = declared
+    return BankSet.from_document(banks, where)
+
+
+def metadata_of(file: NTupleFile) -> FileMetadata:
+    """Return the metadata of an open file."""
+    return FileMetadata.from_document(file.metadata, str(file.path))
+
+
+def read_metadata(path: str | os.PathLike[str]) -> FileMetadata:
+    """Return the metadata of a file of an event stream.
+
+    Raises: FormatError, ChecksumError.
+    """
+    with NTupleFile(path) as file:
+        return metadata_of(file)
