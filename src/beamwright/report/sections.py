@@ -1,0 +1,525 @@
+"""The sections of the HTML report, each out of its part of the document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from beamwright.report import drawing, svg
+from beamwright.report.document import TERMS, interval_text
+from beamwright.report.markup import Content, Markup, tag
+
+Row = dict[str, Any]
+KINDS = {
+    "good": "good",
+    "bad": "bad",
+    "ok": "good",
+    "accepted": "good",
+    "closed": "good",
+    "valid": "good",
+    "frozen": "good",
+    "fitted": "busy",
+    "carried": "warn",
+    "late": "warn",
+    "held": "warn",
+    "superseded": "warn",
+    "incomplete": "warn",
+    "excluded": "warn",
+    "failed": "bad",
+    "rejected": "bad",
+    "cancelled": "bad",
+    "lost": "bad",
+    "killed": "bad",
+    "running": "busy",
+    "submitted": "busy",
+    "collecting": "busy",
+    "accumulating": "busy",
+    "active": "busy",
+    "open": "busy",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One section: its anchor, its heading, what it says first, and its content."""
+
+    name: str
+    title: str
+    about: str
+    body: Content
+
+
+def all_sections(document: Row) -> list[Part]:
+    """Return every section in the order of reading; those without content are left out by the page."""
+    figures = {section["name"]: section for section in document["figures"]}
+    placed = [
+        _placed(document, name, figures.pop(name, None))
+        for name in ("calibration", "quality", "physics", "matches")
+    ]
+    others = [Part(s["name"], s["title"], s["text"], drawn(s)) for s in figures.values()]
+    return [
+        Part(
+            "grid",
+            "Runs and steps",
+            "How far each delivered chunk of a run is, step by step.",
+            _grid(document),
+        ),
+        Part(
+            "graph", "Production", "The graph of steps that the production file declares.", _graph(document)
+        ),
+        *placed,
+        *others,
+        Part(
+            "collections",
+            "Collections",
+            "What came out: immutable sets of events over checksummed files.",
+            _collections(document),
+        ),
+        Part(
+            "ledger",
+            "Ledger",
+            "Every record is accounted for, per step and stream: "
+            "read (or created) = written + filtered + prescaled + quarantined. "
+            "Each term is counted where it happens; none is a difference.",
+            _ledger(document),
+        ),
+        Part(
+            "conditions",
+            "Conditions",
+            "Which payload is valid where, and how it came to be.",
+            _conditions(document),
+        ),
+        Part("jobs", "Jobs and timing", "Who worked on what, when and for how long.", _jobs(document)),
+    ]
+
+
+def outcome(document: Row) -> tuple[str, str]:
+    """Return the state of the whole in one sentence, and its kind."""
+    summary = document["summary"]
+    states = [cell["state"] for row in document["grid"]["rows"] for cell in row["cells"].values()]
+    failed = sum(KINDS.get(state) == "bad" for state in states)
+    if failed or summary["unbalanced"]:
+        text = (
+            f"{failed} cells of the grid need attention, {summary['unbalanced']} ledger lines do not balance"
+        )
+        return text, "bad"
+    if summary["units_ok"] < summary["units"] or not document["production"]["finished"]:
+        return f"in work: {summary['units_ok']} of {summary['units']} units are done", "busy"
+    quarantined = summary["quarantined"]
+    rest = f"; {quarantined} in quarantine" if quarantined else ""
+    return f"complete: {summary['units']} units done, every event accounted for{rest}", "good"
+
+
+def tiles(document: Row) -> Markup:
+    """Return the summary in numbers."""
+    summary = document["summary"]
+    chunks = sum(len(run["chunks"]) for run in document["runs"])
+    shown = [
+        (len(document["runs"]), "", f"runs in {chunks} chunks"),
+        (summary["units_ok"], f" / {summary['units']}", "units of work done"),
+        (f"{summary['events']:,}", "", f"records in {summary['collections']} collections"),
+        (
+            summary["ledger_lines"] - summary["unbalanced"],
+            f" / {summary['ledger_lines']}",
+            "ledger lines balance",
+        ),
+        (summary["quarantined"], "", "records in quarantine"),
+        (size(summary["bytes"]), "", "written"),
+        (
+            f"{summary['wall_s']:.0f}",
+            " s",
+            f"on {len(summary['farms'])} farms, {summary['cpu_s']:.0f} s of CPU",
+        ),
+    ]
+    cells = [
+        tag("div", tag("b", value, tag("small", unit)), tag("span", name), class_="tile")
+        for value, unit, name in shown
+    ]
+    return tag("div", cells, class_="tiles")
+
+
+def drawn(section: Row | None) -> list[Markup]:
+    """Return values, plots and tables of a section of the figures."""
+    if section is None:
+        return []
+    parts = []
+    if section["values"]:
+        parts.append(tag("div", [_value(value) for value in section["values"]], class_="values"))
+    if section["plots"]:
+        parts.append(tag("div", [_plot(plot) for plot in section["plots"]], class_="plots"))
+    return parts + [_figure_table(table) for table in section["tables"]]
+
+
+def short(digest: str | None) -> str:
+    """Return the part of a hash that tells it from others."""
+    if not digest:
+        return "–"
+    head, colon, rest = digest.partition(":")
+    return f"{head}:{rest[:12]}" if colon else digest[:12]
+
+
+def size(count: float) -> str:
+    """Return a number of bytes with its unit."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return ""
+
+
+def time(seconds: float | None) -> str:
+    """Return a time as people write it, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") if seconds else "–"
+
+
+def cell_text(value: Any) -> str:
+    """Return a number or text of a table."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 100_000 else str(value)
+    return "–" if value is None else str(value)
+
+
+def pill(state: str) -> Markup:
+    """Return a state in its colour."""
+    return tag("span", state, class_=f"pill {KINDS.get(state, '')}")
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Content]], numeric: Iterable[int] = (), **options: Any
+) -> Markup:
+    """Return a table in a card; columns in ``numeric`` stand right."""
+    right = set(numeric)
+    units = options.get("units") or [""] * len(columns)
+    head = [
+        tag("th", name, tag("small", unit) if unit else "", class_="n" if n in right else None)
+        for n, (name, unit) in enumerate(zip(columns, units, strict=True))
+    ]
+    body = [
+        tag("tr", [tag("td", c, class_="n" if n in right else None) for n, c in enumerate(row)])
+        for row in rows
+    ]
+    caption = tag("caption", options["caption"]) if options.get("caption") else ""
+    foot = options.get("foot", "")
+    return tag(
+        "div", tag("table", caption, tag("thead", tag("tr", head)), tag("tbody", body, foot)), class_="card"
+    )
+
+
+def _placed(document: Row, name: str, section: Row | None) -> Part:
+    own = _chain(document) if name == "calibration" else _verdicts(document) if name == "quality" else []
+    titles = {"calibration": "Calibration", "quality": "Quality", "physics": "Physics", "matches": "Matches"}
+    title, about = (section["title"], section["text"]) if section else (titles[name], "")
+    return Part(name, title, about, drawn(section) + own)
+
+
+def _value(value: Row) -> Markup:
+    limits = _limits(value)
+    expected = f"answer key {cell_text(value['expected'])}" if value["expected"] is not None else ""
+    notes = " · ".join(part for part in (expected, limits, value["note"]) if part)
+    verdict = pill(value["verdict"]) if value["verdict"] else ""
+    number = tag("b", cell_text(value["value"]), " ", value["unit"])
+    return tag(
+        "div", verdict, number, tag("span", value["name"]), tag("span", notes, class_="faint"), class_="value"
+    )
+
+
+def _limits(value: Row) -> str:
+    low, high = value["low"], value["high"]
+    if low is None and high is None:
+        return ""
+    if low is None:
+        return f"at most {cell_text(high)}"
+    return f"at least {cell_text(low)}" if high is None else f"{cell_text(low)} to {cell_text(high)}"
+
+
+def _plot(figure: Row) -> Markup:
+    verdict = pill(figure["verdict"]) if figure["verdict"] else ""
+    note = tag("p", figure["note"]) if figure["note"] else ""
+    return tag(
+        "figure", tag("figcaption", figure["title"], verdict), svg.plot(figure), svg.legend(figure), note
+    )
+
+
+def _figure_table(figure: Row) -> Markup:
+    numeric = [n for n in range(len(figure["columns"])) if _is_numeric(figure["rows"], n)]
+    rows = [[pill(c) if c in ("good", "bad") else cell_text(c) for c in row] for row in figure["rows"]]
+    drawn_table = table(figure["columns"], rows, numeric, caption=figure["title"], units=figure["units"])
+    note = tag("p", figure["note"], class_="note") if figure["note"] else ""
+    return Markup(drawn_table + note)
+
+
+def _is_numeric(rows: Sequence[Sequence[Any]], column: int) -> bool:
+    cells = [row[column] for row in rows if row[column] is not None]
+    return bool(cells) and all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in cells)
+
+
+def _grid(document: Row) -> Markup:
+    columns = document["grid"]["columns"]
+    head = [tag("th", "run"), [tag("th", c["step"], tag("small", c["kind"])) for c in columns]]
+    rows = [
+        tag(
+            "tr",
+            tag("td", _row_name(row)),
+            [tag("td", _grid_cell(row["cells"].get(c["step"]))) for c in columns],
+        )
+        for row in document["grid"]["rows"]
+    ]
+    body = tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="grid")
+    return tag("div", body, class_="card drawn")
+
+
+def _row_name(row: Row) -> list[Content]:
+    chunk = tag("span", f" chunk {row['sequence']}", class_="faint") if row["sequence"] != 1 else ""
+    simulated = tag("span", "simulated", class_="tagged") if row["is_mc"] else ""
+    tier = tag("span", row["tier"], class_="tagged") if row["tier"] != "raw" else ""
+    return [
+        tag("b", row["run"]),
+        tag("span", f" series {row['series']}", class_="faint"),
+        chunk,
+        simulated,
+        tier,
+    ]
+
+
+def _grid_cell(cell: Row | None) -> Content:
+    if cell is None:
+        return ""
+    count = tag("small", f" {cell['done']}/{cell['total']}") if cell["total"] > 1 else ""
+    return tag("span", cell["state"], count, class_=f"cell pill {KINDS.get(cell['state'], '')}")
+
+
+def _graph(document: Row) -> Markup | None:
+    return tag("div", drawing.graph(document), class_="card drawn") if document["steps"] else None
+
+
+def _chain(document: Row) -> list[Markup]:
+    links = document["calibration"]
+    if not links:
+        return []
+    rows = [
+        [
+            link["step"],
+            f"{link['series']} {link['run']}",
+            interval_text(link["interval"]),
+            pill(link["state"]),
+            _payloads(link["start"]),
+            _payloads(link["result"]),
+            _pairs(link["figures"]),
+            link["reason"],
+        ]
+        for link in links
+    ]
+    columns = ("step", "run", "interval", "state", "starts from", "gives", "figures", "reason")
+    return [
+        table(
+            columns,
+            rows,
+            caption="Rolling constants, run by run: each run starts from what its predecessor gave",
+        )
+    ]
+
+
+def _payloads(constants: Any) -> list[Content]:
+    if not isinstance(constants, dict) or not constants:
+        return ["–"]
+    return [
+        tag("div", f"{name} ", tag("code", str(value)[:10]), class_="w")
+        for name, value in sorted(constants.items())
+    ]
+
+
+def _pairs(figures: Any) -> list[Content]:
+    if not isinstance(figures, dict):
+        return [cell_text(figures)]
+    return [
+        tag("div", f"{name} {cell_text(v)}")
+        for name, v in sorted(figures.items())
+        if not isinstance(v, dict | list)
+    ]
+
+
+def _verdicts(document: Row) -> list[Markup]:
+    rows = [
+        [f"{v['series']} {v['run']}", v["tier"], v["subject"], pill(v["value"]), v["reason"], v["author"]]
+        for v in document["quality"]
+    ]
+    return [table(("run", "tier", "of", "verdict", "why", "by"), rows, caption="Verdicts")] if rows else []
+
+
+def _collections(document: Row) -> Markup | None:
+    rows = [
+        [
+            [c["name"], _flags(c)],
+            c["step"],
+            c["stream"],
+            interval_text(c["interval"]),
+            cell_text(c["events"]),
+            size(c["size"]),
+            tag("code", short(c["sha256"])),
+            _parents(c["parents"]),
+        ]
+        for c in document["collections"]
+    ]
+    columns = ("collection", "step", "stream", "interval", "records", "size", "sha256", "parents")
+    return table(columns, rows, (4, 5)) if rows else None
+
+
+def _flags(collection: Row) -> list[Markup]:
+    names = [name for name, key in (("simulated", "is_mc"), ("resampled", "is_resampled")) if collection[key]]
+    return [tag("span", name, class_="tagged") for name in names]
+
+
+def _parents(names: list[str]) -> Content:
+    if len(names) <= 2:
+        return [tag("div", name) for name in names]
+    return tag("details", tag("summary", f"{len(names)} files"), [tag("div", name) for name in names])
+
+
+def _ledger(document: Row) -> Content:
+    sums: dict[tuple[str, str, str], Row] = {}
+    for line in document["ledger"]:
+        key = (line["step"], line["record"], line["stream"])
+        total = sums.setdefault(key, dict.fromkeys(TERMS, 0) | {"balanced": True, "lines": 0})
+        for term in TERMS:
+            total[term] += line[term]
+        total["balanced"] &= line["balanced"]
+        total["lines"] += 1
+    if not sums:
+        return None
+    rows = [
+        [
+            *key,
+            *(f"{total[term]:,}" for term in TERMS),
+            total["lines"],
+            pill("good" if total["balanced"] else "bad"),
+        ]
+        for key, total in sums.items()
+    ]
+    columns = ("step", "record", "stream", *TERMS, "units", "balance")
+    summary = table(columns, rows, range(3, 3 + len(TERMS) + 1))
+    return [summary, _ledger_lines(document), _quarantine(document)]
+
+
+def _ledger_lines(document: Row) -> Markup:
+    rows = [
+        [
+            line["step"],
+            line["record"],
+            line["stream"],
+            interval_text(line["interval"]),
+            *(line[term] for term in TERMS),
+        ]
+        for line in document["ledger"]
+    ]
+    lines = table(("step", "record", "stream", "interval", *TERMS), rows, range(4, 4 + len(TERMS)))
+    return tag("details", tag("summary", f"all {len(rows)} lines"), lines)
+
+
+def _quarantine(document: Row) -> Content:
+    rows = [
+        [tag("code", q["key"]), q["step"], q["record"], q["module"], q["error"]]
+        for q in document["quarantine"]
+    ]
+    columns = ("key", "step", "record", "module", "error")
+    return table(columns, rows, caption="Quarantine: records that a module could not process") if rows else ""
+
+
+def _conditions(document: Row) -> Content:
+    rows = [
+        [
+            row["tag"],
+            interval_text(row["interval"]),
+            pill(row["origin"]),
+            tag("code", row["payload"][:12]),
+            size(row["size"]),
+            row["reason"],
+        ]
+        for row in document["conditions"]
+    ]
+    if not rows:
+        return None
+    resolved = [
+        [c["name"], c["global_tag"], tag("code", short(c["resolved_hash"])), tag("code", short(c["release"]))]
+        for c in document["collections"]
+    ]
+    detail = table(("collection", "global tag", "resolved hash", "release"), resolved)
+    return [
+        table(("tag", "interval", "origin", "payload", "size", "reason"), rows, (4,)),
+        tag("details", tag("summary", "conditions and release of each collection"), detail),
+    ]
+
+
+def _jobs(document: Row) -> Content:
+    if not document["units"]:
+        return None
+    lanes = tag("div", drawing.timeline(document), _step_key(document), class_="card drawn")
+    return [
+        lanes,
+        _step_times(document),
+        tag("details", tag("summary", "every attempt"), _attempts(document)),
+    ]
+
+
+def _step_key(document: Row) -> Markup:
+    names = [step["step"] for step in document["steps"]]
+    keys = [tag("span", tag("i", class_=f"key c{n % svg.COLOURS}"), name) for n, name in enumerate(names)]
+    return tag("p", keys, class_="legend")
+
+
+def _step_times(document: Row) -> Markup:
+    rows = []
+    for step in document["steps"]:
+        tries = [a for u in document["units"] if u["step"] == step["step"] for a in u["attempts"]]
+        cpu, wall = [a["cpu_s"] for a in tries if a["cpu_s"]], [a["wall_s"] for a in tries if a["wall_s"]]
+        memory = max((a["max_rss_kb"] or 0 for a in tries), default=0)
+        mean = sum(wall) / len(wall) if wall else 0.0
+        cells = [
+            f"{sum(cpu):.1f}",
+            f"{sum(wall):.1f}",
+            f"{mean:.2f}",
+            f"{max(wall, default=0):.2f}",
+            f"{memory / 1024:.0f}",
+        ]
+        rows.append([step["step"], step["kind"], pill(step["state"]), len(tries), *cells])
+    columns = ("step", "kind", "state", "attempts", "CPU", "wall", "mean", "longest", "memory")
+    return table(columns, rows, range(3, 9), units=("", "", "", "", "s", "s", "s", "s", "MB"))
+
+
+def _attempts(document: Row) -> Markup:
+    rows = [
+        [
+            u["step"],
+            interval_text(u["interval"]),
+            tag("code", u["key"][:12]),
+            a["number"],
+            pill(a["state"]),
+            a["farm"],
+            time(a["started"]),
+            cell_text(a["wall_s"]),
+            cell_text(a["cpu_s"]),
+            a["failure_class"] or "",
+            a["message"] or "",
+        ]
+        for u in document["units"]
+        for a in u["attempts"]
+    ]
+    columns = (
+        "step",
+        "interval",
+        "unit",
+        "try",
+        "state",
+        "farm",
+        "started",
+        "wall s",
+        "CPU s",
+        "failure",
+        "message",
+    )
+    return table(columns, rows, (3, 7, 8))
