@@ -1,7 +1,9 @@
 """Array bundles: named NumPy arrays and a JSON document as canonical bytes.
 
-Conditions payloads, accumulators and partial histograms travel in this form. Equal content gives equal bytes; nothing in it can
-be executed. Layout: ``BWB1``, the header's length (u8, little endian), the header (canonical JSON), then each array's bytes in name order,
+Conditions payloads, accumulators and partial histograms travel in this form. Equal content gives equal
+bytes; nothing in it can
+be executed. Layout: ``BWB1``, the header's length (u8, little endian), the header (canonical JSON), then
+each array's bytes in name order,
 C-contiguous and little endian, each starting at a multiple of 8.
 """
 
@@ -53,18 +55,26 @@ def unpack(data: bytes, name: str = "bundle") -> tuple[dict[str, Array], Any]:
         arrays = {row[0]: _view(data, base, row) for row in header["arrays"]}
         return arrays, header["document"]
     except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
-        raise FormatError(f"{name} is no array bundle: {error}", hint="it may be truncated; fetch or make it again") from error
+        raise FormatError(
+            f"{name} is no array bundle: {error}", hint="it may be truncated; fetch or make it again"
+        ) from error
 
 
 def _canonical(name: str, array: Array) -> Array:
     if array.dtype.kind not in _KINDS:
-        raise FormatError(f"array {name!r} has dtype {array.dtype}", hint="a bundle holds booleans, integers and floats")
+        raise FormatError(
+            f"array {name!r} has dtype {array.dtype}", hint="a bundle holds booleans, integers and floats"
+        )
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(array.shape)
 
 
 def _view(data: bytes, base: int, row: list[Any]) -> Array:
     _, dtype, shape, offset, size = row
     kind = np.dtype(dtype)
-    if kind.kind not in _KINDS or size != kind.itemsize * int(np.prod(shape, dtype=np.int64)) or base + offset + size > len(data):
+    if (
+        kind.kind not in _KINDS
+        or size != kind.itemsize * int(np.prod(shape, dtype=np.int64))
+        or base + offset + size > len(data)
+    ):
         raise ValueError(f"array {row[0]!r} does not fit")
     return np.frombuffer(data, kind, size // kind.itemsize, base + offset).reshape(shape)

@@ -20,9 +20,14 @@ class Did:
 
     def __post_init__(self) -> None:
         if not _SCOPE.fullmatch(self.scope):
-            raise UsageError(f"{self.scope!r} is no scope", hint="lower-case letters, digits, . _ - and at most 64 characters")
+            raise UsageError(
+                f"{self.scope!r} is no scope",
+                hint="lower-case letters, digits, . _ - and at most 64 characters",
+            )
         if not _NAME.fullmatch(self.name) or ".." in self.name or "//" in self.name:
-            raise UsageError(f"{self.name!r} is no name", hint="letters, digits, . _ + = @ / - and at most 250 characters")
+            raise UsageError(
+                f"{self.name!r} is no name", hint="letters, digits, . _ + = @ / - and at most 250 characters"
+            )
 
     @classmethod
     def parse(cls, text: str, default_scope: str | None = None) -> Did:

@@ -24,7 +24,10 @@ class Axis:
 
     def __post_init__(self) -> None:
         if self.bins < 1 or not self.low < self.high:
-            raise UsageError(f"axis {self.label!r}: {self.bins} bins from {self.low} to {self.high}", hint="bins >= 1 and low < high")
+            raise UsageError(
+                f"axis {self.label!r}: {self.bins} bins from {self.low} to {self.high}",
+                hint="bins >= 1 and low < high",
+            )
 
     def edges(self) -> NDArray[np.float64]:
         """Return the bins + 1 edges."""
@@ -62,7 +65,10 @@ class Histogram:
         Raises: SchemaMismatchError.
         """
         if self.axes != other.axes:
-            raise SchemaMismatchError(f"histogram {self.name!r} has other axes in its second part", hint="the two were booked by other releases")
+            raise SchemaMismatchError(
+                f"histogram {self.name!r} has other axes in its second part",
+                hint="the two were booked by other releases",
+            )
         self.counts += other.counts
 
     @property
@@ -84,7 +90,9 @@ class HistogramSet(dict[str, Histogram]):
         if name not in self:
             self[name] = Histogram(name, axes, title)
         elif self[name].axes != axes:
-            raise UsageError(f"histogram {name!r} was booked with other axes", hint="give the second one a name of its own")
+            raise UsageError(
+                f"histogram {name!r} was booked with other axes", hint="give the second one a name of its own"
+            )
         return self[name]
 
     def __missing__(self, name: str) -> Histogram:
@@ -99,7 +107,8 @@ class HistogramSet(dict[str, Histogram]):
     def to_bytes(self) -> bytes:
         """Return canonical bytes."""
         document = {
-            name: {"title": h.title, "axes": [[a.bins, a.low, a.high, a.label] for a in h.axes]} for name, h in self.items()
+            name: {"title": h.title, "axes": [[a.bins, a.low, a.high, a.label] for a in h.axes]}
+            for name, h in self.items()
         }
         return bundle.pack({name: h.counts for name, h in self.items()}, {"histograms": document})
 

@@ -12,7 +12,8 @@ from beamwright.core.canonical import content_hash
 class Lineage:
     """Where the content of an output comes from; nothing in it depends on when or where it was made.
 
-    ``parents`` are sha256 of input files; ``seeds`` the job's seeds by name; ``parameters`` the path's configuration.
+    ``parents`` are sha256 of input files; ``seeds`` the job's seeds by name; ``parameters`` the path's
+    configuration.
     """
 
     experiment: str
@@ -51,5 +52,15 @@ class Lineage:
 
     def group(self) -> tuple[Any, ...]:
         """Return what must agree between files that are merged: everything but what names the part."""
-        return (self.experiment, self.production, self.stream, self.tier, self.series, self.release, self.config_hash,
-                self.global_tag, self.is_mc, self.is_resampled)  # fmt: skip
+        return (
+            self.experiment,
+            self.production,
+            self.stream,
+            self.tier,
+            self.series,
+            self.release,
+            self.config_hash,
+            self.global_tag,
+            self.is_mc,
+            self.is_resampled,
+        )

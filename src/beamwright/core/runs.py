@@ -1,7 +1,8 @@
 """Event keys and the algebra of intervals over them.
 
 A position is (series, run, section, event); intervals are closed, live inside one series and are ordered by
-(run, section, event). ``RUN_MAX``, ``SECTION_MAX`` and ``EVENT_MAX`` stand for the end of a series, a run, a section.
+(run, section, event). ``RUN_MAX``, ``SECTION_MAX`` and ``EVENT_MAX`` stand for the end of a series, a run,
+a section.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class EventKey:
         """
         parts = text.split(":")
         if len(parts) != 4 or not parts[0] or not all(p.isdigit() for p in parts[1:]):
-            raise UsageError(f"{text!r} is no event key", hint="write SERIES:RUN:SECTION:EVENT, as in 44:6884:366:12")
+            raise UsageError(
+                f"{text!r} is no event key", hint="write SERIES:RUN:SECTION:EVENT, as in 44:6884:366:12"
+            )
         return cls(parts[0], int(parts[1]), int(parts[2]), int(parts[3]))
 
     @property
@@ -57,7 +60,10 @@ class Interval:
 
     def __post_init__(self) -> None:
         if self.first > self.last:
-            raise UsageError(f"interval {self.first}..{self.last} of series {self.series} runs backwards", hint="exchange its ends")
+            raise UsageError(
+                f"interval {self.first}..{self.last} of series {self.series} runs backwards",
+                hint="exchange its ends",
+            )
 
     @classmethod
     def sections(cls, series: str, run: int, first: int = 0, last: int = SECTION_MAX) -> Interval:

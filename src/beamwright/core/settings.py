@@ -1,4 +1,6 @@
-"""Declarations as checked values: the base of every TOML document that beamwright reads, and the workspace's settings."""
+"""Declarations as checked values: the base of every TOML document that beamwright reads, and the
+workspace's settings.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}", hint="correct the line that it names") from error
+        raise ConfigError(
+            f"{source} is not valid TOML: {error}", hint="correct the line that it names"
+        ) from error
 
 
 def declare(model: type[D], document: Any, source: str) -> D:
@@ -39,7 +43,9 @@ def declare(model: type[D], document: Any, source: str) -> D:
         return model.model_validate(document)
     except ValidationError as error:
         problems = [_problem(model, dict(e)) for e in error.errors(include_url=False)]
-        raise ConfigError(f"{source}: {'; '.join(p for p, _ in problems)}", hint=next((h for _, h in problems if h), "")) from error
+        raise ConfigError(
+            f"{source}: {'; '.join(p for p, _ in problems)}", hint=next((h for _, h in problems if h), "")
+        ) from error
 
 
 def _problem(model: type[BaseModel], error: dict[str, Any]) -> tuple[str, str]:
@@ -54,7 +60,12 @@ def _problem(model: type[BaseModel], error: dict[str, Any]) -> tuple[str, str]:
 def _keys(model: Any, location: tuple[Any, ...]) -> list[str]:
     """Return the valid keys of the (nested) model at a location."""
     for part in location:
-        if isinstance(part, str) and isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+        if (
+            isinstance(part, str)
+            and isinstance(model, type)
+            and issubclass(model, BaseModel)
+            and part in model.model_fields
+        ):
             model = _inner(model.model_fields[part].annotation)
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
 

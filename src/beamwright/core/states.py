@@ -23,7 +23,9 @@ TABLES: dict[str, Table] = {
     # A late chunk reopens a run as a new version.
     "run": _table("announced -> open\nopen -> closed incomplete\nclosed incomplete -> open"),
     # New inputs reopen a closed task.
-    "task": _table("draft -> active\nactive -> held draining\nheld -> active\ndraining -> closed\nclosed -> active"),
+    "task": _table(
+        "draft -> active\nactive -> held draining\nheld -> active\ndraining -> closed\nclosed -> active"
+    ),
     # submitted -> ok is a report whose start nobody saw; submitted/running -> prepared is a lost attempt.
     "job": _table(
         "prepared -> submitted held cancelled\nsubmitted -> running ok failed prepared held cancelled\n"
@@ -53,9 +55,9 @@ TABLES: dict[str, Table] = {
 }
 
 INITIAL = {
-    "run": "announced", "task": "draft", "job": "prepared", "attempt": "leased", "chain": "waiting", "replica": "planned",
-    "transfer": "queued", "archive": "queued", "recall": "requested", "dataset": "open", "collection": "building",
-    "global_tag": "open",
+    "run": "announced", "task": "draft", "job": "prepared", "attempt": "leased", "chain": "waiting",
+    "replica": "planned", "transfer": "queued", "archive": "queued", "recall": "requested", "dataset": "open",
+    "collection": "building", "global_tag": "open",
 }  # fmt: skip
 
 

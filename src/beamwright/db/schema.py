@@ -1,6 +1,7 @@
 """The tables. Every layer above writes its statements against these.
 
-Times are seconds since the epoch (float). Intervals are stored as series and six integers. Documents are JSON text written by
+Times are seconds since the epoch (float). Intervals are stored as series and six integers. Documents are
+JSON text written by
 ``core.canonical``. A column ``state`` holds a state of ``core.states``; only ``db.history.move`` changes it.
 """
 
@@ -61,182 +62,447 @@ def _interval() -> list[sa.Column[Any]]:
     return [_text("series"), *(_int(name) for name in names)]
 
 
-# --- runs: what the detector delivered --------------------------------------------------------------------------------------------
+# --- runs: what the detector delivered ------------------------------------------------------------
 run = sa.Table(
-    "run", metadata, _id(), _text("series"), _int("number"), _text("tier"), _text("state"), _int("version"),
-    _json("expected", nullable=True), _flag("end_marker"), sa.Column("luminosity", sa.Float(53)), sa.Column("livetime", sa.Float(53)),
-    _flag("is_mc"), _flag("is_resampled"), _json("conditions"), _time("created"),
+    "run",
+    metadata,
+    _id(),
+    _text("series"),
+    _int("number"),
+    _text("tier"),
+    _text("state"),
+    _int("version"),
+    _json("expected", nullable=True),
+    _flag("end_marker"),
+    sa.Column("luminosity", sa.Float(53)),
+    sa.Column("livetime", sa.Float(53)),
+    _flag("is_mc"),
+    _flag("is_resampled"),
+    _json("conditions"),
+    _time("created"),
     sa.UniqueConstraint("series", "number", "tier"),
-)  # fmt: skip
+)
 
 chunk = sa.Table(
-    "chunk", metadata, _id(), _ref("run_id", "run.id"), _int("sequence"), _int("first_section"), _int("last_section"),
-    _json("records"), _text("reader"), _text("index_file"), _text("delivery_hash"), _time("created"),
+    "chunk",
+    metadata,
+    _id(),
+    _ref("run_id", "run.id"),
+    _int("sequence"),
+    _int("first_section"),
+    _int("last_section"),
+    _json("records"),
+    _text("reader"),
+    _text("index_file"),
+    _text("delivery_hash"),
+    _time("created"),
     sa.UniqueConstraint("run_id", "sequence"),
-)  # fmt: skip
+)
 
 chunk_file = sa.Table(
-    "chunk_file", metadata, _ref("chunk_id", "chunk.id"), _ref("file_id", "file.id"), _text("role"),
+    "chunk_file",
+    metadata,
+    _ref("chunk_id", "chunk.id"),
+    _ref("file_id", "file.id"),
+    _text("role"),
     sa.PrimaryKeyConstraint("chunk_id", "file_id"),
-)  # fmt: skip
+)
 
-# --- files and collections -----------------------------------------------------------------------------------------------------------
+# --- files and collections ------------------------------------------------------------------------
 file = sa.Table(
-    "file", metadata, _id(), _text("scope"), _text("name"), _text("kind"), _int("size"), _text("sha256"), _text("adler32"),
-    _text("uuid", nullable=True), _text("tier"), _ref("attempt_id", "attempt.id", nullable=True), _json("lineage"), _time("created"),
-    sa.UniqueConstraint("scope", "name"), sa.Index(None, "sha256"),
-)  # fmt: skip
+    "file",
+    metadata,
+    _id(),
+    _text("scope"),
+    _text("name"),
+    _text("kind"),
+    _int("size"),
+    _text("sha256"),
+    _text("adler32"),
+    _text("uuid", nullable=True),
+    _text("tier"),
+    _ref("attempt_id", "attempt.id", nullable=True),
+    _json("lineage"),
+    _time("created"),
+    sa.UniqueConstraint("scope", "name"),
+    sa.Index(None, "sha256"),
+)
 
 file_parent = sa.Table(
-    "file_parent", metadata, _ref("file_id", "file.id"), _ref("parent_id", "file.id"),
-    sa.PrimaryKeyConstraint("file_id", "parent_id"), sa.Index(None, "parent_id"),
-)  # fmt: skip
+    "file_parent",
+    metadata,
+    _ref("file_id", "file.id"),
+    _ref("parent_id", "file.id"),
+    sa.PrimaryKeyConstraint("file_id", "parent_id"),
+    sa.Index(None, "parent_id"),
+)
 
 replica = sa.Table(
-    "replica", metadata, _id(), _ref("file_id", "file.id"), _text("endpoint"), _text("path"), _text("state"),
-    _text("verified_by", nullable=True), _time("verified_at", nullable=True), _int("inode", nullable=True), _int("mtime_ns", nullable=True),
-    sa.UniqueConstraint("endpoint", "path"), sa.Index(None, "file_id"),
-)  # fmt: skip
+    "replica",
+    metadata,
+    _id(),
+    _ref("file_id", "file.id"),
+    _text("endpoint"),
+    _text("path"),
+    _text("state"),
+    _text("verified_by", nullable=True),
+    _time("verified_at", nullable=True),
+    _int("inode", nullable=True),
+    _int("mtime_ns", nullable=True),
+    sa.UniqueConstraint("endpoint", "path"),
+    sa.Index(None, "file_id"),
+)
 
 collection = sa.Table(
-    "collection", metadata, _id(), _text("scope"), _text("name"), _text("tier"), _text("stream"), _text("state"), _int("events"),
-    _ref("unit_id", "unit.id", nullable=True), *_interval(), _text("release"), _text("config_hash"), _text("global_tag"), _text("resolved_hash"),
-    _flag("is_mc"), _flag("is_resampled"), _time("created"),
-    sa.UniqueConstraint("scope", "name"), sa.Index(None, "tier", "stream"), sa.Index(None, "unit_id"),
-)  # fmt: skip
+    "collection",
+    metadata,
+    _id(),
+    _text("scope"),
+    _text("name"),
+    _text("tier"),
+    _text("stream"),
+    _text("state"),
+    _int("events"),
+    _ref("unit_id", "unit.id", nullable=True),
+    *_interval(),
+    _text("release"),
+    _text("config_hash"),
+    _text("global_tag"),
+    _text("resolved_hash"),
+    _flag("is_mc"),
+    _flag("is_resampled"),
+    _time("created"),
+    sa.UniqueConstraint("scope", "name"),
+    sa.Index(None, "tier", "stream"),
+    sa.Index(None, "unit_id"),
+)
 
 collection_file = sa.Table(
-    "collection_file", metadata, _ref("collection_id", "collection.id"), _ref("file_id", "file.id"), _int("position"),
-    sa.PrimaryKeyConstraint("collection_id", "file_id"), sa.Index(None, "file_id"),
-)  # fmt: skip
+    "collection_file",
+    metadata,
+    _ref("collection_id", "collection.id"),
+    _ref("file_id", "file.id"),
+    _int("position"),
+    sa.PrimaryKeyConstraint("collection_id", "file_id"),
+    sa.Index(None, "file_id"),
+)
 
 dataset = sa.Table(
-    "dataset", metadata, _id(), _text("scope"), _text("name"), _int("version"), _text("state"), _json("query"),
-    _text("content_hash", nullable=True), _time("created"), _time("frozen", nullable=True),
+    "dataset",
+    metadata,
+    _id(),
+    _text("scope"),
+    _text("name"),
+    _int("version"),
+    _text("state"),
+    _json("query"),
+    _text("content_hash", nullable=True),
+    _time("created"),
+    _time("frozen", nullable=True),
     sa.UniqueConstraint("scope", "name", "version"),
-)  # fmt: skip
+)
 
 dataset_collection = sa.Table(
-    "dataset_collection", metadata, _ref("dataset_id", "dataset.id"), _ref("collection_id", "collection.id"),
+    "dataset_collection",
+    metadata,
+    _ref("dataset_id", "dataset.id"),
+    _ref("collection_id", "collection.id"),
     sa.PrimaryKeyConstraint("dataset_id", "collection_id"),
-)  # fmt: skip
+)
 
-# --- work ------------------------------------------------------------------------------------------------------------------------------
+# --- work -----------------------------------------------------------------------------------------
 production = sa.Table(
-    "production", metadata, _id(), _text("name", unique=True), _text("experiment"), _text("global_tag"), _text("release"), _json("spec"),
-    _text("spec_hash"), _time("created"), _time("finished", nullable=True),
-)  # fmt: skip
+    "production",
+    metadata,
+    _id(),
+    _text("name", unique=True),
+    _text("experiment"),
+    _text("global_tag"),
+    _text("release"),
+    _json("spec"),
+    _text("spec_hash"),
+    _time("created"),
+    _time("finished", nullable=True),
+)
 
 task = sa.Table(
-    "task", metadata, _id(), _ref("production_id", "production.id"), _text("step"), _text("kind"), _text("state"), _int("config_version"),
-    _json("config"), _text("config_hash"), _flag("uniform"), _time("created"),
+    "task",
+    metadata,
+    _id(),
+    _ref("production_id", "production.id"),
+    _text("step"),
+    _text("kind"),
+    _text("state"),
+    _int("config_version"),
+    _json("config"),
+    _text("config_hash"),
+    _flag("uniform"),
+    _time("created"),
     sa.UniqueConstraint("production_id", "step"),
-)  # fmt: skip
+)
 
 # ``key`` is the content hash of (production, step, interval or inputs, configuration hash, resolved hash).
 unit = sa.Table(
-    "unit", metadata, _id(), _text("key", unique=True), _ref("task_id", "task.id"), _text("kind"), *_interval(), _text("record"),
-    _int("config_version"), _text("config_hash"), _text("resolved_hash"), _text("stream"), _json("definition"), _int("priority"),
-    _time("created"), sa.Index(None, "task_id", "series", "first_run"),
-)  # fmt: skip
+    "unit",
+    metadata,
+    _id(),
+    _text("key", unique=True),
+    _ref("task_id", "task.id"),
+    _text("kind"),
+    *_interval(),
+    _text("record"),
+    _int("config_version"),
+    _text("config_hash"),
+    _text("resolved_hash"),
+    _text("stream"),
+    _json("definition"),
+    _int("priority"),
+    _time("created"),
+    sa.Index(None, "task_id", "series", "first_run"),
+)
 
 unit_input = sa.Table(
-    "unit_input", metadata, _id(), _ref("unit_id", "unit.id"), _ref("chunk_id", "chunk.id", nullable=True),
-    _ref("collection_id", "collection.id", nullable=True), _int("position"),
-    sa.Index(None, "unit_id"), sa.Index(None, "chunk_id"), sa.Index(None, "collection_id"),
-)  # fmt: skip
+    "unit_input",
+    metadata,
+    _id(),
+    _ref("unit_id", "unit.id"),
+    _ref("chunk_id", "chunk.id", nullable=True),
+    _ref("collection_id", "collection.id", nullable=True),
+    _int("position"),
+    sa.Index(None, "unit_id"),
+    sa.Index(None, "chunk_id"),
+    sa.Index(None, "collection_id"),
+)
 
 job = sa.Table(
-    "job", metadata, _id(), _ref("unit_id", "unit.id", unique=True), _text("state"), _int("priority"), _int("failures"),
-    _time("not_before"), _text("reason"), _time("created"), sa.Index(None, "state", "priority", "id"),
-)  # fmt: skip
+    "job",
+    metadata,
+    _id(),
+    _ref("unit_id", "unit.id", unique=True),
+    _text("state"),
+    _int("priority"),
+    _int("failures"),
+    _time("not_before"),
+    _text("reason"),
+    _time("created"),
+    sa.Index(None, "state", "priority", "id"),
+)
 
 attempt = sa.Table(
-    "attempt", metadata, _id(), _ref("job_id", "job.id"), _int("number"), _text("nonce", unique=True), _text("state"), _text("farm"),
-    _text("directory"), _text("batch_id", nullable=True), _time("leased"), _time("deadline"), _time("started", nullable=True),
-    _time("ended", nullable=True), _text("host", nullable=True), sa.Column("cpu_s", sa.Float(53)), sa.Column("wall_s", sa.Float(53)),
-    _int("max_rss_kb", nullable=True), _int("exit_code", nullable=True), _text("failure_class", nullable=True),
-    _text("message", nullable=True), _text("release", nullable=True), _text("report_sha256", nullable=True), _json("timings", nullable=True), _json("figures", nullable=True),
-    sa.UniqueConstraint("job_id", "number"), sa.Index(None, "state", "farm"),
-)  # fmt: skip
+    "attempt",
+    metadata,
+    _id(),
+    _ref("job_id", "job.id"),
+    _int("number"),
+    _text("nonce", unique=True),
+    _text("state"),
+    _text("farm"),
+    _text("directory"),
+    _text("batch_id", nullable=True),
+    _time("leased"),
+    _time("deadline"),
+    _time("started", nullable=True),
+    _time("ended", nullable=True),
+    _text("host", nullable=True),
+    sa.Column("cpu_s", sa.Float(53)),
+    sa.Column("wall_s", sa.Float(53)),
+    _int("max_rss_kb", nullable=True),
+    _int("exit_code", nullable=True),
+    _text("failure_class", nullable=True),
+    _text("message", nullable=True),
+    _text("release", nullable=True),
+    _text("report_sha256", nullable=True),
+    _json("timings", nullable=True),
+    _json("figures", nullable=True),
+    sa.UniqueConstraint("job_id", "number"),
+    sa.Index(None, "state", "farm"),
+)
 
 # Invariant 1 is this table's unique constraint: one accepted output per unit and stream.
 output = sa.Table(
-    "output", metadata, _id(), _ref("unit_id", "unit.id"), _text("stream"), _ref("attempt_id", "attempt.id"),
-    _ref("file_id", "file.id"), _ref("collection_id", "collection.id", nullable=True), _int("events"),
-    sa.UniqueConstraint("unit_id", "stream"), sa.Index(None, "file_id"),
-)  # fmt: skip
+    "output",
+    metadata,
+    _id(),
+    _ref("unit_id", "unit.id"),
+    _text("stream"),
+    _ref("attempt_id", "attempt.id"),
+    _ref("file_id", "file.id"),
+    _ref("collection_id", "collection.id", nullable=True),
+    _int("events"),
+    sa.UniqueConstraint("unit_id", "stream"),
+    sa.Index(None, "file_id"),
+)
 
 ledger = sa.Table(
-    "ledger", metadata, _id(), _ref("unit_id", "unit.id"), _ref("attempt_id", "attempt.id"), _text("record"), _text("stream"), *_interval(),
-    _int("read"), _int("created"), _int("written"), _int("filtered"), _int("prescaled"), _int("quarantined"),
+    "ledger",
+    metadata,
+    _id(),
+    _ref("unit_id", "unit.id"),
+    _ref("attempt_id", "attempt.id"),
+    _text("record"),
+    _text("stream"),
+    *_interval(),
+    _int("read"),
+    _int("created"),
+    _int("written"),
+    _int("filtered"),
+    _int("prescaled"),
+    _int("quarantined"),
     sa.UniqueConstraint("unit_id", "record", "stream"),
-)  # fmt: skip
+)
 
 quarantine = sa.Table(
-    "quarantine", metadata, _id(), _ref("unit_id", "unit.id"), _ref("attempt_id", "attempt.id"), _text("record"), _text("series"),
-    _int("run"), _int("section"), _int("event"), _text("module"), _text("error"), _text("traceback"), _text("approved_by", nullable=True),
+    "quarantine",
+    metadata,
+    _id(),
+    _ref("unit_id", "unit.id"),
+    _ref("attempt_id", "attempt.id"),
+    _text("record"),
+    _text("series"),
+    _int("run"),
+    _int("section"),
+    _int("event"),
+    _text("module"),
+    _text("error"),
+    _text("traceback"),
+    _text("approved_by", nullable=True),
     sa.UniqueConstraint("unit_id", "record", "series", "run", "section", "event"),
-)  # fmt: skip
+)
 
-# --- conditions --------------------------------------------------------------------------------------------------------------------------
+# --- conditions -----------------------------------------------------------------------------------
 payload = sa.Table(
-    "payload", metadata, sa.Column("id", sa.Text, primary_key=True), _text("kind"), _int("size"), sa.Column("data", sa.LargeBinary, nullable=False),
+    "payload",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    _text("kind"),
+    _int("size"),
+    sa.Column("data", sa.LargeBinary, nullable=False),
     _time("created"),
-)  # fmt: skip
+)
 
-tag = sa.Table("tag", metadata, _id(), _text("name", unique=True), _text("kind"), _int("version"), _time("created"))
+tag = sa.Table(
+    "tag", metadata, _id(), _text("name", unique=True), _text("kind"), _int("version"), _time("created")
+)
 
 # An interval belongs to every version of its tag from ``added`` up to, and without, ``removed``.
 iov = sa.Table(
-    "iov", metadata, _id(), _ref("tag_id", "tag.id"), *_interval(), _text("payload_id"), _int("added"), _int("removed", nullable=True),
-    _text("origin"), _text("reason"), _int("generation"), _time("created"),
+    "iov",
+    metadata,
+    _id(),
+    _ref("tag_id", "tag.id"),
+    *_interval(),
+    _text("payload_id"),
+    _int("added"),
+    _int("removed", nullable=True),
+    _text("origin"),
+    _text("reason"),
+    _int("generation"),
+    _time("created"),
     sa.ForeignKeyConstraint(["payload_id"], ["payload.id"]),
     sa.CheckConstraint("origin in ('initial','fitted','carried','late','loaded')", name="origin"),
-    sa.Index(None, "tag_id", "series", "first_run"), sa.Index(None, "payload_id"),
-)  # fmt: skip
+    sa.Index(None, "tag_id", "series", "first_run"),
+    sa.Index(None, "payload_id"),
+)
 
 global_tag = sa.Table(
-    "global_tag", metadata, _id(), _text("name", unique=True), _text("state"), _int("version"), _text("merkle", nullable=True), _time("created"),
+    "global_tag",
+    metadata,
+    _id(),
+    _text("name", unique=True),
+    _text("state"),
+    _int("version"),
+    _text("merkle", nullable=True),
+    _time("created"),
     _time("frozen", nullable=True),
-)  # fmt: skip
+)
 
 # One row per sweep and tag: version v of the global tag uses version tag_version of the tag.
 global_tag_member = sa.Table(
-    "global_tag_member", metadata, _ref("global_tag_id", "global_tag.id"), _int("version"), _ref("tag_id", "tag.id"), _int("tag_version"),
-    _time("created"), sa.PrimaryKeyConstraint("global_tag_id", "version", "tag_id"),
-)  # fmt: skip
+    "global_tag_member",
+    metadata,
+    _ref("global_tag_id", "global_tag.id"),
+    _int("version"),
+    _ref("tag_id", "tag.id"),
+    _int("tag_version"),
+    _time("created"),
+    sa.PrimaryKeyConstraint("global_tag_id", "version", "tag_id"),
+)
 
-# --- the chain of rolling calibrations ---------------------------------------------------------------------------------------------------
-# ``accumulated`` lists the collect units whose accumulators wait for a fit: the chain's accumulator is their sum.
+# --- the chain of rolling calibrations ------------------------------------------------------------
+# ``accumulated`` lists the links whose accumulators wait for a fit: the chain's accumulator is their sum.
 chain = sa.Table(
-    "chain", metadata, _id(), _ref("task_id", "task.id"), _text("series"), _int("generation"), _json("accumulated"),
+    "chain",
+    metadata,
+    _id(),
+    _ref("task_id", "task.id"),
+    _text("series"),
+    _int("generation"),
+    _json("accumulated"),
     sa.UniqueConstraint("task_id", "series"),
-)  # fmt: skip
+)
 
 chain_link = sa.Table(
-    "chain_link", metadata, _id(), _ref("chain_id", "chain.id"), _ref("chunk_id", "chunk.id"), *_interval(), _int("generation"), _text("state"),
-    _ref("collect_unit_id", "unit.id", nullable=True), _ref("fit_unit_id", "unit.id", nullable=True), _json("start"), _json("result"),
-    _json("figures"), _text("reason"), _time("created"),
+    "chain_link",
+    metadata,
+    _id(),
+    _ref("chain_id", "chain.id"),
+    _ref("chunk_id", "chunk.id"),
+    *_interval(),
+    _int("generation"),
+    _text("state"),
+    _ref("collect_unit_id", "unit.id", nullable=True),
+    _ref("fit_unit_id", "unit.id", nullable=True),
+    _json("start"),
+    _json("result"),
+    _json("figures"),
+    _text("reason"),
+    _time("created"),
     sa.UniqueConstraint("chain_id", "chunk_id", "generation"),
-)  # fmt: skip
+)
 
-# --- quality -----------------------------------------------------------------------------------------------------------------------------
+# --- quality --------------------------------------------------------------------------------------
 verdict = sa.Table(
-    "verdict", metadata, _id(), _text("series"), _int("run"), _text("tier"), _text("subject"), _int("version"), _text("value"), _text("author"),
-    _text("reason"), _json("checks"), _ref("unit_id", "unit.id", nullable=True), _time("created"),
+    "verdict",
+    metadata,
+    _id(),
+    _text("series"),
+    _int("run"),
+    _text("tier"),
+    _text("subject"),
+    _int("version"),
+    _text("value"),
+    _text("author"),
+    _text("reason"),
+    _json("checks"),
+    _ref("unit_id", "unit.id", nullable=True),
+    _time("created"),
     sa.UniqueConstraint("series", "run", "tier", "subject", "version"),
     sa.CheckConstraint("value in ('good','bad','unknown')", name="value"),
-)  # fmt: skip
+)
 
-# --- the system ----------------------------------------------------------------------------------------------------------------------------
+# --- the system -----------------------------------------------------------------------------------
 history = sa.Table(
-    "history", metadata, _id(), _time("at"), _text("kind"), _text("object"), _text("source", nullable=True), _text("target"), _text("actor"),
-    _text("reason"), _json("data"), sa.Index(None, "kind", "object"),
-)  # fmt: skip
+    "history",
+    metadata,
+    _id(),
+    _time("at"),
+    _text("kind"),
+    _text("object"),
+    _text("source", nullable=True),
+    _text("target"),
+    _text("actor"),
+    _text("reason"),
+    _json("data"),
+    sa.Index(None, "kind", "object"),
+)
 
 claim = sa.Table(
-    "claim", metadata, sa.Column("name", sa.Text, primary_key=True), _text("holder"), _time("taken"), _time("deadline"),
-)  # fmt: skip
+    "claim",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    _text("holder"),
+    _time("taken"),
+    _time("deadline"),
+)
 
 workspace = sa.Table("workspace", metadata, sa.Column("name", sa.Text, primary_key=True), _json("value"))

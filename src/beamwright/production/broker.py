@@ -16,8 +16,12 @@ class Candidate:
     farms: tuple[str, ...] = ()
 
 
-def assign(jobs: Sequence[Candidate], farms: Mapping[str, Farm], busy: Mapping[str, int]) -> list[tuple[int, str]]:
-    """Return (job, farm) pairs: jobs in the given order, each to the farm with the most free power that may take it."""
+def assign(
+    jobs: Sequence[Candidate], farms: Mapping[str, Farm], busy: Mapping[str, int]
+) -> list[tuple[int, str]]:
+    """Return (job, farm) pairs: jobs in the given order, each to the farm with the most free power that may
+    take it.
+    """
     free = {name: farm.slots - busy.get(name, 0) for name, farm in farms.items()}
     pairs = []
     for job in jobs:

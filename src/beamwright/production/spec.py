@@ -17,7 +17,8 @@ Kind = Literal["calibrate", "process", "merge"]
 class DatasetSpec(Declaration):
     """What is processed: runs of some series at one tier, under one global tag.
 
-    ``runs`` lists, per series, the runs that belong to it, in order; the dataset is complete when all are closed.
+    ``runs`` lists, per series, the runs that belong to it, in order; the dataset is complete when all are
+    closed.
     """
 
     name: str
@@ -38,8 +39,10 @@ class ConstantsSpec(Declaration):
 class StepSpec(Declaration):
     """One step: a path over records, a set of calibrations in run order, or a merge.
 
-    ``inputs`` names datasets, or ``step.stream`` for the output of an earlier step. ``initial`` names, per series, the constants that a
-    chain of calibrations starts from. ``split`` is the largest number of records in a unit, ``target_mb`` the size at which a merge closes.
+    ``inputs`` names datasets, or ``step.stream`` for the output of an earlier step. ``initial`` names, per
+    series, the constants that a
+    chain of calibrations starts from. ``split`` is the largest number of records in a unit, ``target_mb``
+    the size at which a merge closes.
     """
 
     name: str
@@ -60,13 +63,18 @@ class StepSpec(Declaration):
 
 
 class ProductionSpec(Declaration):
-    """A production file."""
+    """A production file.
+
+    ``deliveries`` names a list of the experiment's deliveries that are made as the production goes;
+    ``freeze`` freezes the global tags when all is done.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     experiment: str
     title: str = ""
     deliveries: str = ""
     uniform: bool = False
+    freeze: bool = False
     constants: list[ConstantsSpec] = []
     dataset: list[DatasetSpec] = Field(min_length=1)
     step: list[StepSpec] = Field(min_length=1)
@@ -98,7 +106,9 @@ def load_spec(path: Path) -> ProductionSpec:
     try:
         return read_spec(path.read_text(), str(path))
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no production file {path}", hint="give the path of a TOML file") from error
+        raise ConfigError(
+            f"there is no production file {path}", hint="give the path of a TOML file"
+        ) from error
 
 
 def split_input(name: str) -> tuple[str, str]:
@@ -111,11 +121,15 @@ def _check_names(spec: ProductionSpec, source: str) -> None:
     seen: set[str] = set()
     for name in [*spec.datasets(), *spec.steps()]:
         if name in seen:
-            raise ConfigError(f"{source}: the name {name!r} stands twice", hint="datasets and steps share one set of names")
+            raise ConfigError(
+                f"{source}: the name {name!r} stands twice", hint="datasets and steps share one set of names"
+            )
         seen.add(name)
     for kind, rows, names in (("dataset", spec.dataset, spec.datasets()), ("step", spec.step, spec.steps())):
         if len(rows) != len(names):
-            raise ConfigError(f"{source}: two of the {kind}s have the same name", hint=f"give each {kind} a name of its own")
+            raise ConfigError(
+                f"{source}: two of the {kind}s have the same name", hint=f"give each {kind} a name of its own"
+            )
 
 
 def _check_graph(spec: ProductionSpec, source: str) -> None:
@@ -125,9 +139,15 @@ def _check_graph(spec: ProductionSpec, source: str) -> None:
         for name in step.inputs:
             head, stream = split_input(name)
             if head not in known:
-                raise ConfigError(f"{source}: step {step.name!r} reads {name!r}, which is no dataset and no earlier step", hint=nearest(head, known))
+                raise ConfigError(
+                    f"{source}: step {step.name!r} reads {name!r}, which is no dataset and no earlier step",
+                    hint=nearest(head, known),
+                )
             if (head in spec.datasets()) == bool(stream):
-                raise ConfigError(f"{source}: step {step.name!r} reads {name!r}", hint="write the dataset's name, or step.stream")
+                raise ConfigError(
+                    f"{source}: step {step.name!r} reads {name!r}",
+                    hint="write the dataset's name, or step.stream",
+                )
         _check_step(step, source)
         known.add(step.name)
 
@@ -136,6 +156,17 @@ def _check_step(step: StepSpec, source: str) -> None:
     if step.kind == "process" and not step.path:
         raise ConfigError(f"{source}: step {step.name!r} has no path", hint="name a path of the experiment")
     if step.kind == "calibrate" and not step.calibrations:
-        raise ConfigError(f"{source}: step {step.name!r} has no calibrations", hint="list calibrations of the experiment")
+        raise ConfigError(
+            f"{source}: step {step.name!r} has no calibrations", hint="list calibrations of the experiment"
+        )
     if step.kind == "merge" and any(not split_input(name)[1] for name in step.inputs):
         raise ConfigError(f"{source}: step {step.name!r} merges a dataset", hint="a merge reads step.stream")
+    if step.split and any(split_input(name)[1] for name in step.inputs):
+        raise ConfigError(
+            f"{source}: step {step.name!r} splits the output of a step", hint="split where raw data are read"
+        )
+    if step.kind == "calibrate" and any(split_input(name)[1] for name in step.inputs):
+        raise ConfigError(
+            f"{source}: step {step.name!r} calibrates on the output of a step",
+            hint="calibrations read datasets",
+        )

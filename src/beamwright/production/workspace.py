@@ -34,7 +34,9 @@ class Workspace:
         root = root.absolute()
         read_settings(settings)
         if (root / SETTINGS_FILE).exists():
-            raise ConflictError(f"{root} is a workspace already", hint="use it as it is, or choose another folder")
+            raise ConflictError(
+                f"{root} is a workspace already", hint="use it as it is, or choose another folder"
+            )
         for folder in _FOLDERS:
             (root / folder).mkdir(parents=True, exist_ok=True)
         _write_secret(root / "secret")
@@ -52,7 +54,9 @@ class Workspace:
         root = root.absolute()
         path = root / SETTINGS_FILE
         if not path.is_file():
-            raise ConfigError(f"{root} is no workspace: it has no {SETTINGS_FILE}", hint="make one with `beamwright init`")
+            raise ConfigError(
+                f"{root} is no workspace: it has no {SETTINGS_FILE}", hint="make one with `beamwright init`"
+            )
         return cls(root, read_settings(path.read_text(), str(path)))
 
     @classmethod
@@ -62,7 +66,10 @@ class Workspace:
         for folder in (start, *start.parents):
             if (folder / SETTINGS_FILE).is_file():
                 return cls.open(folder)
-        raise ConfigError(f"no workspace at {start} or above it", hint="make one with `beamwright init`, or give --workspace DIR")
+        raise ConfigError(
+            f"no workspace at {start} or above it",
+            hint="make one with `beamwright init`, or give --workspace DIR",
+        )
 
     @cached_property
     def db(self) -> Database:
@@ -97,7 +104,9 @@ class _Lock(durable.FileLock):
         except BlockingIOError as error:
             holder = self.holder() or "another process"
             message = f"the workspace {self.path.parent} is in use by process {holder}"
-            raise WorkspaceBusyError(message, hint="wait for it, stop it, or use another workspace with --workspace") from error
+            raise WorkspaceBusyError(
+                message, hint="wait for it, stop it, or use another workspace with --workspace"
+            ) from error
 
 
 def _write_secret(path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The loops: each turn looks at the database, decides (pure) and performs."""

@@ -1,0 +1,280 @@
+"""The calibrator: drives the chains of rolling calibrations, one link at a time and in run order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright.conditions import tags
+from beamwright.conditions.payload import Payload
+from beamwright.core.errors import ConfigError
+from beamwright.core.messages import ACCUMULATOR, PAYLOAD_PREFIX
+from beamwright.production import chain, inputs, splitting
+from beamwright.production.chain import Chain, Link, Outcome
+from beamwright.production.experiment import Experiment
+from beamwright.production.publishing import publish
+from beamwright.production.splitting import Covered, Item, Run, hull
+from beamwright.production.tasks import Plan, Task, plan
+from beamwright.production.units import UnitJob, ensure_unit, unit_job
+from beamwright.production.workspace import Workspace
+
+
+@dataclass
+class Calibrator:
+    """Advances the chains of one production."""
+
+    workspace: Workspace
+    experiment: Experiment
+    production_id: int
+    run: Run
+    name: str = chain.ACTOR
+    _minimum: dict[str, float] = field(default_factory=dict)
+
+    def turn(self) -> int:
+        """Advance every chain as far as it goes now; return how many links changed."""
+        with self.workspace.db.read() as conn:
+            current = plan(conn, self.production_id)
+        return sum(
+            self._task(current, task) for task in current.tasks.values() if task.step.kind == "calibrate"
+        )
+
+    def _task(self, current: Plan, task: Task) -> int:
+        if task.state != "active":
+            return 0
+        with self.workspace.db.begin() as conn:
+            chain.extend(conn, current, task, self.workspace.clock.now())
+        with self.workspace.db.read() as conn:
+            chains = chain.read(conn, task.id)
+        return sum(self._chain(current, task, one) for one in chains)
+
+    def _chain(self, current: Plan, task: Task, one: Chain) -> int:
+        """Do the one thing that is due in a chain."""
+        for link in one.links:
+            if link.state == "held":
+                return 0
+            if link.state == "collecting":
+                return self._collected(current, task, one, link)
+            if link.state == "accumulating" and link.fit_unit_id is not None:
+                return self._fitted(current, task, one, link)
+            if link.state == "waiting":
+                return self._flush(current, task, one) or self._start(current, task, one, link)
+        return self._flush(current, task, one)
+
+    # --- waiting
+
+    def _start(self, current: Plan, task: Task, one: Chain, link: Link) -> int:
+        with self.workspace.db.read() as conn:
+            is_late = one.started_after(link)
+            if not is_late and chain.waits_for(conn, current, task, one, link):
+                return 0
+            item = self._item(conn, current, task, link)
+        start = chain.start_constants(one, link, self._initial(task, one.series))
+        if is_late:
+            return self._carry(
+                one, [link], item.global_tag, start, "it arrived after a later run was calibrated", "late"
+            )
+        if not any(item.records.get(record) for record in task.facts.records):
+            return self._carry(
+                one, [link], item.global_tag, start, f"no {' or '.join(task.facts.records)} records"
+            )
+        return self._collect(task, link, item, start)
+
+    def _collect(self, task: Task, link: Link, item: Item, start: chain.Constants) -> int:
+        covered = self._snapshot(task, item, start)
+        with self.workspace.db.begin() as conn:
+            now = self.workspace.clock.now()
+            unit_id = ensure_unit(conn, task, splitting.collect_unit(task, item, covered, self.run), now)
+            chain.begin(conn, link, unit_id, start, now)
+        return 1
+
+    # --- collecting
+
+    def _collected(self, current: Plan, task: Task, one: Chain, link: Link) -> int:
+        """Add a finished accumulator to the chain's; a collector that failed for good carries its run."""
+        with self.workspace.db.read() as conn:
+            job = unit_job(conn, _known(link.collect_unit_id))
+            item = self._item(conn, current, task, link)
+        if job.state == "ok":
+            with self.workspace.db.begin() as conn:
+                chain.accumulate(conn, one, link, self.workspace.clock.now())
+            return 1
+        if self._is_lost(job):
+            return self._carry(
+                one,
+                [link],
+                item.global_tag,
+                link.start,
+                "its collector failed; `beamwright explain` on its job says why",
+            )
+        return 0
+
+    # --- accumulating
+
+    def _flush(self, current: Plan, task: Task, one: Chain) -> int:
+        """Fit the accumulated links, carry them, or wait for more, by statistics."""
+        group = [link for link in one.links if link.id in one.accumulated]
+        if not group:
+            return 0
+        with self.workspace.db.read() as conn:
+            statistics = _sum(
+                [unit_job(conn, _known(link.collect_unit_id)).figures["statistics"] for link in group]
+            )
+            may_wait = len(group) < task.step.max_runs and not chain.is_complete(conn, current, task, one)
+            items = [self._item(conn, current, task, link) for link in group]
+            accumulators = inputs.unit_outputs(
+                conn, [_known(link.collect_unit_id) for link in group], ACCUMULATOR
+            )
+        if self._is_enough(task, statistics):
+            return self._fit(
+                task,
+                group,
+                replace(
+                    items[0], interval=hull([i.interval for i in items]), inputs=accumulators, records={}
+                ),
+            )
+        if may_wait:
+            return 0
+        text = ", ".join(
+            f"{name} {value:g} of {self._minimum[name]:g}" for name, value in sorted(statistics.items())
+        )
+        return self._carry(one, group, items[0].global_tag, group[0].start, f"too little statistics: {text}")
+
+    def _fit(self, task: Task, group: Sequence[Link], item: Item) -> int:
+        covered = self._snapshot(task, item, group[0].start)
+        with self.workspace.db.begin() as conn:
+            unit = splitting.fit_unit(task, item, covered, self.run)
+            chain.request_fit(conn, group, ensure_unit(conn, task, unit, self.workspace.clock.now()))
+        return 1
+
+    def _is_enough(self, task: Task, statistics: dict[str, float]) -> bool:
+        """Any calibration with enough statistics makes a fit worth while; the others are carried by their
+        own decision.
+        """
+        if not self._minimum:
+            made = [
+                self.experiment.make_calibration(name, task.step.parameters)
+                for name in task.step.calibrations
+            ]
+            self._minimum = {c.name: float(c.minimum) for c in made}
+        return any(statistics.get(name, 0) >= self._minimum[name] for name in self._minimum)
+
+    def _fitted(self, current: Plan, task: Task, one: Chain, link: Link) -> int:
+        """Store what a finished fit proposes."""
+        unit_id = _known(link.fit_unit_id)
+        group = [
+            other for other in one.links if other.fit_unit_id == unit_id and other.state == "accumulating"
+        ]
+        with self.workspace.db.read() as conn:
+            job = unit_job(conn, unit_id)
+            tag = self._item(conn, current, task, link).global_tag
+            if self._is_lost(job):
+                return self._carry(
+                    one,
+                    group,
+                    tag,
+                    group[0].start,
+                    "the fit failed; `beamwright explain` on its job says why",
+                )
+            if job.state != "ok":
+                return 0
+            files = {
+                role: inputs.unit_outputs(conn, [unit_id], PAYLOAD_PREFIX + role)[0]["path"]
+                for role in task.facts.tags
+            }
+        payloads = {role: Payload.received("arrays", Path(path).read_bytes()) for role, path in files.items()}
+        fits = job.figures["fits"]
+        with self.workspace.db.begin() as conn:
+            outcomes = _outcomes(fits, payloads, group[0].start)
+            chain.conclude(
+                conn,
+                one,
+                group,
+                tag,
+                payloads,
+                outcomes,
+                fits,
+                task.step.on_reject,
+                self.workspace.clock.now(),
+            )
+        return 1
+
+    # --- helpers
+
+    def _carry(
+        self,
+        one: Chain,
+        group: Sequence[Link],
+        tag: str,
+        start: chain.Constants,
+        reason: str,
+        origin: str = "carried",
+    ) -> int:
+        with self.workspace.db.begin() as conn:
+            chain.carry(conn, one, group, tag, start, reason, self.workspace.clock.now(), origin)
+        return len(group)
+
+    def _item(self, conn: sa.Connection, current: Plan, task: Task, link: Link) -> Item:
+        for name in task.step.inputs:
+            dataset = current.spec.datasets()[name]
+            for row in inputs.chunks(conn, dataset):
+                if row.id == link.chunk_id:
+                    return inputs.chunk_item(conn, row, dataset.global_tag)
+        raise AssertionError(f"chunk {link.chunk_id} left its dataset")
+
+    def _initial(self, task: Task, series: str) -> chain.Constants:
+        """Return the payload ids of the declared initial constants, stored when they are new.
+
+        Raises: ConfigError when a role has none.
+        """
+        loaded = (
+            self.experiment.load_constants(task.step.initial[series]) if series in task.step.initial else []
+        )
+        wanted = {row.tag: row.payload for row in loaded if row.tag in task.facts.tags}
+        missing = sorted(set(task.facts.tags) - set(wanted))
+        if missing:
+            roles = ", ".join(missing)
+            message = (
+                f"step {task.step.name!r}: the chain of series {series} has no initial constants for {roles}"
+            )
+            raise ConfigError(
+                message, hint=f"name a set of constants that has them in [step.initial], under {series!r}"
+            )
+        with self.workspace.db.begin() as conn:
+            return {
+                role: tags.put_payload(conn, payload, self.workspace.clock.now())
+                for role, payload in sorted(wanted.items())
+            }
+
+    def _snapshot(self, task: Task, item: Item, start: chain.Constants) -> Covered:
+        with self.workspace.db.read() as conn:
+            return publish(self.workspace, conn, item.global_tag, task.facts.reads, item.interval, start)
+
+    def _is_lost(self, job: UnitJob) -> bool:
+        return job.state == "failed" and job.failures >= self.workspace.settings.limits.tries
+
+
+def _known(unit_id: int | None) -> int:
+    assert unit_id is not None, "the state of the link says that it has this unit"
+    return unit_id
+
+
+def _sum(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = sorted({name for part in parts for name in part})
+    return {name: sum(part.get(name, 0) for part in parts) for name in names}
+
+
+def _outcomes(
+    fits: dict[str, Any], payloads: dict[str, Payload], start: chain.Constants
+) -> dict[str, Outcome]:
+    """Return, by role, what an accepted calibration brings, or what was there before."""
+    found = {}
+    for fit in fits.values():
+        for role in fit["tags"]:
+            is_new = fit["decision"] == "accept"
+            payload_id = payloads[role].id if is_new else start[role]
+            found[role] = Outcome(payload_id, "fitted" if is_new else "carried", fit["reason"])
+    return found

@@ -1,0 +1,152 @@
+"""The loop that runs all agents in one process until a production is done: what ``beamwright produce``
+does.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+from beamwright.agents.calibrator import Calibrator
+from beamwright.agents.importer import Importer
+from beamwright.agents.intake import Intake
+from beamwright.agents.planner import Planner
+from beamwright.agents.submitter import Submitter
+from beamwright.agents.tracker import Tracker
+from beamwright.batch.scheduler import Scheduler
+from beamwright.core import plugins
+from beamwright.core.errors import ProductionFailedError
+from beamwright.production import closing, publishing, release, tasks
+from beamwright.production.experiment import Experiment
+from beamwright.production.facts import production_facts
+from beamwright.production.source import Source
+from beamwright.production.spec import ProductionSpec
+from beamwright.production.splitting import Run
+from beamwright.production.workspace import Workspace
+
+IDLE_SECONDS = 0.01
+
+
+class Agent(Protocol):
+    """One of the loops: ``turn`` does what is due and returns how much that was."""
+
+    name: str
+
+    def turn(self) -> int: ...
+
+
+@dataclass
+class Produce:
+    """Runs one production in one workspace to its end; takes up what an earlier process left.
+
+    ``on_turn`` is called after each round of turns, with the number of things that were done in it.
+    """
+
+    workspace: Workspace
+    spec: ProductionSpec
+    experiment: Experiment
+    workers: int = 1
+    deliveries: list[Any] = field(default_factory=list)
+    on_turn: Callable[[int], None] = lambda done: None
+    production_id: int = 0
+
+    def run(self) -> int:
+        """Work until every task is closed; return the production's id.
+
+        Raises: WorkspaceBusyError, ProductionFailedError (naming what failed and what waits),
+        KeyboardInterrupt (at rest: all jobs stopped).
+        """
+        with self.workspace.lock(), _terminated():
+            self._begin()
+            schedulers = self._schedulers()
+            try:
+                self._loop(self._agents(schedulers))
+            finally:
+                for scheduler in schedulers.values():
+                    scheduler.close()
+            self._freeze()
+        return self.production_id
+
+    def _begin(self) -> None:
+        facts = production_facts(self.experiment, self.spec)
+        current = release.current(self.experiment.distributions)
+        with self.workspace.db.begin() as conn:
+            now = self.workspace.clock.now()
+            self.production_id = tasks.start(conn, self.spec, facts, current, now)
+            publishing.load_constants(conn, self.spec, self.experiment, now)
+
+    def _schedulers(self) -> dict[str, Scheduler]:
+        makers = plugins.entry_points("beamwright.schedulers")
+        return {
+            name: makers[farm.scheduler](self.workspace, name, farm)
+            for name, farm in self.workspace.settings.farm.items()
+        }
+
+    def _agents(self, schedulers: Mapping[str, Scheduler]) -> list[Agent]:
+        run = Run(self.workers, self.workspace.settings.limits)
+        return [
+            Intake(self.workspace, self.experiment),
+            Calibrator(self.workspace, self.experiment, self.production_id, run),
+            Planner(self.workspace, self.production_id, run),
+            Submitter(self.workspace, schedulers),
+            Tracker(self.workspace, schedulers),
+            Importer(self.workspace),
+        ]
+
+    def _loop(self, agents: list[Agent]) -> None:
+        source = Source(self.workspace.root / "inbox", self.deliveries)
+        while not self._is_finished():
+            done = self._deliver(source) + sum(agent.turn() for agent in agents)
+            self.on_turn(done)
+            if not done:
+                self._check_stuck(source)
+                self.workspace.clock.sleep(IDLE_SECONDS)
+
+    def _is_finished(self) -> bool:
+        with self.workspace.db.read() as conn:
+            return closing.is_finished(conn, self.production_id)
+
+    def _deliver(self, source: Source) -> int:
+        with self.workspace.db.read() as conn:
+            return source.turn(conn, tasks.plan(conn, self.production_id))
+
+    def _check_stuck(self, source: Source) -> None:
+        """Nothing is under way and nothing can start: say what failed and what waits."""
+        with self.workspace.db.read() as conn:
+            if closing.in_flight(conn, self.production_id) or any(
+                (self.workspace.root / "inbox").glob("*.json")
+            ):
+                return
+            reasons = closing.obstacles(conn, tasks.plan(conn, self.production_id))
+        message = (
+            f"production {self.spec.name} cannot go on: {'; '.join(reasons) or 'its datasets lack runs'}"
+        )
+        raise ProductionFailedError(
+            message,
+            hint="`beamwright explain` on what is named says why; mend it and run the same command again",
+            reasons=reasons,
+        )
+
+    def _freeze(self) -> None:
+        if not self.spec.freeze:
+            return
+        with self.workspace.db.begin() as conn:
+            closing.freeze(conn, tasks.plan(conn, self.production_id), self.workspace.clock.now())
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that both stop the farms cleanly."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,330 @@
+"""The chain of rolling calibrations: strictly in run order, constants stored exactly once.
+
+One chain per calibrate step and series; one link per chunk. A link's ``start`` are the constants that its
+collector applies, those of the
+link before it; its ``result`` are the constants that its interval gets. Storing constants, emptying the
+accumulator and
+advancing the chain is one transaction (``conclude``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright.conditions import tags
+from beamwright.conditions.payload import Payload
+from beamwright.core.runs import Interval
+from beamwright.db import history, schema
+from beamwright.db.engine import insert_id
+from beamwright.production.inputs import chunks
+from beamwright.production.tasks import Plan, Task
+from beamwright.production.units import interval_columns, row_interval
+
+ACTOR = "calibrator"
+FINAL = ("accepted", "carried")
+
+Constants = dict[str, str]  # role -> payload id
+
+
+@dataclass(frozen=True)
+class Link:
+    """One chunk's place in a chain, in its present state."""
+
+    id: int
+    chain_id: int
+    chunk_id: int
+    interval: Interval
+    generation: int
+    state: str
+    collect_unit_id: int | None
+    fit_unit_id: int | None
+    start: Constants
+    result: Constants
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain with its links in key order; ``accumulated`` are the links whose accumulators wait for a
+    fit.
+    """
+
+    id: int
+    series: str
+    generation: int
+    accumulated: tuple[int, ...]
+    links: tuple[Link, ...]
+
+    def before(self, link: Link) -> Link | None:
+        """Return the link just before."""
+        position = self.links.index(link)
+        return self.links[position - 1] if position else None
+
+    def started_after(self, link: Link) -> bool:
+        """Tell whether a later link has left the state waiting."""
+        return any(other.state != "waiting" for other in self.links[self.links.index(link) + 1 :])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a link's roles end as: payload id, origin (fitted, carried, late) and reason, by role."""
+
+    payload_id: str
+    origin: str
+    reason: str
+
+
+def extend(conn: sa.Connection, plan: Plan, task: Task, now: float) -> None:
+    """Make a chain for each series of the step's datasets, and a link for each chunk that has none."""
+    for name in task.step.inputs:
+        for chunk in chunks(conn, plan.spec.datasets()[name]):
+            chain_id, generation = _chain(conn, task.id, chunk.series)
+            link = schema.chain_link
+            known = sa.select(link.c.id).where(link.c.chain_id == chain_id, link.c.chunk_id == chunk.id)
+            if conn.execute(known).first() is None:
+                _add_link(conn, chain_id, generation, chunk, now)
+
+
+def read(conn: sa.Connection, task_id: int) -> list[Chain]:
+    """Return the chains of a calibrate step, by series."""
+    rows = conn.execute(
+        sa.select(schema.chain).where(schema.chain.c.task_id == task_id).order_by(schema.chain.c.series)
+    ).all()
+    return [_read_chain(conn, row) for row in rows]
+
+
+def waits_for(conn: sa.Connection, plan: Plan, task: Task, chain: Chain, link: Link) -> str:
+    """Say what a waiting link waits for, or nothing: earlier runs not closed, earlier chunks, the link
+    before it.
+    """
+    previous = chain.before(link)
+    if previous is not None and previous.state not in (*FINAL, "accumulating"):
+        return f"{previous.interval} is {previous.state}"
+    if previous is not None and previous.fit_unit_id is not None and previous.state == "accumulating":
+        return f"{previous.interval} is being fitted"
+    return _missing(conn, plan, task, link)
+
+
+def is_complete(conn: sa.Connection, plan: Plan, task: Task, chain: Chain) -> bool:
+    """Tell whether no further chunk of the chain's series is expected."""
+    expected = [
+        (d.tier, n)
+        for name in task.step.inputs
+        for d in [plan.spec.datasets()[name]]
+        for n in d.runs.get(chain.series, ())
+    ]
+    return all(_is_closed(conn, chain.series, number, tier) for tier, number in expected)
+
+
+def has_started(conn: sa.Connection, task_id: int, series: str, run: int, sequence: int) -> bool:
+    """Tell whether the chain of a series has begun with a chunk."""
+    chain, link, chunk = schema.chain, schema.chain_link, schema.chunk
+    query = (
+        sa.select(link.c.state)
+        .join(chain, link.c.chain_id == chain.c.id)
+        .join(chunk, link.c.chunk_id == chunk.c.id)
+    )
+    here = (
+        chain.c.task_id == task_id,
+        link.c.series == series,
+        link.c.first_run == run,
+        chunk.c.sequence == sequence,
+    )
+    return any(state != "waiting" for state in conn.execute(query.where(*here)).scalars())
+
+
+def start_constants(chain: Chain, link: Link, initial: Constants) -> Constants:
+    """Return the constants that a link starts from: the results of the last concluded link before it, or
+    the initial ones.
+    """
+    found = dict(initial)
+    for other in chain.links[: chain.links.index(link)]:
+        found.update(other.result)
+    return found
+
+
+def begin(conn: sa.Connection, link: Link, unit_id: int, start: Constants, now: float) -> None:
+    """Let a link collect."""
+    values = {"collect_unit_id": unit_id, "start": start}
+    history.move(conn, schema.chain_link, link.id, "waiting", "collecting", actor=ACTOR, at=now, **values)
+
+
+def accumulate(conn: sa.Connection, chain: Chain, link: Link, now: float) -> None:
+    """Add a link's accumulator to the chain's."""
+    history.move(conn, schema.chain_link, link.id, "collecting", "accumulating", actor=ACTOR, at=now)
+    _set_accumulated(conn, chain, [*chain.accumulated, link.id])
+
+
+def request_fit(conn: sa.Connection, group: Sequence[Link], unit_id: int) -> None:
+    """Note the unit that fits a group of accumulating links."""
+    table = schema.chain_link
+    changed = sa.update(table).where(
+        table.c.id.in_([link.id for link in group]), table.c.state == "accumulating"
+    )
+    conn.execute(changed.values(fit_unit_id=unit_id))
+
+
+def carry(
+    conn: sa.Connection,
+    chain: Chain,
+    group: Sequence[Link],
+    global_tag: str,
+    start: Constants,
+    reason: str,
+    now: float,
+    origin: str = "carried",
+) -> None:
+    """Give links the constants that they started from, flagged, and empty the accumulator of theirs."""
+    outcomes = {role: Outcome(payload_id, origin, reason) for role, payload_id in start.items()}
+    for link in group:
+        _publish(conn, global_tag, link, chain.generation, outcomes, now)
+        values = {"start": start, "result": start, "reason": reason}
+        history.move(
+            conn,
+            schema.chain_link,
+            link.id,
+            link.state,
+            "carried",
+            actor=ACTOR,
+            reason=reason,
+            at=now,
+            **values,
+        )
+    _set_accumulated(conn, chain, [i for i in chain.accumulated if i not in {link.id for link in group}])
+
+
+def conclude(
+    conn: sa.Connection, chain: Chain, group: Sequence[Link], global_tag: str, payloads: Mapping[str,
+    Payload],
+    outcomes: Mapping[str, Outcome], figures: Mapping[str, Any], on_reject: str, now: float,
+) -> None:  # fmt: skip
+    """Store a fit's constants, empty the accumulator and advance the chain: the caller's one transaction
+    does all or nothing.
+    """
+    fitted = {role for role, outcome in outcomes.items() if outcome.origin == "fitted"}
+    for role in sorted(fitted):
+        tags.put_payload(conn, payloads[role], now)
+    reason = "; ".join(
+        f"{role}: {outcome.reason}" for role, outcome in sorted(outcomes.items()) if outcome.reason
+    )
+    result = {role: outcome.payload_id for role, outcome in outcomes.items()}
+    for link in group:
+        values: dict[str, Any] = {"result": result, "figures": dict(figures), "reason": reason}
+        history.move(
+            conn, schema.chain_link, link.id, "accumulating", "fitted", actor=ACTOR, at=now, **values
+        )
+        if _settle(conn, link, bool(fitted), on_reject, reason, now):
+            _publish(conn, global_tag, link, chain.generation, outcomes, now)
+    _set_accumulated(conn, chain, [])
+
+
+def _settle(
+    conn: sa.Connection, link: Link, is_accepted: bool, on_reject: str, reason: str, now: float
+) -> bool:
+    """Move a fitted link to its end; tell whether its interval is now covered."""
+    table = schema.chain_link
+    if is_accepted:
+        history.move(conn, table, link.id, "fitted", "accepted", actor=ACTOR, reason=reason, at=now)
+        return True
+    history.move(conn, table, link.id, "fitted", "rejected", actor=ACTOR, reason=reason, at=now)
+    target = "held" if on_reject == "hold" else "carried"
+    history.move(conn, table, link.id, "rejected", target, actor=ACTOR, reason=reason, at=now)
+    return target == "carried"
+
+
+def _publish(
+    conn: sa.Connection,
+    global_tag: str,
+    link: Link,
+    generation: int,
+    outcomes: Mapping[str, Outcome],
+    now: float,
+) -> None:
+    """Append the link's interval to each tag and sweep the new versions into the open global tag."""
+    versions = {}
+    for role, outcome in sorted(outcomes.items()):
+        tag = f"{global_tag}/{role}"
+        tags.create_tag(conn, tag, "arrays", now)
+        row = (link.interval, outcome.payload_id, outcome.origin, outcome.reason)
+        versions[tag] = tags.append(conn, tag, [row], now, generation=generation)
+    tags.sweep(conn, global_tag, versions, now)
+
+
+def _chain(conn: sa.Connection, task_id: int, series: str) -> tuple[int, int]:
+    table = schema.chain
+    row = conn.execute(
+        sa.select(table).where(table.c.task_id == task_id, table.c.series == series)
+    ).one_or_none()
+    if row is not None:
+        return row.id, row.generation
+    return insert_id(conn, table, task_id=task_id, series=series, generation=0, accumulated=[]), 0
+
+
+def _add_link(conn: sa.Connection, chain_id: int, generation: int, chunk: Any, now: float) -> None:
+    interval = Interval.sections(chunk.series, chunk.number, chunk.first_section, chunk.last_section)
+    values: dict[str, Any] = {"start": {}, "result": {}, "figures": {}, "reason": "", "created": now}
+    link_id = insert_id(
+        conn,
+        schema.chain_link,
+        chain_id=chain_id,
+        chunk_id=chunk.id,
+        generation=generation,
+        state="waiting",
+        **values,
+        **interval_columns(interval),
+    )
+    history.record(conn, "chain", link_id, "waiting", actor=ACTOR, at=now)
+
+
+def _read_chain(conn: sa.Connection, row: Any) -> Chain:
+    table = schema.chain_link
+    query = sa.select(table).where(table.c.chain_id == row.id, table.c.generation == row.generation)
+    links = conn.execute(query.order_by(table.c.first_run, table.c.first_section)).all()
+    return Chain(row.id, row.series, row.generation, tuple(row.accumulated), tuple(_link(r) for r in links))
+
+
+def _link(row: Any) -> Link:
+    return Link(
+        row.id,
+        row.chain_id,
+        row.chunk_id,
+        row_interval(row),
+        row.generation,
+        row.state,
+        row.collect_unit_id,
+        row.fit_unit_id,
+        dict(row.start),
+        dict(row.result),
+    )
+
+
+def _missing(conn: sa.Connection, plan: Plan, task: Task, link: Link) -> str:
+    """Name the first run or chunk before the link that is expected and not there."""
+    chunk = schema.chunk
+    series, number = link.interval.series, link.interval.first[0]
+    for name in task.step.inputs:
+        dataset = plan.spec.datasets()[name]
+        for earlier in [n for n in dataset.runs.get(series, ()) if n < number]:
+            if not _is_closed(conn, series, earlier, dataset.tier):
+                return f"run {series}:{earlier} is not closed"
+    mine = sa.select(chunk.c.run_id, chunk.c.sequence).where(chunk.c.id == link.chunk_id)
+    run_id, sequence = conn.execute(mine).one()
+    there = conn.execute(
+        sa.select(sa.func.count()).where(chunk.c.run_id == run_id, chunk.c.sequence < sequence)
+    ).scalar_one()
+    return (
+        "" if there == sequence - 1 else f"run {series}:{number} lacks {sequence - 1 - there} earlier chunks"
+    )
+
+
+def _is_closed(conn: sa.Connection, series: str, number: int, tier: str) -> bool:
+    run = schema.run
+    query = sa.select(run.c.state).where(run.c.series == series, run.c.number == number, run.c.tier == tier)
+    return conn.execute(query).scalar() in ("closed", "incomplete")
+
+
+def _set_accumulated(conn: sa.Connection, chain: Chain, link_ids: list[int]) -> None:
+    conn.execute(sa.update(schema.chain).where(schema.chain.c.id == chain.id).values(accumulated=link_ids))

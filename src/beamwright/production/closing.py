@@ -1,0 +1,226 @@
+"""When work is complete: runs, tasks, productions; what keeps them open; and the freeze at the end."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from beamwright.conditions import tags
+from beamwright.core.errors import IntegrityError
+from beamwright.db import history, schema
+from beamwright.production import chain
+from beamwright.production.inputs import chunks, collections
+from beamwright.production.spec import DatasetSpec, split_input
+from beamwright.production.tasks import ACTOR, Plan, Task
+from beamwright.production.units import row_interval
+
+# States of a job after which nothing more is expected of it, and states of an attempt that is under way.
+SETTLED = ("ok", "excluded", "superseded", "cancelled", "split")
+ACTIVE = ("leased", "submitted", "running", "reported")
+
+
+def open_jobs(conn: sa.Connection, task_id: int, series: str | None = None, run: int | None = None) -> int:
+    """Count the task's jobs that are not settled, all or those of one run."""
+    job, unit = schema.job, schema.unit
+    query = sa.select(sa.func.count()).select_from(job).join(unit, job.c.unit_id == unit.c.id)
+    query = query.where(unit.c.task_id == task_id, job.c.state.not_in(SETTLED))
+    if series is not None:
+        query = query.where(unit.c.series == series, unit.c.first_run == run)
+    return int(conn.execute(query).scalar_one())
+
+
+def run_complete(conn: sa.Connection, plan: Plan, step: str, series: str, number: int) -> bool:
+    """Tell whether a step has done everything that one run will ever give it."""
+    task = plan.tasks[step]
+    if task.step.kind == "calibrate":
+        return _chain_done(conn, task.id, series, number)
+    for name in task.step.inputs:
+        head, stream = split_input(name)
+        if stream and (
+            not run_complete(conn, plan, head, series, number)
+            or _unused(conn, plan, task, head, stream, series, number)
+        ):
+            return False
+        if not stream and not _run_consumed(conn, plan.spec.datasets()[head], task, series, number):
+            return False
+    return open_jobs(conn, task.id, series, number) == 0
+
+
+def _unused(
+    conn: sa.Connection, plan: Plan, task: Task, head: str, stream: str, series: str, number: int
+) -> bool:
+    rows = collections(conn, plan.tasks[head].id, stream, without_task=task.id)
+    return any(row.series == series and row.first_run == number for row in rows)
+
+
+def _run_consumed(conn: sa.Connection, dataset: DatasetSpec, task: Task, series: str, number: int) -> bool:
+    """A run that is not of this dataset asks nothing of it; one that is must be closed and wholly cut into
+    units.
+    """
+    if number not in dataset.runs.get(series, ()):
+        return True
+    run = schema.run
+    query = sa.select(run.c.state).where(
+        run.c.series == series, run.c.number == number, run.c.tier == dataset.tier
+    )
+    if conn.execute(query).scalar() not in ("closed", "incomplete"):
+        return False
+    return not any(c.series == series and c.number == number for c in chunks(conn, dataset, without=task))
+
+
+def _chain_done(conn: sa.Connection, task_id: int, series: str, number: int) -> bool:
+    link, chain = schema.chain_link, schema.chain
+    query = sa.select(link.c.state).join(chain, link.c.chain_id == chain.c.id)
+    states = (
+        conn.execute(
+            query.where(chain.c.task_id == task_id, link.c.series == series, link.c.first_run == number)
+        )
+        .scalars()
+        .all()
+    )
+    return bool(states) and all(state in ("accepted", "carried", "invalidated") for state in states)
+
+
+def expected_runs(plan: Plan, step: str) -> list[tuple[str, int]]:
+    """Return all (series, run) that a step will see, in key order."""
+    return sorted(
+        {
+            (series, n)
+            for dataset in plan.roots(step)
+            for series, numbers in dataset.runs.items()
+            for n in numbers
+        }
+    )
+
+
+def is_done(conn: sa.Connection, plan: Plan, task: Task) -> bool:
+    """Tell whether a task has done all the work that its datasets, now complete, will ever give it."""
+    if not all(run_complete(conn, plan, task.step.name, *run) for run in expected_runs(plan, task.step.name)):
+        return False
+    heads = [split_input(name) for name in task.step.inputs] if task.step.kind == "merge" else []
+    return not any(
+        collections(conn, plan.tasks[head].id, stream, without_task=task.id) for head, stream in heads
+    )
+
+
+def close(conn: sa.Connection, task: Task, is_balanced: bool, now: float) -> int:
+    """Move a done task to draining and, when its ledger balances, to closed; return how many moves that
+    took.
+    """
+    moves = 0
+    if task.state == "active":
+        history.move(conn, schema.task, task.id, "active", "draining", actor=ACTOR, at=now)
+        moves += 1
+    if is_balanced:
+        history.move(
+            conn,
+            schema.task,
+            task.id,
+            "draining",
+            "closed",
+            actor=ACTOR,
+            reason="all done and balanced",
+            at=now,
+        )
+        _finish(conn, task.production_id, now)
+        moves += 1
+    return moves
+
+
+def _finish(conn: sa.Connection, production_id: int, now: float) -> None:
+    task, production = schema.task, schema.production
+    left = sa.select(task.c.id).where(task.c.production_id == production_id, task.c.state != "closed")
+    if conn.execute(left).first() is None:
+        conn.execute(sa.update(production).where(production.c.id == production_id).values(finished=now))
+        history.record(conn, "production", production_id, "finished", actor=ACTOR, at=now)
+
+
+def is_finished(conn: sa.Connection, production_id: int) -> bool:
+    """Tell whether all tasks are closed."""
+    table = schema.production
+    return conn.execute(sa.select(table.c.finished).where(table.c.id == production_id)).scalar() is not None
+
+
+def in_flight(conn: sa.Connection, production_id: int) -> int:
+    """Count the attempts under way and the jobs that wait for a farm."""
+    attempt, job, unit, task = schema.attempt, schema.job, schema.unit, schema.task
+    mine = (
+        sa.select(sa.func.count())
+        .select_from(job)
+        .join(unit, job.c.unit_id == unit.c.id)
+        .join(task, unit.c.task_id == task.c.id)
+        .where(task.c.production_id == production_id)
+    )
+    live = sa.select(attempt.c.id).where(attempt.c.job_id == job.c.id, attempt.c.state.in_(ACTIVE)).exists()
+    return int(conn.execute(mine.where(sa.or_(live, job.c.state == "prepared"))).scalar_one())
+
+
+def obstacles(conn: sa.Connection, plan: Plan) -> list[str]:
+    """Say what keeps a production from its end: failed jobs, held chains, missing runs, unbalanced
+    ledgers.
+    """
+    job, unit = schema.job, schema.unit
+    found = []
+    for task in plan.tasks.values():
+        query = sa.select(job.c.id, job.c.state, job.c.reason).join(unit, job.c.unit_id == unit.c.id)
+        query = query.where(unit.c.task_id == task.id, job.c.state.in_(("failed", "held"))).order_by(job.c.id)
+        found += [
+            f"job {row.id} of step {task.step.name} is {row.state}: {row.reason}"
+            for row in conn.execute(query)
+        ]
+        if task.state == "draining":
+            found.append(f"the ledger of step {task.step.name} does not balance")
+        if task.step.kind == "calibrate":
+            found += _held(conn, task.id)
+    return found + _missing_runs(conn, plan)
+
+
+def freeze(conn: sa.Connection, plan: Plan, now: float) -> dict[str, str]:
+    """Freeze the production's global tags; return name → Merkle hash.
+
+    Raises: IntegrityError when an output's resolved hash is not what the frozen tag gives.
+    """
+    disagreeing = disagreements(conn, plan)
+    if disagreeing:
+        raise IntegrityError(
+            f"units resolve otherwise now: {', '.join(disagreeing)}",
+            hint="skip-backs after processing? redo these units, then freeze",
+        )
+    return {name: tags.freeze(conn, name, now) for name in sorted({d.global_tag for d in plan.spec.dataset})}
+
+
+def disagreements(conn: sa.Connection, plan: Plan) -> list[str]:
+    """Return the process units whose resolved hash is not what the global tag gives today."""
+    unit = schema.unit
+    found = []
+    for task in plan.tasks.values():
+        if task.step.kind != "process" or not task.facts.reads:
+            continue
+        for row in conn.execute(sa.select(unit).where(unit.c.task_id == task.id).order_by(unit.c.id)):
+            resolution = tags.resolve(conn, row.definition["global_tag"], task.facts.reads, row_interval(row))
+            if resolution.gaps or resolution.hash != row.resolved_hash:
+                found.append(f"{task.step.name} {row_interval(row)}")
+    return found
+
+
+def _held(conn: sa.Connection, task_id: int) -> list[str]:
+    return [
+        f"chain link {link.interval} is held"
+        for one in chain.read(conn, task_id)
+        for link in one.links
+        if link.state == "held"
+    ]
+
+
+def _missing_runs(conn: sa.Connection, plan: Plan) -> list[str]:
+    run, found = schema.run, []
+    for dataset in plan.spec.dataset:
+        rows = conn.execute(
+            sa.select(run.c.series, run.c.number, run.c.state).where(run.c.tier == dataset.tier)
+        )
+        states = {(row.series, row.number): row.state for row in rows}
+        for series, numbers in dataset.runs.items():
+            for number in numbers:
+                state = states.get((series, number), "not delivered")
+                if state not in ("closed", "incomplete"):
+                    found.append(f"run {series}:{number} of dataset {dataset.name} is {state}")
+    return found

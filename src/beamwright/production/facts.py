@@ -1,0 +1,45 @@
+"""What an experiment's code says of a step: asked once, when a production starts, and kept with the task."""
+
+from __future__ import annotations
+
+from beamwright.core.errors import UnknownNameError
+from beamwright.production.experiment import Experiment
+from beamwright.production.spec import ProductionSpec, StepSpec, split_input
+from beamwright.production.tasks import Facts
+
+
+def step_facts(experiment: Experiment, step: StepSpec) -> Facts:
+    """Return a step's facts.
+
+    Raises: UnknownNameError for a path or calibration that the experiment does not have.
+    """
+    if step.kind == "process":
+        path = experiment.make_path(step.path, step.parameters)
+        return Facts(
+            path.record, {o.stream: o.tier for o in path.outputs}, tuple(path.reads), (), (path.record,)
+        )
+    if step.kind == "calibrate":
+        calibrations = [experiment.make_calibration(name, step.parameters) for name in step.calibrations]
+        tags = tuple(sorted({tag for c in calibrations for tag in c.tags}))
+        reads = {role for c in calibrations for role in c.conditions}
+        return Facts(
+            "", {}, tuple(sorted(reads | set(tags))), tags, tuple(sorted({c.record for c in calibrations}))
+        )
+    return Facts()
+
+
+def production_facts(experiment: Experiment, spec: ProductionSpec) -> dict[str, Facts]:
+    """Return the facts of all steps, and check that each ``step.stream`` that is read is written.
+
+    Raises: UnknownNameError.
+    """
+    facts: dict[str, Facts] = {}
+    for step in spec.step:
+        for name in step.inputs:
+            head, stream = split_input(name)
+            if stream and stream not in facts[head].streams:
+                raise UnknownNameError(f"stream of step {head!r}", stream, facts[head].streams)
+        facts[step.name] = step_facts(experiment, step)
+        if step.kind == "merge":
+            facts[step.name] = Facts("", {s: facts[h].streams[s] for h, s in map(split_input, step.inputs)})
+    return facts

@@ -1,0 +1,58 @@
+"""Snapshots of conditions for workers: written once, under their hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+
+from beamwright import durable
+from beamwright.conditions import tags
+from beamwright.conditions.snapshot import Snapshot
+from beamwright.core.canonical import sha256_hex
+from beamwright.core.runs import Interval
+from beamwright.production.experiment import Experiment
+from beamwright.production.spec import ProductionSpec
+from beamwright.production.splitting import Covered
+from beamwright.production.workspace import Workspace
+
+
+def publish(
+    workspace: Workspace, conn: sa.Connection, global_tag: str, reads: Sequence[str], interval: Interval,
+    overrides: Mapping[str, str] | None = None,
+) -> Covered:  # fmt: skip
+    """Write the snapshot of what is read over an interval; ``overrides`` (role: payload id) stand in for
+    tags, as pass 1 needs.
+    """
+    data = tags.export(conn, global_tag, [interval], reads, overrides=overrides or {})
+    digest = sha256_hex(data)
+    name = f"{digest}.bwc"
+    durable.put_once(workspace.root / "snapshots" / name, data)
+    return Covered(name, digest, Snapshot.from_bytes(data).resolved_hash(reads, interval))
+
+
+def cover(
+    workspace: Workspace, conn: sa.Connection, global_tag: str, reads: Sequence[str], interval: Interval
+) -> Covered | None:
+    """Publish the snapshot of an interval, or return None while the global tag does not cover it."""
+    if not reads:
+        return Covered()
+    if tags.resolve(conn, global_tag, reads, interval).gaps:
+        return None
+    return publish(workspace, conn, global_tag, reads, interval)
+
+
+def load_constants(conn: sa.Connection, spec: ProductionSpec, experiment: Experiment, now: float) -> None:
+    """Make the production's global tags and load the constants that its file names, once."""
+    for name in sorted({dataset.global_tag for dataset in spec.dataset}):
+        tags.create_global_tag(conn, name, now)
+    for constants in spec.constants:
+        versions = {}
+        for loaded in experiment.load_constants(constants.name):
+            tag = f"{constants.global_tag}/{loaded.tag}"
+            tags.create_tag(conn, tag, loaded.payload.kind, now)
+            payload_id = tags.put_payload(conn, loaded.payload, now)
+            versions[tag] = tags.append(
+                conn, tag, [(loaded.interval, payload_id, "loaded", constants.name)], now
+            )
+        tags.sweep(conn, constants.global_tag, versions, now)

@@ -1,0 +1,244 @@
+"""Productions and tasks in the database: making them, what goes into them, when they are complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright.core.canonical import content_hash
+from beamwright.core.errors import ReleaseError, UnknownNameError
+from beamwright.db import history, schema
+from beamwright.db.engine import insert_id
+from beamwright.production.spec import DatasetSpec, ProductionSpec, StepSpec, split_input
+
+ACTOR = "planner"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a step's experiment code says of itself: record kind, streams with tiers, conditions by role.
+
+    ``record`` is empty for steps that read several kinds (calibrations) or collections as a whole (merges).
+    """
+
+    record: str = ""
+    streams: dict[str, str] = field(default_factory=dict)
+    reads: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A step of a production as it stands in the database."""
+
+    id: int
+    production_id: int
+    production: str
+    experiment: str
+    release: str
+    state: str
+    config_version: int
+    config_hash: str
+    step: StepSpec
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A production: its specification and its tasks by step."""
+
+    id: int
+    spec: ProductionSpec
+    release: str
+    tasks: dict[str, Task]
+
+    def roots(self, step: str) -> list[DatasetSpec]:
+        """Return the datasets that a step's events come from, in the order of the file."""
+        found: dict[str, DatasetSpec] = {}
+        for name in self.spec.steps()[step].inputs:
+            head, stream = split_input(name)
+            for dataset in self.roots(head) if stream else [self.spec.datasets()[head]]:
+                found[dataset.name] = dataset
+        return [d for d in self.spec.dataset if d.name in found]
+
+
+def start(
+    conn: sa.Connection, spec: ProductionSpec, facts: Mapping[str, Facts], release: str, now: float
+) -> int:
+    """Make the production and its tasks, or bring their configuration up to the file; return its id.
+
+    ``facts`` holds, by step, what the experiment's code says of it. Finished work stays: a changed step
+    gets a new configuration version, which only units made from now on use.
+    Raises: ReleaseError when a uniform production meets another release, or any release that is not an
+    exact one.
+    """
+    if spec.uniform and not release.startswith("sha256:"):
+        message = f"production {spec.name} is uniform, and {release} is a working tree"
+        raise ReleaseError(message, hint="install beamwright and the experiment as packages (not editable)")
+    table = schema.production
+    row = conn.execute(sa.select(table).where(table.c.name == spec.name)).one_or_none()
+    if row is None:
+        return _create(conn, spec, facts, release, now)
+    if row.release != release and spec.uniform:
+        message = f"production {spec.name} runs under release {row.release}, and this is {release}"
+        raise ReleaseError(message, hint="use that release, or start a production of another name")
+    _update(conn, row, spec, facts, release, now)
+    return int(row.id)
+
+
+def plan(conn: sa.Connection, production_id: int) -> Plan:
+    """Read a production with its tasks."""
+    row = conn.execute(sa.select(schema.production).where(schema.production.c.id == production_id)).one()
+    spec = ProductionSpec.model_validate(row.spec)
+    steps = spec.steps()
+    tasks = conn.execute(
+        sa.select(schema.task).where(schema.task.c.production_id == production_id).order_by(schema.task.c.id)
+    )
+    made = {t.step: _task(t, row, steps[t.step]) for t in tasks if t.step in steps}
+    return Plan(row.id, spec, row.release, made)
+
+
+def find(conn: sa.Connection, name: str) -> int:
+    """Return the id of a production.
+
+    Raises: UnknownNameError.
+    """
+    rows = dict(conn.execute(sa.select(schema.production.c.name, schema.production.c.id)).tuples().all())
+    if name not in rows:
+        raise UnknownNameError("production", name, rows)
+    return rows[name]
+
+
+def config_hash(step: StepSpec, facts: Facts) -> str:
+    """Return the hash of what decides the content of a step's outputs (not where and how fast it runs)."""
+    document = step.model_dump(mode="json", exclude={"farms", "priority", "target_mb", "split", "inputs"})
+    return content_hash([document, facts.document()])
+
+
+def _create(
+    conn: sa.Connection, spec: ProductionSpec, facts: Mapping[str, Facts], release: str, now: float
+) -> int:
+    values = {"name": spec.name, "experiment": spec.experiment, "release": release, "created": now}
+    production_id = insert_id(
+        conn, schema.production, spec=spec.model_dump(mode="json"), spec_hash=spec.hash, **values
+    )
+    history.record(conn, "production", production_id, "created", actor=ACTOR, reason=spec.title, at=now)
+    for step in spec.step:
+        _create_task(conn, production_id, step, facts[step.name], spec.uniform, now)
+    return production_id
+
+
+def _create_task(
+    conn: sa.Connection, production_id: int, step: StepSpec, facts: Facts, uniform: bool, now: float
+) -> None:
+    values: dict[str, Any] = {
+        "production_id": production_id,
+        "step": step.name,
+        "kind": step.kind,
+        "state": "draft",
+        "uniform": uniform,
+    }
+    configuration = {
+        "config": _configuration(step, facts),
+        "config_hash": config_hash(step, facts),
+        "config_version": 1,
+    }
+    task_id = insert_id(conn, schema.task, created=now, **values, **configuration)
+    history.record(conn, "task", task_id, "draft", actor=ACTOR, at=now)
+    history.move(conn, schema.task, task_id, "draft", "active", actor=ACTOR, at=now)
+
+
+def _configuration(step: StepSpec, facts: Facts) -> dict[str, Any]:
+    return {"step": step.model_dump(mode="json"), "facts": facts.document()}
+
+
+def _update(
+    conn: sa.Connection, row: Any, spec: ProductionSpec, facts: Mapping[str, Facts], release: str, now: float
+) -> None:
+    if row.spec_hash == spec.hash and row.release == release:
+        return
+    values = {
+        "spec": spec.model_dump(mode="json"),
+        "spec_hash": spec.hash,
+        "release": release,
+        "finished": None,
+    }
+    conn.execute(sa.update(schema.production).where(schema.production.c.id == row.id).values(values))
+    data = {"spec_hash": spec.hash, "release": release}
+    history.record(
+        conn,
+        "production",
+        row.id,
+        "configured",
+        actor=ACTOR,
+        reason="the file or the release changed",
+        at=now,
+        data=data,
+    )
+    old = {
+        t.step: t for t in conn.execute(sa.select(schema.task).where(schema.task.c.production_id == row.id))
+    }
+    for step in spec.step:
+        if step.name in old:
+            _configure(conn, old[step.name], step, facts[step.name], now)
+        else:
+            _create_task(conn, row.id, step, facts[step.name], spec.uniform, now)
+
+
+def _configure(conn: sa.Connection, task: Any, step: StepSpec, facts: Facts, now: float) -> None:
+    """Give a task a new configuration version where what it produces changed; reopen it for new inputs."""
+    new = config_hash(step, facts)
+    version: int = task.config_version + (new != task.config_hash)
+    values = {"config": _configuration(step, facts), "config_hash": new, "config_version": version}
+    conn.execute(sa.update(schema.task).where(schema.task.c.id == task.id).values(values))
+    if version != task.config_version:
+        history.record(
+            conn,
+            "task",
+            task.id,
+            "configured",
+            actor=ACTOR,
+            reason=f"configuration version {version}",
+            at=now,
+        )
+    if task.state == "closed":
+        history.move(
+            conn,
+            schema.task,
+            task.id,
+            "closed",
+            "active",
+            actor=ACTOR,
+            reason="the production was configured again",
+            at=now,
+        )
+
+
+def _task(row: Any, production: Any, step: StepSpec) -> Task:
+    known = row.config["facts"]
+    facts = Facts(
+        known["record"],
+        known["streams"],
+        tuple(known["reads"]),
+        tuple(known["tags"]),
+        tuple(known["records"]),
+    )
+    return Task(
+        row.id,
+        production.id,
+        production.name,
+        production.experiment,
+        production.release,
+        row.state,
+        row.config_version,
+        row.config_hash,
+        step,
+        facts,
+    )
