@@ -33,8 +33,9 @@ class OfflineFile:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._file = open_root(self.path)
-        if "E" not in self._file or "id" not in self._branches():
-            raise RawDataError(self.path, "no event tree E in it", "Give an offline or DST file")
+        self._count = int(self._file["E"].num_entries) if "E" in self._file else 0
+        if not self._count:
+            raise RawDataError(self.path, "no events in a tree E in it", "Give an offline or DST file")
 
     def __enter__(self) -> OfflineFile:
         return self
@@ -46,7 +47,7 @@ class OfflineFile:
         self._file.close()
 
     def __len__(self) -> int:
-        return int(self._file["E"].num_entries)
+        return self._count
 
     def keys(self, kind: str = EVENT) -> KeyIndex:
         """Index the events by (run, section = frame, event = trigger counter)."""
