@@ -1,8 +1,8 @@
 """Tags in the database: intervals that only grow, open and frozen global tags, and what they resolve to.
 
-A tag is called ``<global tag>/<role>``; modules read roles. Version v of a tag holds the intervals added up to v
-and not removed up to v, so that an old version answers for ever as it did. Version v of a global tag uses, of
-each member, the version that its latest sweep up to v named.
+A tag is called ``<global tag>/<role>``; modules read roles. Version v of a tag holds the intervals added up
+to v and not removed up to v, so that an old version answers for ever as it did. Version v of a global tag
+uses, of each member, the version that its latest sweep up to v named.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def sweep(conn: sa.Connection, global_tag: str, versions: Mapping[str, int], now
 
     Nothing new means no new version. Members that are not named stay as they are.
 
-    Raises: StateError when it is frozen, ConflictError when a role would get two tags or a tag an old version.
+    Raises: StateError when it is frozen, ConflictError when a role would get two tags, a tag an old version.
     """
     row = _global(conn, global_tag, lock=True)
     if row.state != "open":
@@ -389,7 +389,7 @@ def _check_rows(conn: sa.Connection, tag: Any, rows: Sequence[Row]) -> None:
             raise ConditionsError(f"{origin!r} is no origin of constants", hint=nearest(origin, ORIGINS))
     wanted = sorted({payload_id for _, payload_id, _, _ in rows})
     query = sa.select(schema.payload.c.id, schema.payload.c.kind).where(schema.payload.c.id.in_(wanted))
-    kinds = dict(conn.execute(query).tuples().all())
+    kinds = {row.id: row.kind for row in conn.execute(query)}
     for payload_id in wanted:
         if payload_id not in kinds:
             raise UnknownNameError("payload", payload_id)
