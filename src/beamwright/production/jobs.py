@@ -1,0 +1,272 @@
+"""Jobs and attempts: leases, job directories, what follows a failure, and what becomes of lost attempts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright import durable
+from beamwright.core.canonical import canonical_json
+from beamwright.core.messages import (
+    FORMAT,
+    JOB_FILE,
+    PAYLOAD_PREFIX,
+    REPORT_FILE,
+    TICKET_FILE,
+    ConditionsDoc,
+    JobDoc,
+)
+from beamwright.db import history, schema
+from beamwright.db.engine import insert_id
+from beamwright.production.tickets import ticket
+from beamwright.production.workspace import Workspace
+
+ACTOR = "submitter"
+LOCK_FILE, REVOKED_FILE, LOG_FILE = "lock", "revoked", "log"
+COMMANDS = {
+    "process": [sys.executable, "-m", "beamwright.cli.main", "process"],
+    "validate": [sys.executable, "-m", "beamwright.cli.main", "validate"],
+}
+
+# States of a job after which a further attempt's outputs are not wanted.
+SETTLED = frozenset({"ok", "superseded", "cancelled", "excluded", "split"})
+IN_FLIGHT = ("leased", "submitted", "running")
+
+# How often a unit is tried when its attempts end in this class; classes not named here follow the settings.
+# What strikes the unit by chance is tried more often, what will be the same next time less.
+TRIES = {"lost": 10, "node": 10, "submit": 10, "input": 2, "policy": 2}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of one attempt are."""
+
+    farm: Path
+    unit: str
+    nonce: str
+
+    @property
+    def job(self) -> Path:
+        return self.farm / "jobs" / self.unit[:12] / self.nonce
+
+    @property
+    def output(self) -> Path:
+        return self.farm / "store" / self.unit[:12] / self.nonce
+
+    @property
+    def scratch(self) -> Path:
+        return self.farm / "scratch" / self.nonce
+
+    @property
+    def report(self) -> Path:
+        return self.output / REPORT_FILE
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A leased attempt with its job document; nothing of it is on disk yet."""
+
+    attempt_id: int
+    job_id: int
+    places: Places
+    document: JobDoc
+
+
+def lease(
+    conn: sa.Connection,
+    workspace: Workspace,
+    job_id: int,
+    farm: str,
+    now: float,
+    commands: Mapping[str, list[str]] = COMMANDS,
+) -> Lease:
+    """Make a new attempt of a prepared job for a farm; the job is submitted from now on.
+
+    Raises: StateError when the job is not prepared.
+    """
+    row = _work(conn, job_id)
+    count = sa.select(sa.func.count()).where(schema.attempt.c.job_id == job_id)
+    number = int(conn.execute(count).scalar_one()) + 1
+    places = Places(workspace.farm(farm), row.key, workspace.nonces())
+    values = {"job_id": job_id, "number": number, "nonce": places.nonce, "state": "leased", "farm": farm}
+    deadline = now + workspace.settings.limits.lease_s
+    attempt_id = insert_id(
+        conn,
+        schema.attempt,
+        directory=str(places.job),
+        leased=now,
+        deadline=deadline,
+        cpu_s=0.0,
+        wall_s=0.0,
+        **values,
+    )
+    history.record(conn, "attempt", attempt_id, "leased", actor=ACTOR, at=now, reason=f"farm {farm}")
+    history.move(conn, schema.job, job_id, "prepared", "submitted", actor=ACTOR, at=now)
+    document = _document(workspace, row, places, number, farm, commands)
+    return Lease(attempt_id, job_id, places, document)
+
+
+def write_job_directory(leased: Lease, secret: bytes) -> None:
+    """Write the attempt's ticket and, last, its job document."""
+    places = leased.places
+    durable.make_directory(places.job)
+    key = ticket(secret, places.nonce, places.unit)
+    durable.put_once(places.job / TICKET_FILE, key.hex().encode(), mode=0o600)
+    durable.put_once(places.job / JOB_FILE, canonical_json(leased.document))
+
+
+def revoke(places: Places) -> bool:
+    """Make sure that the attempt never starts again; False when its wrapper is at work."""
+    if not places.job.is_dir():
+        return True
+    try:
+        with durable.FileLock(places.job / LOCK_FILE, "revoked"):
+            durable.put_once(places.job / REVOKED_FILE, b"")
+    except durable.LockHeldError:
+        return False
+    return True
+
+
+def after_failure(failure_class: str, earlier: Mapping[str, int], tries: int) -> tuple[bool, float]:
+    """Decide whether a unit is tried again and after how many seconds.
+
+    ``earlier`` counts its failed attempts by class, this one included.
+    """
+    count = earlier.get(failure_class, 0)
+    again = count < TRIES.get(failure_class, tries) and sum(earlier.values()) < max(TRIES.values())
+    return again, min(300.0, 0.25 * 4.0 ** (count - 1)) if count > 1 else 0.0
+
+
+def failures(conn: sa.Connection, job_id: int) -> dict[str, int]:
+    """Count a job's ended attempts by failure class."""
+    attempt = schema.attempt
+    query = sa.select(attempt.c.failure_class, sa.func.count()).where(
+        attempt.c.job_id == job_id, attempt.c.failure_class.is_not(None)
+    )
+    return {str(name): int(n) for name, n in conn.execute(query.group_by(attempt.c.failure_class)).tuples()}
+
+
+def fail(
+    conn: sa.Connection,
+    job: Any,
+    failure_class: str,
+    message: str,
+    *,
+    tries: int,
+    actor: str,
+    now: float,
+) -> None:
+    """Fail a job whose latest attempt has just ended badly, and prepare it again when it may be retried.
+
+    ``job`` is a row with id and state (submitted or running).
+    """
+    reason = f"{failure_class}: {message}"
+    again, delay = after_failure(failure_class, failures(conn, job.id), tries)
+    common: dict[str, Any] = {"actor": actor, "at": now, "reason": reason}
+    if failure_class == "lost" and again:
+        history.move(conn, schema.job, job.id, job.state, "prepared", **common, not_before=now + delay)
+        return
+    total = schema.job.c.failures + 1
+    history.move(conn, schema.job, job.id, job.state, "failed", **common, failures=total)
+    conn.execute(sa.update(schema.job).where(schema.job.c.id == job.id).values(reason=reason))
+    if again:
+        common["reason"] = f"tried again after {reason}"
+        history.move(conn, schema.job, job.id, "failed", "prepared", **common, not_before=now + delay)
+
+
+def lose(
+    conn: sa.Connection, attempt: Any, job: Any, message: str, *, tries: int, actor: str, now: float
+) -> None:
+    """Declare an attempt lost and, when it was the job's latest, prepare the job again."""
+    values = {"ended": now, "failure_class": "lost", "message": message}
+    history.move(
+        conn, schema.attempt, attempt.id, attempt.state, "lost", actor=actor, at=now, reason=message, **values
+    )
+    if job.state in ("submitted", "running") and is_latest(conn, attempt.id, job.id):
+        fail(conn, job, "lost", message, tries=tries, actor=actor, now=now)
+
+
+def is_latest(conn: sa.Connection, attempt_id: int, job_id: int) -> bool:
+    """Tell whether the attempt is the newest one of its job."""
+    query = sa.select(sa.func.max(schema.attempt.c.id)).where(schema.attempt.c.job_id == job_id)
+    return conn.execute(query).scalar() == attempt_id
+
+
+def declared_name(production: str, stream: Mapping[str, Any]) -> tuple[str, str]:
+    """Return scope and name of a declared output."""
+    scope, colon, name = str(stream["name"]).partition(":")
+    return (scope, name) if colon else (production, str(stream["name"]))
+
+
+def is_bundle(kind: str, stream: str) -> bool:
+    """Tell whether a stream of a unit of this kind holds arrays rather than events."""
+    return kind in ("collect", "fit") or stream == "histograms" or stream.startswith(PAYLOAD_PREFIX)
+
+
+def _work(conn: sa.Connection, job_id: int) -> Any:
+    """Read everything that a job document is made of."""
+    job, unit, task, production = schema.job, schema.unit, schema.task, schema.production
+    query = (
+        sa.select(unit, production.c.release, production.c.name.label("production"))
+        .select_from(job)
+        .join(unit, job.c.unit_id == unit.c.id)
+        .join(task, unit.c.task_id == task.c.id)
+        .join(production, task.c.production_id == production.c.id)
+        .where(job.c.id == job_id)
+    )
+    return conn.execute(query).one()
+
+
+def _document(
+    workspace: Workspace,
+    row: Any,
+    places: Places,
+    number: int,
+    farm: str,
+    commands: Mapping[str, list[str]],
+) -> JobDoc:
+    definition = row.definition
+    first = [row.first_run, row.first_section, row.first_event]
+    last = [row.last_run, row.last_section, row.last_event]
+    limits = {"heartbeat_s": workspace.settings.limits.heartbeat_s} | definition["limits"]
+    streams = {
+        name: dict(stream) | {"name": ":".join(declared_name(row.production, stream))}
+        for name, stream in definition["streams"].items()
+    }
+    document: dict[str, Any] = {
+        name: definition[name] for name in JobDoc.__annotations__ if name in definition
+    }
+    document |= {
+        "format": FORMAT,
+        "kind": row.kind,
+        "attempt": {"unit": row.key, "number": number, "nonce": places.nonce, "farm": farm},
+        "release": row.release,
+        "config_hash": row.config_hash,
+        "record": row.record,
+        "interval": [row.series, first, last],
+        "conditions": _conditions(workspace, row, definition),
+        "streams": streams,
+        "limits": limits,
+        "output_directory": str(places.output),
+        "scratch": str(places.scratch),
+        "commands": {name: list(argv) for name, argv in commands.items()},
+    }
+    return document  # type: ignore[return-value]
+
+
+def _conditions(workspace: Workspace, row: Any, definition: Mapping[str, Any]) -> ConditionsDoc | None:
+    snapshot = definition.get("snapshot")
+    if not snapshot:
+        return None
+    return {
+        "snapshot": str(workspace.root / "snapshots" / snapshot["file"]),
+        "sha256": snapshot["sha256"],
+        "global_tag": definition.get("global_tag", ""),
+        "resolved_hash": row.resolved_hash,
+        "reads": list(definition.get("reads", ())),
+    }
