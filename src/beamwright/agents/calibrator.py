@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from beamwright.agents.watch import Watch
 from beamwright.conditions import tags
 from beamwright.conditions.payload import Payload
 from beamwright.core.errors import ConfigError
@@ -34,8 +35,13 @@ class Calibrator:
     name: str = chain.ACTOR
     _minimum: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._watch = Watch(self.workspace.db, self.workspace.clock)
+
     def turn(self) -> int:
         """Advance every chain as far as it goes now; return how many links changed."""
+        if not self._watch.is_due():
+            return 0
         with self.workspace.db.read() as conn:
             current = plan(conn, self.production_id)
         return sum(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
+from beamwright.agents.watch import Watch
 from beamwright.catalog import ledger
 from beamwright.core import bundle
 from beamwright.production import inputs, merging, splitting
@@ -30,10 +31,13 @@ class Planner:
     run: Run
     name: str = ACTOR
 
+    def __post_init__(self) -> None:
+        self._watch = Watch(self.workspace.db, self.workspace.clock)
+
     def turn(self) -> int:
-        """Make the units that can be made and close the tasks that are done; return how many changes were
-        made.
-        """
+        """Make the units that can be made, close the tasks that are done; return how many changes that was."""
+        if not self._watch.is_due():
+            return 0
         done = 0
         with self.workspace.db.read() as conn:
             current = plan(conn, self.production_id)

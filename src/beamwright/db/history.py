@@ -116,6 +116,11 @@ def of(conn: sa.Connection, kind: str, object: str | int) -> list[Entry]:
     return [Entry(*row) for row in conn.execute(query)]
 
 
+def last(conn: sa.Connection) -> int:
+    """Return the number of the newest line: while it stands, nothing that this connection sees has changed."""
+    return int(conn.execute(sa.select(sa.func.max(schema.history.c.id))).scalar() or 0)
+
+
 def _row(
     kind: str,
     object: str | int,

@@ -148,7 +148,7 @@ def start_constants(chain: Chain, link: Link, initial: Constants) -> Constants:
 
 def begin(conn: sa.Connection, link: Link, unit_id: int, start: Constants, now: float) -> None:
     """Let a link collect."""
-    values = {"collect_unit_id": unit_id, "start": start}
+    values: dict[str, Any] = {"collect_unit_id": unit_id, "start": start}
     history.move(conn, schema.chain_link, link.id, "waiting", "collecting", actor=ACTOR, at=now, **values)
 
 

@@ -19,7 +19,7 @@ def finished_prefix(conn: sa.Connection, plan: Plan, step: str, series: str) -> 
     these are all.
     """
     expected = [number for s, number in expected_runs(plan, step) if s == series]
-    done = []
+    done: list[int] = []
     for number in expected:
         if not run_complete(conn, plan, step, series, number):
             return done, False
@@ -76,7 +76,5 @@ def _compatible(rows: Sequence[Any]) -> dict[tuple[Any, ...], list[Any]]:
 def _sizes(conn: sa.Connection, ids: Sequence[int]) -> dict[int, int]:
     link, file = schema.collection_file, schema.file
     query = sa.select(link.c.collection_id, sa.func.sum(file.c.size)).join(file, link.c.file_id == file.c.id)
-    rows = (
-        conn.execute(query.where(link.c.collection_id.in_(ids)).group_by(link.c.collection_id)) if ids else []
-    )
+    rows = conn.execute(query.where(link.c.collection_id.in_(ids)).group_by(link.c.collection_id))
     return {collection_id: int(total) for collection_id, total in rows}

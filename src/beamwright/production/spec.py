@@ -118,18 +118,11 @@ def split_input(name: str) -> tuple[str, str]:
 
 
 def _check_names(spec: ProductionSpec, source: str) -> None:
-    seen: set[str] = set()
-    for name in [*spec.datasets(), *spec.steps()]:
-        if name in seen:
-            raise ConfigError(
-                f"{source}: the name {name!r} stands twice", hint="datasets and steps share one set of names"
-            )
-        seen.add(name)
-    for kind, rows, names in (("dataset", spec.dataset, spec.datasets()), ("step", spec.step, spec.steps())):
-        if len(rows) != len(names):
-            raise ConfigError(
-                f"{source}: two of the {kind}s have the same name", hint=f"give each {kind} a name of its own"
-            )
+    names = [part.name for part in (*spec.dataset, *spec.step)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        hint = "datasets and steps share one set of names: give each a name of its own"
+        raise ConfigError(f"{source}: the name {twice[0]!r} stands twice", hint=hint)
 
 
 def _check_graph(spec: ProductionSpec, source: str) -> None:

@@ -110,7 +110,8 @@ def find(conn: sa.Connection, name: str) -> int:
 
     Raises: UnknownNameError.
     """
-    rows = dict(conn.execute(sa.select(schema.production.c.name, schema.production.c.id)).tuples().all())
+    table = schema.production
+    rows = {row.name: int(row.id) for row in conn.execute(sa.select(table.c.name, table.c.id))}
     if name not in rows:
         raise UnknownNameError("production", name, rows)
     return rows[name]

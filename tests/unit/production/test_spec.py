@@ -1,0 +1,78 @@
+"""The production file and the workspace's settings: what is wrong is named, with the nearest valid name."""
+
+from __future__ import annotations
+
+import pytest
+
+from beamwright.core.errors import ConfigError
+from beamwright.core.settings import DEFAULT_SETTINGS, Settings, read_settings
+from beamwright.production.spec import read_spec
+
+GOOD = """
+name = "demo"
+experiment = "toy"
+
+[[dataset]]
+name = "raw"
+runs = { A = [1, 2] }
+global_tag = "toy"
+
+[[step]]
+name = "pass1"
+kind = "calibrate"
+inputs = ["raw"]
+calibrations = ["gain"]
+
+[[step]]
+name = "reco"
+path = "reco"
+inputs = ["raw"]
+split = 10
+
+[[step]]
+name = "merge"
+kind = "merge"
+inputs = ["reco.dst"]
+"""
+
+
+def test_a_good_file_is_read_with_defaults() -> None:
+    spec = read_spec(GOOD, "demo.toml")
+    assert [step.kind for step in spec.step] == ["calibrate", "process", "merge"]
+    assert spec.datasets()["raw"].tier == "raw" and spec.steps()["merge"].target_mb == 256
+
+
+def test_the_hash_depends_on_content_alone() -> None:
+    assert read_spec(GOOD, "a").hash == read_spec("# a comment\n" + GOOD, "b").hash
+    assert read_spec(GOOD, "a").hash != read_spec(GOOD.replace("10", "11"), "a").hash
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("split = 10", "splitt = 10", r"unknown key 'step.1.splitt'.*did you mean split"),
+        ('global_tag = "toy"', "", "'dataset.0.global_tag' is missing"),
+        ('inputs = ["reco.dst"]', 'inputs = ["rec.dst"]', "'rec.dst'.*did you mean reco"),
+        ('inputs = ["reco.dst"]', 'inputs = ["raw"]', "merges a dataset"),
+        ('inputs = ["reco.dst"]', 'inputs = ["reco"]', "step.stream"),
+        ('calibrations = ["gain"]', "", "has no calibrations"),
+        ('path = "reco"', "", "has no path"),
+        ('name = "reco"', 'name = "pass1"', "stands twice"),
+        ("split = 10", "split = 0", "greater than or equal to 1"),
+        ('kind = "merge"', 'kind = "merg"', "step.2.kind"),
+        ("[[dataset]]", "[[dataset]", "not valid TOML.*line 5"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(old: str, new: str, message: str) -> None:
+    with pytest.raises(ConfigError, match="demo.toml") as caught:
+        read_spec(GOOD.replace(old, new, 1), "demo.toml")
+    assert caught.match(message)
+
+
+def test_the_default_settings_are_those_of_the_model() -> None:
+    assert read_settings(DEFAULT_SETTINGS) == Settings()
+
+
+def test_a_misspelt_farm_key_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'farm.near.slot'.*did you mean slots"):
+        read_settings("[farm.near]\nslot = 2")
