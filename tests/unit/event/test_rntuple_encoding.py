@@ -1,0 +1,116 @@
+"""Encodings and compression blocks against plain restatements of the format."""
+
+from __future__ import annotations
+
+import lzma
+import zlib
+
+import numpy as np
+import pytest
+
+from beamwright.core.errors import FormatError
+from beamwright.event.rntuple.encoding import ENCODINGS, compress, decode, decompress, encode
+
+
+def reference(code: int, values: np.ndarray) -> bytes:
+    """Encode element by element, as the format's text says."""
+    encoding = ENCODINGS[code]
+    if encoding.transform == "bits":
+        packed = bytearray((len(values) + 7) // 8)
+        for i, value in enumerate(values.tolist()):
+            packed[i // 8] |= int(value) << i % 8
+        return bytes(packed)
+    width = encoding.stored.itemsize
+    if encoding.transform == "zigzag":
+        values = [2 * v if v >= 0 else -2 * v - 1 for v in values.tolist()]
+    elif encoding.transform == "delta":
+        numbers = values.tolist()
+        values = [numbers[0], *(b - a for a, b in zip(numbers, numbers[1:], strict=False))]
+    else:
+        values = values.view(f"<u{width}").tolist()
+    words = [int(v).to_bytes(width, "little") for v in values]
+    if encoding.transform == "plain":
+        return b"".join(words)
+    return b"".join(bytes(word[k] for word in words) for k in range(width))
+
+
+@pytest.mark.parametrize("code", sorted(ENCODINGS))
+@pytest.mark.parametrize("n", [1, 7, 8, 1000])
+def test_every_encoding_is_the_one_of_the_format_and_reverses(code, n):
+    encoding = ENCODINGS[code]
+    rng = np.random.default_rng(code)
+    if encoding.transform == "bits":
+        values = rng.random(n) < 0.5
+    elif encoding.is_index:
+        values = np.cumsum(rng.integers(0, 9, n)).astype(encoding.stored)
+    else:
+        values = rng.integers(0, 256, n * encoding.stored.itemsize, np.uint8).view(encoding.stored)
+    page = encode(encoding, values)
+    assert page.tobytes() == reference(code, values)
+    assert len(page) == encoding.page_bytes(n)
+    out = np.empty(n, values.dtype)
+    decode(encoding, page, out)
+    assert out.tobytes() == values.tobytes()
+
+
+def test_extreme_signed_values_survive_zigzag():
+    for code, name in ((0x11, "<i2"), (0x13, "<i4"), (0x15, "<i8")):
+        limits = np.iinfo(name)
+        values = np.array([limits.min, limits.max, 0, -1, 1], name)
+        out = np.empty_like(values)
+        decode(ENCODINGS[code], encode(ENCODINGS[code], values), out)
+        assert out.tolist() == values.tolist()
+
+
+def test_wider_columns_in_memory_are_filled_by_value():
+    halves = np.array([0.5, -2.0, 65504.0], "<f2")
+    out = np.empty(3, "<f8")
+    decode(ENCODINGS[0x17], encode(ENCODINGS[0x17], halves), out)
+    assert out.tolist() == [0.5, -2.0, 65504.0]
+    ends = np.empty(3, np.int64)
+    decode(ENCODINGS[0x1A], encode(ENCODINGS[0x1A], np.array([3, 3, 10], "<u4")), ends)
+    assert ends.tolist() == [3, 3, 10]
+
+
+def test_blocks_are_smaller_or_stored_as_they_are():
+    noise = np.random.default_rng(0).bytes(5000)
+    assert compress(noise, 1) == noise
+    packed = compress(b"a" * 5000, 1)
+    assert bytes(packed[:3]) == b"ZS\x01"
+    assert len(packed) < 100
+    assert bytes(decompress(packed, 5000)) == b"a" * 5000
+    assert compress(b"a" * 5000, 0) == b"a" * 5000
+
+
+def test_data_beyond_one_block_is_split():
+    data = bytes(range(256)) * (1 << 16) + b"end"
+    packed = compress(data, 1)
+    assert int.from_bytes(packed[6:9], "little") == (1 << 24) - 1
+    assert decompress(packed, len(data)) == data
+
+
+@pytest.mark.parametrize(("method", "pack"), [(b"ZL\x08", zlib.compress), (b"XZ\x00", lzma.compress)])
+def test_blocks_of_other_programs_are_unpacked(method, pack):
+    data = b"beam" * 100
+    packed = pack(data)
+    sizes = len(packed).to_bytes(3, "little") + len(data).to_bytes(3, "little")
+    assert decompress(method + sizes + packed, len(data)) == data
+
+
+def test_damaged_and_unknown_blocks_raise():
+    packed = bytes(compress(b"beam" * 100, 1))
+    with pytest.raises(FormatError, match="does not unpack|does not hold"):
+        decompress(packed[:9] + bytes(len(packed) - 9), 400)
+    with pytest.raises(FormatError, match="instead of 401|does not hold"):
+        decompress(packed, 401)
+    with pytest.raises(FormatError, match="not supported"):
+        decompress(b"L4\x01" + packed[3:], 400)
+
+
+def test_a_block_that_claims_more_than_it_may_hold_is_refused_before_it_is_unpacked():
+    import zstandard
+
+    bomb = zstandard.ZstdCompressor().compress(bytes(1 << 22))
+    data = b"ZS\x01" + len(bomb).to_bytes(3, "little") + (100).to_bytes(3, "little") + bomb
+    with pytest.raises(FormatError, match="does not hold 100 bytes"):
+        decompress(data, 100)
