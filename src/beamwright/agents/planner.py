@@ -35,7 +35,7 @@ class Planner:
         self._watch = Watch(self.workspace.db, self.workspace.clock)
 
     def turn(self) -> int:
-        """Make the units that can be made, close the tasks that are done; return how many changes that was."""
+        """Make the units that can be made and close the tasks that are done; return how many that were."""
         if not self._watch.is_due():
             return 0
         done = 0

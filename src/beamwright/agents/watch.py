@@ -8,7 +8,7 @@ from beamwright.core.clock import Clock
 from beamwright.db import history
 from beamwright.db.engine import Database
 
-# The newest history line alone does not tell all where several writers commit at once: look again after this time.
+# Where several writers commit at once, the newest history line does not tell all: look again after this time.
 LONGEST_SECONDS = 1.0
 
 
