@@ -1,4 +1,4 @@
-"""Where the telescope's public test files are; importing this skips a test module that cannot run without them."""
+"""Where the telescope's public test files are; importing this skips tests that cannot run without them."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from orca import channelmap, toffsets, tot
 from orca.jagged import Table, offsets_of
 from orca.raw import OnlineFile
@@ -95,7 +96,9 @@ def test_a_wild_scale_is_a_problem():
     assert tot.problems(wild) == ["the scale of DOM 5 is 1.400"]
 
 
-def test_width_improves_from_run_to_run_towards_the_answer_key(first, second, from_6633, answer_key, detector44):
+def test_width_improves_from_run_to_run_towards_the_answer_key(
+    first, second, from_6633, answer_key, detector44
+):
     rolled = toffsets.fit(first, from_6633)
     none = toffsets.TimeOffsets.zero(detector44.dom_id)
     widths = [toffsets.width(second, c).sigma for c in (none, from_6633, rolled, answer_key)]
@@ -158,7 +161,12 @@ def test_known_offsets_are_found_again_in_made_up_pairs():
 def test_a_pair_with_a_third_hit_near_is_left_out():
     def pairs(tdc, channel, tot_ns):
         n = len(tdc)
-        columns = {"dom_id": np.full(n, 7), "channel": channel, "tdc": np.array(tdc, np.uint32), "tot": np.array(tot_ns)}
+        columns = {
+            "dom_id": np.full(n, 7),
+            "channel": channel,
+            "tdc": np.array(tdc, np.uint32),
+            "tot": np.array(tot_ns),
+        }
         hits = Table({k: np.asarray(v) for k, v in columns.items()}, np.array([0, n]))
         direction = np.tile([0.0, 0.0, 1.0], (1, 31, 1))
         return toffsets.decode(toffsets.collect(hits, np.zeros(n, np.int64), direction, np.array([7])))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from orca.detx import read_detector
 from orca.errors import DetectorFileError
-
 from support.orca_samples import sample
 
 FILES = {

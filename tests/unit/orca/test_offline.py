@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from orca import selections
 from orca.errors import RawDataError
 from orca.offline import OfflineFile
-
 from support.orca_samples import sample
 
-DST = {"dst/orca4_sample.root": (6370, 2500, 2498, 1547, 23, 540), "dst/orca6_sample.root": (9505, 2499, 2488, 1477, 29, 530)}
+DST = {
+    "dst/orca4_sample.root": (6370, 2500, 2498, 1547, 23, 540),
+    "dst/orca6_sample.root": (9505, 2499, 2488, 1477, 29, 530),
+}
 
 
 def test_events_of_run_5971_have_raw_times_and_triggered_hits():
@@ -65,5 +68,8 @@ def test_an_online_file_is_no_offline_file():
 
 
 def test_an_entry_beyond_the_end_is_refused():
-    with OfflineFile(sample("offline/km3net_offline.root")) as file, pytest.raises(RawDataError, match="entry 10 asked"):
+    with (
+        OfflineFile(sample("offline/km3net_offline.root")) as file,
+        pytest.raises(RawDataError, match="entry 10 asked"),
+    ):
         file.headers(np.array([10]))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from orca.errors import RawDataError
 from orca.raw import EVENT, L1, SN, SUMMARY, OnlineFile, packets, rate_hz
-
 from support.orca_samples import sample
 
 RUN_25291 = "online/KM3NeT_00000267_00025291_JDAQEvent_JDAQSummaryslice.root"
@@ -118,12 +118,18 @@ def test_simulation_bit_of_the_trigger_mask_is_cleared():
 
 
 def test_a_missing_tree_is_named_with_what_there_is():
-    with OnlineFile(sample(RUN_25291)) as file, pytest.raises(RawDataError, match=r"no KM3NET_TIMESLICE_L1.*KM3NET_EVENT"):
+    with (
+        OnlineFile(sample(RUN_25291)) as file,
+        pytest.raises(RawDataError, match=r"no KM3NET_TIMESLICE_L1.*KM3NET_EVENT"),
+    ):
         file.slices(L1)
 
 
 def test_an_entry_that_is_not_there_is_refused():
-    with OnlineFile(sample(RUN_25291)) as file, pytest.raises(RawDataError, match="entry 99 asked for, 13 there"):
+    with (
+        OnlineFile(sample(RUN_25291)) as file,
+        pytest.raises(RawDataError, match="entry 99 asked for, 13 there"),
+    ):
         file.events(np.array([99]))
 
 

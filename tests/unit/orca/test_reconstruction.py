@@ -1,9 +1,10 @@
-"""Line fit, track fit and software trigger: right on made-up tracks, the same in any company, as measured on real ones."""
+"""Line fit, track fit and software trigger: right on made-up tracks, as measured on real ones."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from orca import linefit, swtrigger, trackfit
 from orca.jagged import Table, concatenate, offsets_of
 from orca.match import Spans, matches, spans

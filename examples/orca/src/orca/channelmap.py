@@ -1,4 +1,4 @@
-"""Channel map: which PMTs count too much (hot), too little (dead), or were vetoed all the time, from summary slices."""
+"""Channel map: which PMTs count too much (hot) or too little (dead), from summary slices."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ChannelMap:
 
 
 def collect(dom_id: Array, rate: Array, hrv: Array) -> Tally:
-    """Sum the rates by PMT: rate (rows, 31) bytes; entries with the high-rate veto set are left out, silence counts."""
+    """Sum the rates by PMT: rate (rows, 31) bytes; vetoed entries (hrv) are left out, silence counts."""
     vetoed = (hrv[:, None].astype(np.int64) >> np.arange(CHANNELS)) & 1
     use = (vetoed == 0).astype(np.int64)
     key = dom_id[:, None].astype(np.int64) * CHANNELS + np.arange(CHANNELS)
@@ -62,7 +62,7 @@ def collect(dom_id: Array, rate: Array, hrv: Array) -> Tally:
 
 
 def fit(sums: Mapping[str, Array], previous: ChannelMap) -> ChannelMap:
-    """Compare each PMT's mean rate with the median of all; DOMs that sent nothing keep their previous status."""
+    """Compare each PMT's mean rate with the median of all; DOMs that sent nothing keep their status."""
     dom, channel = np.divmod(sums["key"], CHANNELS)
     every = np.union1d(previous.dom_id, dom).astype(np.int64)
     new = ChannelMap.all_good(every)

@@ -1,7 +1,7 @@
 """Fit a straight line moving at constant velocity to the triggered hits, with outliers clipped.
 
-The first, fast estimate of a muon's direction: least squares of r = r0 + v t. All sums run over an event's own
-hits in their order, so the result of an event does not depend on the others fitted with it.
+The first, fast estimate of a muon's direction: least squares of r = r0 + v t. All sums run over an
+event's own hits in their order, so the result of an event does not depend on the others fitted with it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from orca.errors import RawDataError
-from orca.jagged import Array, Ints, Table, native, offsets_of
+from orca.jagged import Array, Ints, Table, native
 from orca.raw import EVENT, Events, KeyIndex, open_root
 
 DST = "dst"
@@ -63,10 +63,16 @@ class OfflineFile:
         """
         chosen = self._chosen(entries)
         header = self.headers(chosen)
-        wanted = {"dom_id": "dom_id", "channel": "channel_id", "tdc": "t", "tot": "tot", "trigger_mask": "trig"}
+        wanted = {
+            "dom_id": "dom_id",
+            "channel": "channel_id",
+            "tdc": "t",
+            "tot": "tot",
+            "trigger_mask": "trig",
+        }
         hits = self._jagged({name: f"hits.{member}" for name, member in wanted.items()}).take(chosen)
-        columns = {
-            **{name: hits[name].astype(np.int32) for name in ("dom_id",)},
+        columns: dict[str, Array] = {
+            "dom_id": hits["dom_id"].astype(np.int32),
             **{name: hits[name].astype(np.uint8) for name in ("channel", "tot")},
             "tdc": hits["tdc"].astype(np.uint32),
         }
@@ -84,7 +90,7 @@ class OfflineFile:
         return self._first("trks", self._chosen(entries), ("lik", "E", "t", *_AXES))
 
     def fit_info(self, entries: Array | None = None) -> dict[str, Array]:
-        """Read β0 (angular uncertainty, rad), hits and energy of each event's first track; NaN where missing."""
+        """Read β0 (angular uncertainty, rad), hits and energy of each first track; NaN where missing."""
         chosen = self._chosen(entries)
         info = self._branches()["trks.fitinf"].array(library="np")
         first = [np.asarray(event[0]) if len(event) else np.empty(0) for event in info]
@@ -95,7 +101,7 @@ class OfflineFile:
         }
 
     def truth(self, entries: Array | None = None) -> dict[str, Array]:
-        """Read the true muon of each simulated event: direction, position, energy; NaN where there is none."""
+        """Read the true muon of each simulated event: direction, position, energy; NaN without one."""
         chosen = self._chosen(entries)
         tracks = self._jagged({name: f"mc_trks.{name}" for name in ("type", "E", *_AXES)})
         muons = tracks.where(np.abs(tracks["type"]) == _MUON)

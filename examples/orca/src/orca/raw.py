@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,18 +33,17 @@ _SLICE_HEADER = [
     ("bc3", ">u4"), ("v3", ">u2"), ("utc_s", ">u4"), ("utc_16ns", ">u4"),
 ]  # fmt: skip
 SLICE_HEADER = np.dtype(_SLICE_HEADER)
-EVENT_HEADER = np.dtype(
-    [*_SLICE_HEADER, ("bc4", ">u4"), ("v4", ">u2"), ("trigger_counter", ">u8")]
-    + [("bc5", ">u4"), ("v5", ">u2"), ("trigger_mask", ">u8"), ("overlays", ">u4")]
-)
+_EVENT_PART = [
+    ("bc4", ">u4"), ("v4", ">u2"), ("trigger_counter", ">u8"),
+    ("bc5", ">u4"), ("v5", ">u2"), ("trigger_mask", ">u8"), ("overlays", ">u4"),
+]  # fmt: skip
+EVENT_HEADER = np.dtype([*_SLICE_HEADER, *_EVENT_PART])
 _HIT = [("dom_id", ">i4"), ("channel", "u1"), ("tdc", "<u4"), ("tot", "u1")]
 SNAPSHOT_HIT = np.dtype(_HIT)
 TRIGGERED_HIT = np.dtype([*_HIT, ("bc", ">u4"), ("v", ">u2"), ("trigger_mask", ">u8")])
 SLICE_HIT = np.dtype(_HIT[1:])
-SUMMARY_FRAME = np.dtype(
-    [("dom_id", ">i4"), ("dq", ">u4"), ("hrv", ">u4"), ("fifo", ">u4")]
-    + [("status3", ">u4"), ("status4", ">u4"), ("rate", "u1", (31,))]
-)
+_WORDS = ("dq", "hrv", "fifo", "status3", "status4")
+SUMMARY_FRAME = np.dtype([("dom_id", ">i4"), *((name, ">u4") for name in _WORDS), ("rate", "u1", (31,))])
 _FRAMES = "vector<KM3NETDAQ::JDAQSuperFrame>"
 _HEADER_KEYS = ("detector", "run", "frame", "utc_s", "utc_16ns")
 
@@ -211,8 +208,7 @@ def packets(dq: Array) -> tuple[Array, Array]:
     return received, received == (dq >> 16) + 1
 
 
-@cache
-def _uproot() -> ModuleType:
+def _uproot() -> Any:
     import uproot  # costs half a second: only readers of foreign files pay
 
     return uproot

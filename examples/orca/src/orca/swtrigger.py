@@ -26,7 +26,7 @@ SNAPSHOT_NS = 500.0
 
 @dataclass(frozen=True)
 class Found:
-    """Events found: slice and number within the slice, rows of the hits that made them, rows of all hits near."""
+    """Events found: slice and number within it, rows of the hits that made them and of all hits near."""
 
     slice: Ints
     number: Ints
@@ -51,7 +51,7 @@ class Coincidences(NamedTuple):
 
 
 def find_events(hits: Table) -> Found:
-    """Search slices for events; columns dom (row number), channel, x, y, z (m; DOM centres will do), t (ns)."""
+    """Search slices for events; columns dom (row number), channel, x, y, z (m), t (ns)."""
     slices, numbers, triggered, snapshot = [], [], [], []
     for index in range(len(hits)):
         start = int(hits.offsets[index])

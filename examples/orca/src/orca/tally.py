@@ -1,7 +1,7 @@
 """Sums by key: integer accumulators whose merging is exact and associative.
 
-A tally is a dictionary of arrays: `key` (sorted, unique) and one integer sum per further column. Any split of the
-data over workers gives the same tally, bit for bit.
+A tally is a dictionary of arrays: `key` (sorted, unique) and one integer sum per further column. Any split
+of the data over workers gives the same tally, bit for bit.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Time offsets between the PMTs of one DOM, from coincidences of ⁴⁰K decays.
 
-A decay in the sea water beside a DOM makes light that reaches two of its PMTs within a few ns. The difference of
-their hit times scatters around the difference of their offsets with σ ≈ 3 ns, over a flat background of chance
-pairs. The 31 offsets of each DOM follow from a likelihood fit (Gaussian plus flat, signal fraction binned in the
-angle between the PMTs) with a Gaussian prior around the previous offsets: runs are short, and without the prior
-the fit follows the noise.
+A decay in the sea water beside a DOM makes light that reaches two of its PMTs within a few ns. The
+difference of their hit times scatters around the difference of their offsets with σ ≈ 3 ns, over a flat
+background of chance pairs. The 31 offsets of each DOM follow from a likelihood fit (Gaussian plus flat,
+signal fraction binned in the angle between the PMTs) with a Gaussian prior around the previous offsets: runs
+are short, and without the prior the fit follows the noise.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Pairs:
 def collect(hits: Table, rows: Array, direction: Floats, dom_id: Array) -> Tally:
     """Count the isolated pairs of hits in slices.
 
-    hits: columns dom_id, channel, tdc, tot; rows: each hit's row in direction (d, 31, 3) and dom_id, −1 to skip.
+    hits: columns channel, tdc, tot; rows: each hit's row in direction (d, 31, 3) and dom_id, −1 to skip.
     """
     use = (hits["tot"] >= MIN_TOT) & (rows >= 0)
     place = (hits.owner * len(dom_id) + rows)[use] * _FRAME_SPAN + hits["tdc"][use].astype(np.int64)
@@ -177,7 +177,7 @@ class Width:
 
 
 def width(counts: Mapping[str, Array], offsets: TimeOffsets) -> Width:
-    """Measure how well offsets align a sample of pairs (cos > 0.5, |Δt| < 11.5 ns): use an independent sample."""
+    """Measure how well offsets align pairs (cos > 0.5, |Δt| < 11.5 ns): give it an independent sample."""
     pairs = decode(counts)
     known = offsets.extended(pairs.dom_id)
     dt = _corrected(pairs, np.searchsorted(known.dom_id, pairs.dom_id), known.offset)

@@ -1,11 +1,12 @@
 """Fit a muon track to Cherenkov light: direction, position and time, five parameters.
 
 Light leaves the track under the Cherenkov angle θ, so a hit l along the track and d away from it comes at
-t0 + l / c + d (n_g / sin θ − 1 / tan θ) / c. Residuals enter through the soft-L1 loss 2 (√(1 + (r/σ)²) − 1), so
-that noise and scattered light pull little. Several starting directions are followed; the best one is kept.
+t0 + l / c + d (n_g / sin θ − 1 / tan θ) / c. Residuals enter through the soft-L1 loss
+2 (√(1 + (r/σ)²) − 1), so that noise and scattered light pull little. Several starting directions are
+followed; the best one is kept.
 
-All events and starts are fitted side by side with elementwise arithmetic, and all sums run over an event's own
-hits in their order: the result of an event has the same bits whatever other events are fitted with it.
+All events and starts are fitted side by side with elementwise arithmetic, and all sums run over an event's
+own hits in their order: the result of an event has the same bits whatever other events are fitted with it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from orca.jagged import Array, Floats, Ints, Table, offsets_of, ranges
+from orca.jagged import Array, Floats, Ints, Table, ranges
 
 LIGHT = 0.299792458
 """m/ns"""
@@ -73,7 +74,7 @@ def first_hits(hits: Table) -> Ints:
 
 def start_directions(direction: Floats) -> Floats:
     """Tilt a direction by `TILTS` around it: (n, 3) → (n, starts, 3); NaN becomes straight down."""
-    lost = np.isnan(direction).any(axis=1)
+    lost = np.asarray(np.isnan(direction).any(axis=1))
     axis = np.where(lost[:, None], np.array([0.0, 0.0, -1.0]), direction)
     across = _across(axis.T)
     phases = 2.0 * np.pi * np.arange(AZIMUTHS) / AZIMUTHS
@@ -83,7 +84,7 @@ def start_directions(direction: Floats) -> Floats:
 
 
 def fit_tracks(hits: Table, direction: Floats) -> TrackFits:
-    """Fit the first hits of each event (columns x, y, z in m, t in ns) from a direction (n, 3) and its tilts."""
+    """Fit the first hits of each event (x, y, z in m, t in ns) from a direction (n, 3) and its tilts."""
     parts = [_fit_chunk(hits.take(events), direction[events]) for events in _chunks(hits.counts)]
     if not parts:
         parts = [_fit_chunk(hits, direction)]
@@ -107,7 +108,7 @@ class _Hits:
     time: Floats
 
     def sums(self, values: Floats) -> Floats:
-        return np.bincount(self.trial, values, self.trials)
+        return np.asarray(np.bincount(self.trial, values, self.trials), np.float64)
 
 
 @dataclass
@@ -200,7 +201,7 @@ def _step(hits: _Hits, tracks: _Tracks, damping: Floats) -> _Tracks:
     weight = 1.0 / np.sqrt(1.0 + pull * pull)
     across = _across(tracks.direction)
     first, second = (_dot(radial, axis[:, hits.trial]) for axis in across)
-    # the vector from the track to the hit has no part along it beyond `along`: its projections are d · first, second
+    # turning the track about its point moves a hit by (d · first, d · second) across it
     distance = (flight - along / LIGHT) / DELAY
     lever = distance / LIGHT - DELAY * along
     slopes = [np.ones_like(first), -DELAY * first, -DELAY * second, lever * first, lever * second]
@@ -225,9 +226,7 @@ def _solve(hits: _Hits, slopes: list[Floats], weight: Floats, pull: Floats, damp
     return np.asarray(np.linalg.solve(matrix, right)[:, :, 0].T)
 
 
-def _result(
-    hits: Table, fitted: Ints, tracks: _Tracks, loss: Floats, start: Ints, best: Ints
-) -> TrackFits:
+def _result(hits: Table, fitted: Ints, tracks: _Tracks, loss: Floats, start: Ints, best: Ints) -> TrackFits:
     n = len(hits)
     point, direction = np.full((n, 3), np.nan), np.full((n, 3), np.nan)
     time, total = np.full(n, np.nan), np.full(n, np.nan)
@@ -259,7 +258,7 @@ def _dot(a: Floats, b: Floats) -> Floats:
 
 
 def _unit(vectors: Floats) -> Floats:
-    return np.asarray(vectors / np.sqrt(_dot(vectors, vectors)))
+    return np.asarray(vectors / np.sqrt(_dot(vectors, vectors)), np.float64)
 
 
 def _across(direction: Floats) -> tuple[Floats, Floats]:
