@@ -97,7 +97,8 @@ class FileWriter:
             stop = int(cluster.pages["offset"][last - 1]) + int(cluster.pages["size"][last - 1]) + 8
             key = tfile.blob_key(self._position, stop - start)
             put(self._position, key.head(), start, stop)
-            pages["offset"][first:last] += np.uint64(key.data - start)
+            # the shift may be negative: a merge can move pages towards the begin
+            pages["offset"][first:last] = pages["offset"][first:last].astype(np.int64) + (key.data - start)
             self._position = key.end
         self._register(cluster, pages)
 
