@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from beamwright.batch.scheduler import JobSpec, Status
 from beamwright.core.errors import SchedulerError
@@ -201,6 +202,23 @@ class LocalScheduler:
         while len(self._past) > REMEMBERED:
             oldest = self._past.popleft()
             del self._status[oldest], self._directories[oldest]
+
+
+class _Workspace(Protocol):
+    @property
+    def root(self) -> Path: ...
+
+
+class _Farm(Protocol):
+    @property
+    def slots(self) -> int: ...
+
+
+def make(workspace: _Workspace, name: str, farm: _Farm) -> LocalScheduler:
+    """Return the local scheduler of a workspace's farm: the plug-in ``local`` of ``beamwright.schedulers``."""
+    logs = workspace.root / "logs"
+    logs.mkdir(exist_ok=True)
+    return LocalScheduler(farm.slots, log=logs / f"farm-{name}.log")
 
 
 def _end(process: subprocess.Popen[bytes], patience: float = 15.0) -> int:

@@ -76,6 +76,10 @@ class Lease:
     places: Places
     document: JobDoc
 
+    @property
+    def farm(self) -> str:
+        return self.document["attempt"]["farm"]
+
 
 def lease(
     conn: sa.Connection,
@@ -148,7 +152,7 @@ def failures(conn: sa.Connection, job_id: int) -> dict[str, int]:
     query = sa.select(attempt.c.failure_class, sa.func.count()).where(
         attempt.c.job_id == job_id, attempt.c.failure_class.is_not(None)
     )
-    return {str(name): int(n) for name, n in conn.execute(query.group_by(attempt.c.failure_class)).tuples()}
+    return {str(name): int(n) for name, n in conn.execute(query.group_by(attempt.c.failure_class))}
 
 
 def fail(
@@ -168,7 +172,7 @@ def fail(
     reason = f"{failure_class}: {message}"
     again, delay = after_failure(failure_class, failures(conn, job.id), tries)
     common: dict[str, Any] = {"actor": actor, "at": now, "reason": reason}
-    if failure_class == "lost" and again:
+    if failure_class in ("lost", "submit") and again:
         history.move(conn, schema.job, job.id, job.state, "prepared", **common, not_before=now + delay)
         return
     total = schema.job.c.failures + 1
@@ -180,15 +184,39 @@ def fail(
 
 
 def lose(
-    conn: sa.Connection, attempt: Any, job: Any, message: str, *, tries: int, actor: str, now: float
+    conn: sa.Connection,
+    row: Any,
+    message: str,
+    *,
+    failure_class: str,
+    tries: int,
+    actor: str,
+    now: float,
 ) -> None:
-    """Declare an attempt lost and, when it was the job's latest, prepare the job again."""
-    values = {"ended": now, "failure_class": "lost", "message": message}
-    history.move(
-        conn, schema.attempt, attempt.id, attempt.state, "lost", actor=actor, at=now, reason=message, **values
-    )
-    if job.state in ("submitted", "running") and is_latest(conn, attempt.id, job.id):
-        fail(conn, job, "lost", message, tries=tries, actor=actor, now=now)
+    """Declare an attempt (a row of ``in_flight``) lost, and prepare its job again if it was the latest."""
+    values: dict[str, Any] = {"ended": now, "failure_class": failure_class, "message": message}
+    move: dict[str, Any] = {"actor": actor, "at": now, "reason": message}
+    history.move(conn, schema.attempt, row.id, row.state, "lost", **move, **values)
+    if row.job_state in ("submitted", "running") and is_latest(conn, row.id, row.job_id):
+        job = conn.execute(sa.select(schema.job).where(schema.job.c.id == row.job_id)).one()
+        fail(conn, job, failure_class, message, tries=tries, actor=actor, now=now)
+
+
+def in_flight(conn: sa.Connection) -> list[Any]:
+    """Return the attempts that are leased, submitted or running, with ``job_state`` and ``unit_key``."""
+    return list(conn.execute(_attempts().where(schema.attempt.c.state.in_(IN_FLIGHT))))
+
+
+def unreported(conn: sa.Connection, since: float) -> list[Any]:
+    """Return the attempts whose report may still come, lost and killed ones if they ended after ``since``."""
+    attempt = schema.attempt
+    late = sa.and_(attempt.c.state.in_(("lost", "killed")), attempt.c.ended >= since)
+    return list(conn.execute(_attempts().where(sa.or_(attempt.c.state.in_(IN_FLIGHT), late))))
+
+
+def attempt_row(conn: sa.Connection, attempt_id: int) -> Any:
+    """Return one attempt with ``job_state`` and ``unit_key``."""
+    return conn.execute(_attempts().where(schema.attempt.c.id == attempt_id)).one()
 
 
 def is_latest(conn: sa.Connection, attempt_id: int, job_id: int) -> bool:
@@ -206,6 +234,16 @@ def declared_name(production: str, stream: Mapping[str, Any]) -> tuple[str, str]
 def is_bundle(kind: str, stream: str) -> bool:
     """Tell whether a stream of a unit of this kind holds arrays rather than events."""
     return kind in ("collect", "fit") or stream == "histograms" or stream.startswith(PAYLOAD_PREFIX)
+
+
+def _attempts() -> sa.Select[Any]:
+    attempt, job, unit = schema.attempt, schema.job, schema.unit
+    return (
+        sa.select(attempt, job.c.state.label("job_state"), unit.c.key.label("unit_key"))
+        .join(job, attempt.c.job_id == job.c.id)
+        .join(unit, job.c.unit_id == unit.c.id)
+        .order_by(attempt.c.id)
+    )
 
 
 def _work(conn: sa.Connection, job_id: int) -> Any:

@@ -1,0 +1,129 @@
+"""The submitter: leases attempts at prepared jobs and hands their directories to batch systems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright.batch.scheduler import JobSpec, Scheduler
+from beamwright.core.errors import SchedulerError, StorageError
+from beamwright.db import history, schema
+from beamwright.production import jobs
+from beamwright.production.broker import Candidate, assign
+from beamwright.production.workspace import Workspace
+
+ACTOR = jobs.ACTOR
+# So many jobs are looked at for each free slot: some may be bound to a farm that is full.
+AHEAD = 20
+
+
+@dataclass
+class Submitter:
+    """Submits what is prepared, as far as the farms have room; ``commands`` start payload and validation."""
+
+    workspace: Workspace
+    schedulers: Mapping[str, Scheduler]
+    commands: Mapping[str, list[str]] = field(default_factory=lambda: jobs.COMMANDS)
+    name: str = ACTOR
+
+    def turn(self) -> int:
+        """Lease, write and submit; return how many attempts were submitted.
+
+        Raises: StorageError when a job directory cannot be written.
+        """
+        now = self.workspace.clock.now()
+        pairs = self.decide(now)
+        if not pairs:
+            return 0
+        with self.workspace.db.begin() as conn:
+            leases = [
+                jobs.lease(conn, self.workspace, job_id, farm, now, self.commands) for job_id, farm in pairs
+            ]
+        for leased in leases:
+            self._write(leased)
+        for farm in sorted(self.schedulers):
+            self._submit(farm, [leased for leased in leases if leased.farm == farm])
+        return len(leases)
+
+    def decide(self, now: float) -> list[tuple[int, str]]:
+        """Return which prepared job goes to which farm."""
+        farms = {n: f for n, f in self.workspace.settings.farm.items() if n in self.schedulers}
+        with self.workspace.db.read() as conn:
+            busy = dict.fromkeys(farms, 0)
+            if not _has_prepared(conn, now):
+                return []
+            done = {farm: self._finished(farm) for farm in farms}
+            for farm, batch_id in _in_flight(conn):
+                if farm in busy and batch_id not in done[farm]:
+                    busy[farm] += 1
+            free = sum(max(0, farms[name].slots - busy[name]) for name in farms)
+            waiting = _prepared(conn, now, AHEAD * free) if free else []
+        return assign(waiting, farms, busy)
+
+    def _finished(self, farm: str) -> set[str]:
+        """Return the jobs that no longer take room at a farm, whether or not they are imported."""
+        return {i for i, status in self.schedulers[farm].poll().items() if status.state == "finished"}
+
+    def _write(self, leased: jobs.Lease) -> None:
+        try:
+            jobs.write_job_directory(leased, self.workspace.secret)
+        except OSError as error:
+            message = f"the job directory {leased.places.job} cannot be written: {error.strerror}"
+            hint = "make room on its file system, then run the same command again: the lease is taken back"
+            raise StorageError(message, hint=hint) from error
+
+    def _submit(self, farm: str, leases: Sequence[jobs.Lease]) -> None:
+        if not leases:
+            return
+        try:
+            specs = [JobSpec(leased.places.job, leased.places.unit[:12]) for leased in leases]
+            batch_ids = self.schedulers[farm].submit(specs)
+        except SchedulerError as error:
+            self._refused(leases, error)
+            return
+        now = self.workspace.clock.now()
+        with self.workspace.db.begin() as conn:
+            for leased, batch_id in zip(leases, batch_ids, strict=True):
+                values: dict[str, Any] = {"at": now, "batch_id": batch_id}
+                history.move(
+                    conn, schema.attempt, leased.attempt_id, "leased", "submitted", actor=ACTOR, **values
+                )
+
+    def _refused(self, leases: Sequence[jobs.Lease], error: SchedulerError) -> None:
+        """Take the leases back when the batch system took none of the jobs."""
+        now, tries = self.workspace.clock.now(), self.workspace.settings.limits.tries
+        stayed = [leased for leased in leases if jobs.revoke(leased.places)]
+        with self.workspace.db.begin() as conn:
+            for leased in stayed:
+                row = jobs.attempt_row(conn, leased.attempt_id)
+                jobs.lose(conn, row, str(error), failure_class="submit", tries=tries, actor=ACTOR, now=now)
+
+
+def _startable(now: float) -> sa.ColumnElement[bool]:
+    return sa.and_(schema.job.c.state == "prepared", schema.job.c.not_before <= now)
+
+
+def _has_prepared(conn: sa.Connection, now: float) -> bool:
+    return conn.execute(sa.select(schema.job.c.id).where(_startable(now)).limit(1)).first() is not None
+
+
+def _prepared(conn: sa.Connection, now: float, limit: int) -> list[Candidate]:
+    """Return jobs that may start now, the most urgent first."""
+    job, unit = schema.job, schema.unit
+    query = (
+        sa.select(job.c.id, unit.c.definition)
+        .join(unit, job.c.unit_id == unit.c.id)
+        .where(_startable(now))
+        .order_by(job.c.priority.desc(), job.c.id)
+        .limit(limit)
+    )
+    return [Candidate(row.id, tuple(row.definition.get("farms") or ())) for row in conn.execute(query)]
+
+
+def _in_flight(conn: sa.Connection) -> list[tuple[str, str | None]]:
+    attempt = schema.attempt
+    query = sa.select(attempt.c.farm, attempt.c.batch_id).where(attempt.c.state.in_(jobs.IN_FLIGHT))
+    return [(row.farm, row.batch_id) for row in conn.execute(query)]

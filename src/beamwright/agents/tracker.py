@@ -1,0 +1,166 @@
+"""The tracker: follows attempts at their farms, and declares lost what has vanished without a report.
+
+An attempt lives as long as its wrapper holds the lock in its job directory, whatever a batch system says
+of it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from beamwright import durable
+from beamwright.batch.scheduler import Scheduler, Status
+from beamwright.core.messages import HEARTBEAT_FILE
+from beamwright.db import history, schema
+from beamwright.production import jobs
+from beamwright.production.workspace import Workspace
+
+ACTOR = "tracker"
+UNWANTED = jobs.SETTLED | {"held"}
+SUBMITTING_S = 60.0
+SILENT_HEARTBEATS = 20
+Step = Literal["wait", "start", "renew", "lose", "hang", "kill"]
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What the job directory tells of an attempt's life; ``beat`` is the time of the last heartbeat."""
+
+    has_report: bool
+    is_locked: bool
+    beat: float
+
+
+def decide(attempt: Any, job_state: str, status: Status, signs: Signs, now: float, silence: float) -> Step:
+    """Decide what follows for an attempt that is leased, submitted or running. Pure.
+
+    A report is the importer's affair. ``silence`` is how long a heart may stand still before its wrapper
+    hangs.
+    """
+    if signs.has_report:
+        return "wait"
+    if job_state in UNWANTED:
+        return "kill"
+    if status.state == "queued":
+        return "renew" if now > attempt.deadline else "wait"
+    if not signs.is_locked and status.state in ("finished", "unknown"):
+        return "lose"
+    if now > attempt.deadline:
+        return "hang" if now - signs.beat > silence else "renew"
+    return "start" if attempt.state == "submitted" and signs.is_locked else "wait"
+
+
+@dataclass
+class Tracker:
+    """Follows all attempts that are in flight; ``schedulers`` are by farm."""
+
+    workspace: Workspace
+    schedulers: Mapping[str, Scheduler]
+    name: str = ACTOR
+    _begun: float = field(init=False)
+    _is_tidy: bool = False
+
+    def __post_init__(self) -> None:
+        self._begun = self.workspace.clock.now()
+
+    def turn(self) -> int:
+        """Look at every attempt in flight; return how many changed."""
+        now = self.workspace.clock.now()
+        with self.workspace.db.read() as conn:
+            rows = jobs.in_flight(conn)
+        if not self._is_tidy:
+            self._tidy({row.nonce for row in rows})
+        polled = {farm: scheduler.poll() for farm, scheduler in self.schedulers.items()} if rows else {}
+        return sum(self._follow(row, polled.get(row.farm, {}), now) for row in rows)
+
+    def _follow(self, row: Any, polled: Mapping[str, Status], now: float) -> int:
+        if row.state == "leased" and self._is_being_submitted(row, now):
+            return 0
+        status = polled.get(row.batch_id or "", Status("unknown"))
+        if row.state == "running" and status.state == "running" and now <= row.deadline:
+            return 0 if row.job_state not in UNWANTED else self._perform("kill", row, now)
+        silence = SILENT_HEARTBEATS * self.workspace.settings.limits.heartbeat_s
+        return self._perform(decide(row, row.job_state, status, self._signs(row), now, silence), row, now)
+
+    def _is_being_submitted(self, row: Any, now: float) -> bool:
+        """Tell whether the submitter may still be at this lease: it is younger than we are, and young."""
+        return bool(row.leased >= self._begun and now - row.leased < SUBMITTING_S)
+
+    def _signs(self, row: Any) -> Signs:
+        places = self._places(row)
+        try:
+            beat = float(json.loads((places.job / HEARTBEAT_FILE).read_bytes())["at"])
+        except (OSError, ValueError, KeyError, TypeError):
+            beat = row.leased
+        # In this order: a wrapper that reports between the two still holds its lock.
+        is_locked = durable.is_locked(places.job / jobs.LOCK_FILE)
+        return Signs(places.report.exists(), is_locked, beat)
+
+    def _places(self, row: Any) -> jobs.Places:
+        return jobs.Places(self.workspace.farm(row.farm), row.unit_key, row.nonce)
+
+    # --- steps --------------------------------------------------------------------------------------------
+
+    def _perform(self, step: Step, row: Any, now: float) -> int:
+        if step == "wait":
+            return 0
+        if step in ("kill", "hang") and row.farm in self.schedulers:
+            self.schedulers[row.farm].cancel([row.batch_id or ""])
+        return {"start": self._start, "renew": self._renew, "lose": self._lose}.get(step, self._end)(row, now)
+
+    def _start(self, row: Any, now: float) -> int:
+        with self.workspace.db.begin() as conn:
+            at: dict[str, Any] = {"actor": ACTOR, "at": now}
+            history.move(conn, schema.attempt, row.id, row.state, "running", **at, started=now)
+            if row.job_state == "submitted":
+                history.move(conn, schema.job, row.job_id, "submitted", "running", **at)
+        return 1
+
+    def _renew(self, row: Any, now: float) -> int:
+        """Move the deadline of an attempt that lives."""
+        deadline = now + self.workspace.settings.limits.lease_s
+        attempt = schema.attempt
+        with self.workspace.db.begin() as conn:
+            conn.execute(sa.update(attempt).where(attempt.c.id == row.id).values(deadline=deadline))
+        return 1
+
+    def _lose(self, row: Any, now: float) -> int:
+        """Declare an attempt lost, once it is certain that it can neither start nor have reported."""
+        places = self._places(row)
+        if not jobs.revoke(places) or places.report.exists():
+            return 0
+        shutil.rmtree(places.output, ignore_errors=True)
+        shutil.rmtree(places.scratch, ignore_errors=True)
+        message = f"the attempt at farm {row.farm} vanished without a report"
+        with self.workspace.db.begin() as conn:
+            tries = self.workspace.settings.limits.tries
+            jobs.lose(conn, row, message, failure_class="lost", tries=tries, actor=ACTOR, now=now)
+        return 1
+
+    def _end(self, row: Any, now: float) -> int:
+        """End an attempt that nobody wants, or whose wrapper hangs; its report may still come."""
+        silent = row.job_state not in UNWANTED
+        message = "its heart stands still" if silent else f"job {row.job_id} is {row.job_state}"
+        with self.workspace.db.begin() as conn:
+            if silent:
+                tries = self.workspace.settings.limits.tries
+                jobs.lose(conn, row, message, failure_class="lost", tries=tries, actor=ACTOR, now=now)
+            else:
+                at: dict[str, Any] = {"actor": ACTOR, "at": now, "reason": message, "ended": now}
+                history.move(conn, schema.attempt, row.id, row.state, "killed", **at, message=message)
+        return 1
+
+    def _tidy(self, living: set[str]) -> None:
+        """Remove the scratch directories that attempts of an earlier process left behind."""
+        for farm in self.workspace.settings.farm:
+            scratch = self.workspace.farm(farm) / "scratch"
+            for entry in scratch.iterdir() if scratch.is_dir() else ():
+                if entry.name not in living:
+                    shutil.rmtree(entry, ignore_errors=True)
+        self._is_tidy = True
