@@ -151,12 +151,12 @@ def name_size() -> int:
     return key_size("TFile", FILE_NAME, "") + len(short_text(FILE_NAME)) + len(short_text(""))
 
 
-def file_header(end: int, free: Key, info: Key) -> bytes:
-    """Return the first 100 bytes of the file."""
+def file_header(end: int, free: Key, info: Key, uuid: uuids.UUID) -> bytes:
+    """Return the first 100 bytes of the file; readers take the UUID here as the key of their caches."""
     numbers = struct.pack(">4sII", b"root", FILE_VERSION, BEGIN)
     numbers += struct.pack(">QQIII", end, free.position, free.end - free.position, 1, name_size())
     numbers += struct.pack(">BIQI", 8, 505, info.position, info.end - info.position)
-    return (numbers + struct.pack(">H", 1) + NO_UUID.bytes).ljust(BEGIN, b"\0")
+    return (numbers + struct.pack(">H", 1) + uuid.bytes).ljust(BEGIN, b"\0")
 
 
 def closing_records(position: int, keys: Sequence[Key]) -> tuple[bytes, Key, Key, Key]:

@@ -147,7 +147,7 @@ def _verify_frame(file: NTupleFile) -> None:
     closing, key_list, info, free = tfile.closing_records(position, keys)
     _compare(file, position, closing, "closing records")
     directory = tfile.directory_payload(key_list.end - key_list.position, key_list.position, file.uuid)
-    head = tfile.file_header(free.end, free, info) + tfile.directory_key().head() + directory
+    head = tfile.file_header(free.end, free, info, file.uuid) + tfile.directory_key().head() + directory
     _compare(file, 0, head, "head")
     if free.end != file.size:
         raise FormatError(f"{file.size - free.end} bytes follow the end of the file", hint=DAMAGED)

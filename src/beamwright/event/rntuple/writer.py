@@ -145,7 +145,7 @@ class FileWriter:
         closing, key_list, info, free = tfile.closing_records(self._position, keys)
         self.write_at(self._position, closing)
         directory = tfile.directory_payload(key_list.end - key_list.position, key_list.position, identity)
-        head = tfile.file_header(free.end, free, info)
+        head = tfile.file_header(free.end, free, info, identity)
         self.write_at(0, head, tfile.directory_key().head(), directory)
 
     def _add_envelope(self, envelope: bytes) -> tuple[int, int, int]:

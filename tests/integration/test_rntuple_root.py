@@ -1,0 +1,347 @@
+"""Our files through the eyes of uproot and ROOT, and theirs through ours."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+
+from beamwright.event.rntuple import (
+    FileWriter,
+    NTupleFile,
+    Schema,
+    collection,
+    leaf,
+    record,
+    seal_cluster,
+    string,
+    vector,
+    verify,
+)
+from support.tuples import LEAVES, SAMPLE, same_columns, sample_arrays, write_file
+
+uproot = pytest.importorskip("uproot")
+FOUND = importlib.util.find_spec("ROOT")
+ROOT_HOME = Path(FOUND.origin).parent if FOUND and FOUND.origin else Path()
+needs_root = pytest.mark.skipif(FOUND is None, reason="the ROOT wheel (extra root) is not installed")
+
+
+def jagged(arrays, key):
+    """Return a column of the sample as awkward lists, following its offsets inwards."""
+    values = arrays[key]
+    if key in SAMPLE.index and f"{key}@0" in arrays:
+        for level in reversed(range(2 if f"{key}@1" in arrays else 1)):
+            values = ak.unflatten(values, np.diff(arrays[f"{key}@{level}"]))
+    return values
+
+
+def texts(values):
+    return ak.to_list(ak.from_iter([bytes(row).decode() for row in ak.to_list(values)]))
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return [sample_arrays(900, 1), sample_arrays(401, 2)]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory, batches):
+    return write_file(tmp_path_factory.mktemp("sample") / "sample.root", batches, page_bytes=1024)
+
+
+@pytest.fixture(scope="module")
+def whole(sample):
+    with NTupleFile(sample) as file:
+        return file.read()
+
+
+# --- uproot
+
+
+def test_uproot_reads_every_type(sample, whole):
+    with uproot.open(sample) as file:
+        assert file.classnames(cycle=False) == {"events": "ROOT::RNTuple", "metadata": "TObjString"}
+        found = file["events"].arrays()
+    assert len(found) == 1301
+    for name in LEAVES:
+        assert found[f"l_{name}"].to_numpy().tobytes() == whole[f"l_{name}"].tobytes(), name
+    assert found["Header", "time"].to_numpy().tobytes() == whole["Header.time"].tobytes()
+    assert ak.to_list(found["Header", "good"]) == whole["Header.good"].tolist()
+    assert ak.num(found["Hit"]).to_list() == np.diff(whole["Hit@0"]).tolist()
+    assert ak.flatten(found["Hit", "t"]).to_numpy().tobytes() == whole["Hit.t"].tobytes()
+    assert ak.to_list(ak.flatten(found["Hit", "samples"])) == ak.to_list(jagged(whole, "Hit.samples"))
+    assert ak.to_list(ak.flatten(found["Hit", "label"])) == texts(jagged(whole, "Hit.label"))
+    assert ak.flatten(found["weights"]).to_numpy().tobytes() == whole["weights"].tobytes()
+    assert ak.to_list(found["grid"]) == ak.to_list(jagged(whole, "grid"))
+    assert ak.to_list(found["tag"]) == texts(jagged(whole, "tag"))
+    assert ak.num(found["words"]).to_list() == np.diff(whole["words@0"]).tolist()
+
+
+def test_uproot_shows_names_descriptions_and_metadata(sample):
+    with uproot.open(sample) as file:
+        tuple_ = file["events"]
+        assert set(tuple_.keys()) >= {"run", "Header.time", "Hit.t", "Hit.samples", "tag"}
+        assert tuple_["Hit.t"].description == "time [ns]"
+        assert json.loads(str(file["metadata"]))["metadata"] == {"made": "for a test"}
+        assert str(file.file.uuid) == str(NTupleFile(sample).uuid)
+
+
+def test_uproot_reads_a_tuple_without_events(tmp_path):
+    path = write_file(tmp_path / "empty.root", [])
+    with uproot.open(path) as file:
+        assert file["events"].num_entries == 0
+        assert len(file["events"].arrays()) == 0
+
+
+def test_files_of_uproot_are_read(tmp_path):
+    path = tmp_path / "uproot.root"
+    data = {
+        "x": np.arange(100, dtype=np.float32),
+        "n": np.arange(100, dtype=np.int16) - 50,
+        "flag": np.arange(100) % 3 == 0,
+        "lists": ak.Array([[float(k)] * (k % 4) for k in range(100)]),
+        "nested": ak.Array([[[k], [], [k, k]] for k in range(100)]),
+        "text": ak.Array([f"event {k}" for k in range(100)]),
+        "hits": ak.Array([[{"t": k + 0.5, "q": k}] * (k % 3) for k in range(100)]),
+        "pair": ak.Array([{"a": k, "b": -k} for k in range(100)]),
+        "fixed": np.zeros((100, 3)),
+    }
+    with uproot.recreate(path) as file:
+        file.mkrntuple("data", data)
+        file["data"].extend(data)
+    with NTupleFile(path) as file:
+        assert (file.n_entries, len(file.clusters), file.is_own) == (200, 2, False)
+        found = file.read()
+        assert "fixed" in file.layout.unsupported
+        with pytest.raises(Exception, match="fixed cannot be read: fixed-size array"):
+            file.read(["fixed"])
+    assert found["x"].tolist() == [*range(100)] * 2
+    assert found["n"][:100].tolist() == data["n"].tolist()
+    assert found["flag"].tolist() == data["flag"].tolist() * 2
+    assert np.diff(found["lists@0"])[100:].tolist() == [k % 4 for k in range(100)]
+    assert found["nested"][-3:].tolist() == [99, 99, 99]
+    assert found["text"].tobytes()[-8:] == b"event 99"
+    assert found["hits.t"][:3].tolist() == [1.5, 2.5, 2.5]
+    assert found["pair.b"][:3].tolist() == [0, -1, -2]
+    checked = verify(path)
+    assert checked.problems == []
+    assert checked.unchecked_pages == checked.n_pages
+
+
+# --- ROOT, in a process of its own
+
+READ = """
+import json, sys
+import ROOT
+path, out = sys.argv[1:]
+result = {}
+reader = ROOT.RNTupleReader.Open("events", path)
+result["entries"] = reader.GetNEntries()
+names = {sign + str(size): f"std::{'u' if sign == 'u' else ''}int{8 * size}_t"
+         for sign in "ui" for size in (1, 2, 4, 8)}
+names["bool"] = "bool"
+for name, kind in names.items():
+    view = reader.GetView[kind]("l_" + name)
+    values = [view(i) for i in range(result["entries"])]
+    # bytes come as characters; those of a signed byte count from -128
+    low = 128 if name == "i1" else 0
+    result[name] = [(ord(v) ^ low) - low if isinstance(v, str) else int(v) for v in values]
+    del view
+time = reader.GetView["float"]("Hit._0.t")
+hits = reader.GetCollectionView("Hit")
+result["hit_rows"] = [hits(i) for i in range(result["entries"])]
+result["hit_t"] = [float(time(i)).hex() for i in hits.GetCollectionRange(1)]
+tag = reader.GetView["std::string"]("tag")
+result["tag"] = [str(tag(i)) for i in range(20)]
+described = reader.GetDescriptor()
+result["doc"] = str(described.GetFieldDescriptor(described.FindFieldId("run")).GetFieldDescription())
+del described, time, hits, tag, reader
+frame = ROOT.RDataFrame("events", path)
+result["columns"] = sorted(str(name) for name in frame.GetColumnNames())
+rows = frame.Define("rows", "(int)Hit.t.size()").Define("chars", "(int)tag.size()")
+rows = rows.Define("samples", "int n = 0; for (auto &s : Hit.samples) n += s.size(); return n;")
+for name in ("rows", "chars", "samples", "l_u4", "Header.good"):
+    result["sum " + name] = float(rows.Sum(name).GetValue())
+file = ROOT.TFile.Open(path)
+result["uuid"] = str(file.GetUUID().AsString())
+result["metadata"] = json.loads(str(file.Get("metadata").GetString()))
+json.dump(result, open(out, "w"))
+"""
+
+WRITE = """
+import sys
+import ROOT
+for path, compression in zip(sys.argv[1::2], sys.argv[2::2]):
+    model = ROOT.RNTupleModel.Create()
+    model.MakeField["std::int32_t"]("run", "run number")
+    model.MakeField["std::uint64_t"]("event")
+    model.MakeField["double"]("energy")
+    model.MakeField["bool"]("flag")
+    model.MakeField["std::string"]("text")
+    model.MakeField["std::vector<float>"]("lists")
+    model.MakeField["std::vector<std::vector<std::int16_t>>"]("nested")
+    model.MakeField["ROOT::RVec<double>"]("rvec")
+    model.MakeField["std::array<float, 3>"]("fixed")
+    options = ROOT.RNTupleWriteOptions()
+    options.SetCompression(int(compression))
+    options.SetMaxUnzippedPageSize(512)
+    options.SetInitialUnzippedPageSize(128)
+    writer = ROOT.RNTupleWriter.Recreate(ROOT.std.move(model), "data", path, options)
+    entry = writer.CreateEntry()
+    for k in range(500):
+        entry["run"], entry["event"], entry["energy"], entry["flag"] = -k, k << 40, k / 3, k % 3 == 0
+        entry["text"] = f"event {k}"
+        entry["lists"].clear(), entry["nested"].clear(), entry["rvec"].clear()
+        for j in range(k % 4):
+            entry["lists"].push_back(k + j / 4)
+            entry["rvec"].push_back(-k)
+        for j in range(k % 3):
+            inner = ROOT.std.vector["std::int16_t"]()
+            for _ in range(j):
+                inner.push_back(k)
+            entry["nested"].push_back(inner)
+        writer.Fill(entry)
+        if k % 200 == 199:
+            writer.CommitCluster()
+    del entry, writer
+"""
+
+
+def run_root(script, *arguments):
+    """Run a ROOT script apart; ROOT installs signal handlers and its own views of memory."""
+    command = [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def seen_by_root(sample, tmp_path_factory):
+    out = tmp_path_factory.mktemp("root") / "seen.json"
+    run_root(READ, sample, out)
+    return json.loads(out.read_text())
+
+
+@pytest.mark.root
+@needs_root
+def test_root_reads_every_column(seen_by_root, whole):
+    assert seen_by_root["entries"] == 1301
+    for name in LEAVES:
+        if name not in ("f4", "f8"):
+            assert seen_by_root[name] == [int(v) for v in whole[f"l_{name}"]], name
+    assert seen_by_root["hit_rows"] == np.diff(whole["Hit@0"]).tolist()
+    start, stop = whole["Hit@0"][1:3]
+    expected = [float(v) for v in whole["Hit.t"][start:stop]]
+    assert [float.fromhex(v) for v in seen_by_root["hit_t"]] == pytest.approx(expected, nan_ok=True)
+    assert seen_by_root["tag"] == texts(jagged(whole, "tag"))[:20]
+    assert seen_by_root["doc"] == "run number"
+
+
+@pytest.mark.root
+@needs_root
+def test_data_frames_of_root_see_banks_and_columns(seen_by_root, whole):
+    assert {"run", "Header.time", "Hit.t", "Hit.samples", "tag"} <= set(seen_by_root["columns"])
+    assert seen_by_root["sum rows"] == whole["Hit@0"][-1]
+    assert seen_by_root["sum samples"] == whole["Hit.samples@0"][-1]
+    assert seen_by_root["sum chars"] == whole["tag@0"][-1]
+    assert seen_by_root["sum l_u4"] == whole["l_u4"].sum(dtype=np.uint64)
+    assert seen_by_root["sum Header.good"] == whole["Header.good"].sum()
+
+
+@pytest.mark.root
+@needs_root
+def test_root_reads_uuid_and_metadata(seen_by_root, sample):
+    with NTupleFile(sample) as file:
+        assert seen_by_root["uuid"] == str(file.uuid)
+        assert seen_by_root["metadata"]["metadata"] == file.metadata
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("compression", [0, 101, 207, 505], ids=["none", "zlib", "lzma", "zstd"])
+def test_files_of_root_are_read(root_files, compression):
+    with NTupleFile(root_files[compression]) as file:
+        assert (file.n_entries, len(file.clusters), file.is_own) == (500, 3, False)
+        assert set(file.layout.unsupported) == {"fixed"}
+        assert file.schema.field_list[0][0].doc == "run number"
+        found = file.read()
+        part = file.read(["text", "nested"], 199, 201)
+    k = np.arange(500)
+    assert np.array_equal(found["run"], -k)
+    assert np.array_equal(found["event"], k.astype("u8") << np.uint64(40))
+    assert np.array_equal(found["energy"], k / 3)
+    assert np.array_equal(found["flag"], k % 3 == 0)
+    assert np.array_equal(np.diff(found["lists@0"]), k % 4)
+    assert found["lists"][:3].tolist() == [1.0, 2.0, 2.25]
+    assert np.array_equal(found["rvec"], np.repeat(-k, k % 4))
+    assert np.array_equal(np.diff(found["nested@0"]), k % 3)
+    assert np.array_equal(np.diff(found["nested@1"]), np.concatenate([np.arange(i % 3) for i in k]))
+    assert part["text"].tobytes() == b"event 199event 200"
+    assert part["nested"].tolist() == [200]
+    assert verify(root_files[compression]).ok
+
+
+@pytest.fixture(scope="module")
+def root_files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("written")
+    paths = {compression: directory / f"{compression}.root" for compression in (0, 101, 207, 505)}
+    run_root(WRITE, *(word for compression, path in paths.items() for word in (path, compression)))
+    return paths
+
+
+@pytest.mark.root
+@needs_root
+def test_a_flip_in_a_page_of_root_is_found(root_files, tmp_path):
+    data = bytearray(root_files[505].read_bytes())
+    with NTupleFile(root_files[505]) as file:
+        _, column = file.stored(file.schema.index["energy"], 1)
+    data[int(column.pages["offset"][0]) + 20] ^= 1
+    path = tmp_path / "flipped.root"
+    path.write_bytes(data)
+    assert "page 0 of column energy in cluster 1" in verify(path).problems[0]
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("mode", [["-ff"], ["-f"]], ids=["copying", "recompressing"])
+def test_hadd_merges_our_files(sample, whole, tmp_path, mode):
+    hadd = ROOT_HOME / "bin" / "hadd"
+    if not hadd.exists():
+        pytest.skip("this ROOT has no hadd")
+    path = tmp_path / "hadd.root"
+    environment = os.environ | {"ROOTSYS": str(ROOT_HOME), "LD_LIBRARY_PATH": str(ROOT_HOME / "lib")}
+    command = [str(hadd), *mode, str(path), str(sample), str(sample)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Error" not in done.stderr
+    with NTupleFile(path) as file:
+        assert (file.n_entries, file.is_own, file.metadata) == (2602, False, {})
+        assert same_columns(file.read(None, 0, 1301), whole)
+        assert same_columns(file.read(None, 1301, 2602), whole)
+    assert verify(path).ok
+
+
+@pytest.mark.root
+@needs_root
+def test_root_reads_beyond_four_gigabytes(tmp_path):
+    schema = Schema([leaf("l_u4", "u4"), record("Header", [leaf("good", "bool")]), string("tag"),
+                     collection("Hit", [leaf("t", "f4"), vector("samples", "u2")])])  # fmt: skip
+    path = tmp_path / "large.root"
+    batch = sample_arrays(100, 5, schema)
+    with path.open("wb") as out:
+        writer = FileWriter(out, schema)
+        writer._position = 5 << 30
+        writer.append(seal_cluster(schema, batch))
+        writer.close({})
+    script = (
+        "import ROOT, sys\n"
+        "frame = ROOT.RDataFrame('events', sys.argv[1])\n"
+        "assert int(frame.Define('n', '(int)Hit.t.size()').Sum('n').GetValue()) == int(sys.argv[2])\n"
+    )
+    run_root(script, path, int(batch["Hit@0"][-1]))
