@@ -1,0 +1,1 @@
+"""The catalogue: runs, files, collections, datasets, the ledger, and the language that asks for them."""

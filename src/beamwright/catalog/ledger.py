@@ -1,0 +1,249 @@
+"""The ledger: each record of each kind goes into each stream, or is accounted for, exactly once.
+
+The balance is checked by pure functions over plain lines; the statements only fetch them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright.core.messages import ACCUMULATOR, HISTOGRAMS, PAYLOAD_PREFIX
+from beamwright.core.runs import Interval, overlaps
+from beamwright.db import schema
+
+TERMS = ("read", "created", "written", "filtered", "prescaled", "quarantined")
+_GONE = TERMS[2:]
+
+
+@dataclass(frozen=True)
+class Line:
+    """How the records of one kind in a unit's interval went into one stream."""
+
+    unit: int
+    record: str
+    stream: str
+    interval: Interval
+    read: int
+    created: int
+    written: int
+    filtered: int
+    prescaled: int
+    quarantined: int
+
+    @property
+    def balance(self) -> int:
+        """What came less what is accounted for; zero when all is."""
+        return self.read + self.created - self.written - self.filtered - self.prescaled - self.quarantined
+
+
+@dataclass(frozen=True)
+class Share:
+    """A finished unit: the record kind it reads (a merge takes what comes), its streams and its sources."""
+
+    unit: int
+    kind: str
+    record: str
+    interval: Interval
+    streams: frozenset[str]
+    sources: frozenset[str]
+
+
+def line_problems(line: Line) -> list[str]:
+    """Return what is wrong with one line, in words."""
+    name = f"unit {line.unit}, {line.record}/{line.stream}, {line.interval}"
+    found = [f"{name}: {term} is {getattr(line, term)}" for term in TERMS if getattr(line, term) < 0]
+    if line.balance:
+        terms = ", ".join(f"{term} {getattr(line, term)}" for term in TERMS)
+        found.append(f"{name} does not balance: {terms}")
+    return found
+
+
+def task_problems(
+    shares: Sequence[Share],
+    lines: Sequence[Line],
+    held: dict[tuple[str, str], int],
+    quarantined: dict[tuple[int, str], int],
+) -> list[str]:
+    """Return what is wrong with a task's accounts, in words; nothing when each record is in each stream once.
+
+    ``held`` gives the number of records by (source, record kind), ``quarantined`` the number of named records
+    by (unit, record kind).
+    """
+    found = [problem for line in lines for problem in line_problems(line)]
+    found += _unnamed(lines, quarantined)
+    for (kind, record, stream), group in sorted(_by_stream(shares).items()):
+        mine = {line.unit: line for line in lines if (line.record, line.stream) == (record, stream)}
+        for share in group:
+            if share.unit not in mine:
+                found.append(f"unit {share.unit} ({kind}) has no line for {record}/{stream}")
+        found += _twice(group, record, stream)
+        found += _short(group, mine, held, record, stream)
+    return found
+
+
+def imbalances(conn: sa.Connection, task_id: int) -> list[str]:
+    """Return what keeps a task's ledger from balancing, in words; nothing when it does."""
+    lines = lines_of(conn, task_id)
+    shares = _shares(conn, task_id, lines)
+    return task_problems(shares, lines, _held(conn, task_id, shares), _quarantined(conn, task_id))
+
+
+def totals(lines: Iterable[Line]) -> dict[tuple[str, str], dict[str, int]]:
+    """Return the sums of all terms by (record kind, stream)."""
+    found: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys(TERMS, 0))
+    for line in lines:
+        for term in TERMS:
+            found[line.record, line.stream][term] += getattr(line, term)
+    return dict(found)
+
+
+# --- the rules -----------------------------------------------------------------------------------
+
+
+def _by_stream(shares: Iterable[Share]) -> dict[tuple[str, str, str], list[Share]]:
+    found: dict[tuple[str, str, str], list[Share]] = defaultdict(list)
+    for share in shares:
+        for stream in share.streams:
+            found[share.kind, share.record, stream].append(share)
+    return found
+
+
+def _unnamed(lines: Iterable[Line], quarantined: dict[tuple[int, str], int]) -> list[str]:
+    """A quarantined record must be named by its key."""
+    return [
+        f"unit {line.unit}, {line.record}/{line.stream}: {line.quarantined} quarantined, "
+        f"{quarantined.get((line.unit, line.record), 0)} named"
+        for line in lines
+        if line.quarantined != quarantined.get((line.unit, line.record), 0)
+    ]
+
+
+def _twice(group: Sequence[Share], record: str, stream: str) -> list[str]:
+    """Two units of one source must not share an event key."""
+    found = []
+    by_source: dict[str, list[Share]] = defaultdict(list)
+    for share in group:
+        for source in share.sources:
+            by_source[source].append(share)
+    for source, users in sorted(by_source.items()):
+        for one, other in overlaps(share.interval for share in users):
+            found.append(f"{record}/{stream}: {one} and {other} both read {source}")
+    return found
+
+
+def _short(
+    group: Sequence[Share], mine: dict[int, Line], held: dict[tuple[str, str], int], record: str, stream: str
+) -> list[str]:
+    """What the units read must be what their sources hold, for each set of units that share sources."""
+    found = []
+    for sources, units in _connected(group):
+        wanted = sum(held.get((source, record), 0) for source in sources)
+        read = sum(mine[unit].read for unit in units if unit in mine)
+        if read != wanted:
+            named = ", ".join(sorted(sources)[:3]) + (", …" if len(sources) > 3 else "")
+            found.append(f"{record}/{stream}: {read} of {wanted} records of {named} were read")
+    return found
+
+
+def _connected(group: Sequence[Share]) -> list[tuple[frozenset[str], list[int]]]:
+    """Return the sets of units that share sources, with all their sources."""
+    found: list[tuple[frozenset[str], list[int]]] = []
+    for share in group:
+        touching = [part for part in found if part[0] & share.sources]
+        sources = share.sources.union(*(part[0] for part in touching))
+        units = [share.unit, *(unit for part in touching for unit in part[1])]
+        found = [part for part in found if part not in touching] + [(sources, units)]
+    return found
+
+
+# --- statements ----------------------------------------------------------------------------------
+
+
+def _is_event_stream(stream: str) -> bool:
+    return stream not in (HISTOGRAMS, ACCUMULATOR) and not stream.startswith(PAYLOAD_PREFIX)
+
+
+def _shares(conn: sa.Connection, task_id: int, lines: Sequence[Line]) -> list[Share]:
+    """Return the finished units of a task that read records."""
+    unit, job = schema.unit, schema.job
+    query = (
+        sa.select(unit)
+        .join(job, job.c.unit_id == unit.c.id)
+        .where(unit.c.task_id == task_id, job.c.state == "ok", unit.c.kind != "fit")
+    )
+    rows = conn.execute(query.order_by(unit.c.id)).all()
+    sources = _sources(conn, [row.id for row in rows])
+    read = {line.unit: line.record for line in lines if not line.created}
+    return [
+        Share(
+            row.id,
+            row.kind,
+            row.record or read.get(row.id, ""),
+            _interval(row),
+            _streams(row),
+            frozenset(sources.get(row.id, ())),
+        )
+        for row in rows
+    ]
+
+
+def _streams(unit: Any) -> frozenset[str]:
+    declared = unit.definition.get("streams") or {}
+    events = {stream for stream in declared if _is_event_stream(stream)}
+    return frozenset(events or ({ACCUMULATOR} if ACCUMULATOR in declared else set()))
+
+
+def _sources(conn: sa.Connection, units: Sequence[int]) -> dict[int, list[str]]:
+    link = schema.unit_input
+    found: dict[int, list[str]] = defaultdict(list)
+    for row in conn.execute(sa.select(link).where(link.c.unit_id.in_(units)).order_by(link.c.id)):
+        name = f"chunk {row.chunk_id}" if row.chunk_id is not None else f"collection {row.collection_id}"
+        found[row.unit_id].append(name)
+    return found
+
+
+def lines_of(conn: sa.Connection, task_id: int) -> list[Line]:
+    """Return the lines of a task."""
+    table, unit = schema.ledger, schema.unit
+    query = sa.select(table).join(unit, table.c.unit_id == unit.c.id).where(unit.c.task_id == task_id)
+    return [
+        Line(r.unit_id, r.record, r.stream, _interval(r), *(getattr(r, term) for term in TERMS))
+        for r in conn.execute(query.order_by(table.c.id))
+    ]
+
+
+def _held(conn: sa.Connection, task_id: int, shares: Sequence[Share]) -> dict[tuple[str, str], int]:
+    """Return how many records of the kinds that are read each source holds."""
+    chunk, collection, link, unit = schema.chunk, schema.collection, schema.unit_input, schema.unit
+    found: dict[tuple[str, str], int] = {}
+    mine = sa.select(link.c.chunk_id, link.c.collection_id).join(unit, link.c.unit_id == unit.c.id)
+    inputs = mine.where(unit.c.task_id == task_id).subquery()
+    chunks = sa.select(chunk.c.id, chunk.c.records).where(chunk.c.id.in_(sa.select(inputs.c.chunk_id)))
+    for row in conn.execute(chunks):
+        found |= {(f"chunk {row.id}", record): number for record, number in row.records.items()}
+    wanted = collection.c.id.in_(sa.select(inputs.c.collection_id))
+    kinds = {share.record for share in shares}
+    for row in conn.execute(sa.select(collection.c.id, collection.c.events).where(wanted)):
+        found |= {(f"collection {row.id}", record): row.events for record in kinds}
+    return found
+
+
+def _quarantined(conn: sa.Connection, task_id: int) -> dict[tuple[int, str], int]:
+    table, unit = schema.quarantine, schema.unit
+    query = (
+        sa.select(table.c.unit_id, table.c.record, sa.func.count().label("number"))
+        .join(unit, table.c.unit_id == unit.c.id)
+        .where(unit.c.task_id == task_id)
+        .group_by(table.c.unit_id, table.c.record)
+    )
+    return {(row.unit_id, row.record): row.number for row in conn.execute(query)}
+
+
+def _interval(row: Any) -> Interval:
+    first = (row.first_run, row.first_section, row.first_event)
+    return Interval(row.series, first, (row.last_run, row.last_section, row.last_event))
