@@ -107,7 +107,6 @@ class Sample:
             schema.production,
             name="sample",
             experiment="toy",
-            global_tag="open-A",
             release="sha256:" + digest("release"),
             spec=SPEC,
             spec_hash=canonical.content_hash(SPEC),

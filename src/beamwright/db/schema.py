@@ -217,7 +217,6 @@ production = sa.Table(
     _id(),
     _text("name", unique=True),
     _text("experiment"),
-    _text("global_tag"),
     _text("release"),
     _json("spec"),
     _text("spec_hash"),

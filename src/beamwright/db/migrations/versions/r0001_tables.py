@@ -78,7 +78,7 @@ def _tables_1() -> None:
         _c("created", REAL), sa.PrimaryKeyConstraint("id", name=op.f("pk_payload")),
     )  # fmt: skip
     op.create_table(
-        "production", _c("id", ID), _c("name", TEXT), _c("experiment", TEXT), _c("global_tag", TEXT),
+        "production", _c("id", ID), _c("name", TEXT), _c("experiment", TEXT),
         _c("release", TEXT), _c("spec", JSON), _c("spec_hash", TEXT), _c("created", REAL),
         _c("finished", REAL, null=True), sa.PrimaryKeyConstraint("id", name=op.f("pk_production")),
         sa.UniqueConstraint("name", name=op.f("uq_production_name")),
