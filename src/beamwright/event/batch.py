@@ -17,6 +17,7 @@ from beamwright.event.table import Array, Jagged, Mask, Table, offsets_of
 
 __all__ = ["Batch", "Deposits", "Jagged", "Scope", "Table", "offsets_of"]
 
+HISTOGRAM_PREFIX = "histogram/"
 Deposits = dict[str, dict[str, Array]]
 """What a batch adds to sums of the whole pass: arrays by histogram or calibration."""
 
@@ -38,8 +39,8 @@ class Batch:
     """
 
     __slots__ = (
-        "banks", "deposits", "event", "n", "parent_event", "parent_section", "record", "run", "scope", "section",
-        "seed", "selections", "series", "tables",
+        "banks", "deposits", "event", "n", "parent_event", "parent_section", "record", "run", "scope",
+        "section", "seed", "selections", "series", "tables",
     )  # fmt: skip
 
     def __init__(
@@ -136,7 +137,7 @@ class Batch:
         """Fill a histogram; the counts belong to this batch and are committed with it."""
         part = Histogram(histogram.name, histogram.axes)
         part.fill(*(np.asarray(v) for v in values))
-        self.deposit(f"histogram/{histogram.name}", {"counts": part.counts})
+        self.deposit(HISTOGRAM_PREFIX + histogram.name, {"counts": part.counts})
 
     def deposit(self, name: str, arrays: Mapping[str, Array]) -> None:
         """Add arrays to what this batch gives to a sum of the whole pass."""
@@ -152,7 +153,7 @@ class Batch:
         """Return a random seed per record, made of the job's seed and the record's key alone."""
         return key_hash(self.run, self.section, self.event, self.seed)
 
-    def replace_rows(self, old: Table, new: Table, kept: Mask) -> None:
+    def replace_rows(self, old: Table, new: Table, kept: Mask) -> Table:
         """Put ``new``, the kept rows of ``old``, in its place and remap every link to it; links to dropped
         rows become -1.
         """
@@ -168,6 +169,7 @@ class Batch:
             for column in bank.links:
                 if column.link == name:
                     self._remap(table, column.name, old, new, kept, number)
+        return self.tables[name]
 
     def _remap(self, table: Table, link: str, old: Table, new: Table, kept: Mask, number: Array) -> None:
         """Rewrite one link column; a bank that links to itself is read as it was before filtering."""

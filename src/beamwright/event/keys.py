@@ -65,6 +65,13 @@ class Index:
         """Return the first position inside the interval and the one after its last."""
         return self.position(interval.first, "left"), self.position(interval.last, "right")
 
+    def within(self, interval: Interval) -> Index:
+        """Return the part of the index that lies in the interval."""
+        start, stop = self.span(interval)
+        size = None if self.size is None else self.size[start:stop]
+        cut = slice(start, stop)
+        return Index(self.run[cut], self.section[cut], self.event[cut], self.entry[cut], size)
+
     def position(self, key: Position, side: Any = "left") -> int:
         """Return where a key stands or would stand."""
         start, stop = 0, len(self)
@@ -130,6 +137,21 @@ def distinct(*columns: NDArray[Any]) -> int:
         return 0
     order = np.lexsort(columns)
     return len(order) - int(_equal_neighbours(*(column[order] for column in columns)).sum())
+
+
+def are_among(
+    section: NDArray[Any], event: NDArray[Any], sections: NDArray[Any], events: NDArray[Any]
+) -> NDArray[np.bool_]:
+    """Tell which keys of one run are among others of the same run."""
+    found: NDArray[np.bool_] = np.isin(_packed(section, event), _packed(sections, events))
+    return found
+
+
+def _packed(section: NDArray[Any], event: NDArray[Any]) -> NDArray[Any]:
+    """Return keys as one value each, ordered like the keys."""
+    packed = np.empty(len(event), np.dtype([("section", np.uint32), ("event", np.uint64)]))
+    packed["section"], packed["event"] = section, event
+    return packed
 
 
 def is_ascending(section: NDArray[Any], event: NDArray[Any]) -> bool:

@@ -193,5 +193,6 @@ class Builder(Module):
         """
         return Batch(
             self.builds, batch.series, batch.run, batch.section[parents], events,
-            banks=batch.banks, seed=batch.seed, parent_section=batch.section[parents], parent_event=batch.event[parents],
+            banks=batch.banks, seed=batch.seed,
+            parent_section=batch.section[parents], parent_event=batch.event[parents],
         )  # fmt: skip

@@ -92,8 +92,8 @@ class Path:
         return output.record or self.records[-1]
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """The tags of conditions that the modules read."""
+    def conditions(self) -> tuple[str, ...]:
+        """The conditions that the modules read."""
         return tuple(sorted({tag for step in self.steps for tag in step.tags}))
 
     def output(self, stream: str) -> Output:
@@ -166,7 +166,7 @@ class Path:
             if banks[name].rows == ONE or name in held:
                 cause = "has one row per record" if banks[name].rows == ONE else "exists already"
                 raise ConfigError(
-                    f"module {step.name}, conditional on {step.selection!r}, writes bank {name}, which {cause}",
+                    f"module {step.name} is conditional and writes bank {name}, which {cause}",
                     hint='a conditional module writes new banks with rows = "many"',
                 )
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,8 @@ class Reader(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, paths: Mapping[str, Path], **options: Any) -> Self:
-        """Open files by role; options come from the job's configuration."""
+    def open(cls, paths: Mapping[str, Path], *, series: str, run: int) -> Self:
+        """Open the files of a delivery, by role; records of other runs in them are left out."""
 
     @abstractmethod
     def records(self) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class JoinedReader(Reader):
         self._positions: dict[str, tuple[Positions, Positions]] = {}
 
     @classmethod
-    def open(cls, paths: Mapping[str, Path], **options: Any) -> Self:
+    def open(cls, paths: Mapping[str, Path], *, series: str, run: int) -> Self:
         raise FormatError("a joined reader is made of readers", hint="open the parts first")
 
     def records(self) -> tuple[str, ...]:

@@ -209,9 +209,7 @@ class Table:
         table = Table._made(
             self.bank, kept[self.offsets], {n: _rows(v, rows) for n, v in self.columns.items()}
         )
-        if batch is not None:
-            batch.replace_rows(self, table, rows)
-        return table
+        return table if batch is None else batch.replace_rows(self, table, rows)
 
     def take(self, mask: Mask) -> Table:
         """Return the records where ``mask`` is true; links are counted per record and stay right."""

@@ -1,0 +1,139 @@
+"""Conducting: tasks to whoever is free, failures to the record they come from, batches to their commit in
+order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from beamwright.core.runs import EventKey
+from beamwright.event.commit import Commit, Poison
+from beamwright.event.engine import READER, Failure, Result
+from beamwright.event.path import Path
+from beamwright.event.plan import Plan, Stage, Task
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds that one record may take (None: any), and how many records may be quarantined before the pass
+    fails.
+    """
+
+    event_s: float | None = None
+    quarantined: int = 100
+
+
+class Pool(Protocol):
+    """Where tasks are run."""
+
+    @property
+    def window(self) -> int: ...
+
+    def can_take(self) -> bool: ...
+
+    def submit(self, task: Task) -> None: ...
+
+    def wait(self) -> tuple[Task, Result | Failure]: ...
+
+    def finish(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class _Group:
+    """All that belongs to one batch: what its tasks left, by their place, and how many are still out."""
+
+    open: int = 1
+    pieces: list[tuple[tuple[int, int], Result | Poison]] = field(default_factory=list)
+    created: dict[int, Result] = field(default_factory=dict)
+
+
+class Conductor:
+    """Hands out tasks, judges failures, and commits batches in order."""
+
+    def __init__(
+        self, pool: Pool, plan: Plan, path: Path, commit: Commit, limits: Limits,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:  # fmt: skip
+        self._pool, self._plan, self._path, self._commit = pool, plan, path, commit
+        self._limits, self._progress = limits, progress
+        self._waiting = deque(plan.tasks)
+        self._groups: dict[int, _Group] = {}
+        self._next = 0
+
+    def run(self) -> None:
+        """Work until the last batch is committed."""
+        try:
+            while self._next < len(self._plan.spans):
+                self._hand_out()
+                self._judge(*self._pool.wait())
+                self._commit_ready()
+            self._commit.close()
+        except BaseException:
+            self._commit.abort()
+            raise
+
+    def _hand_out(self) -> None:
+        while self._waiting and self._pool.can_take():
+            if self._waiting[0].number >= self._next + self._pool.window:
+                return
+            task = self._waiting.popleft()
+            self._groups.setdefault(task.number, _Group())
+            self._pool.submit(task)
+
+    def _judge(self, task: Task, outcome: Result | Failure) -> None:
+        group = self._groups[task.number]
+        if isinstance(outcome, Result):
+            self._keep(group, task, outcome)
+        elif task.tries == 0:
+            self._waiting.appendleft(task._replace(tries=1))
+        elif task.records > 1:
+            self._replace(group, task.halves())
+        elif task.stage is Stage.ALL and self._is_after_builder(outcome):
+            self._replace(group, [task._replace(stage=Stage.BUILD).fresh()])
+        else:
+            self._quarantine(group, task, outcome)
+
+    def _keep(self, group: _Group, task: Task, result: Result) -> None:
+        group.open -= 1
+        group.pieces.append(((task.start, task.first), result))
+        created = len(result.created_event)
+        if task.stage is Stage.BUILD:
+            group.created[task.start] = result
+            if created:
+                group.open += 1
+                self._waiting.appendleft(task._replace(stage=Stage.AFTER, first=0, last=created).fresh())
+
+    def _replace(self, group: _Group, tasks: list[Task]) -> None:
+        group.open += len(tasks) - 1
+        self._waiting.extendleft(reversed(tasks))
+
+    def _is_after_builder(self, failure: Failure) -> bool:
+        return failure.step >= 0 and self._path.steps[failure.step].stage == 1
+
+    def _quarantine(self, group: _Group, task: Task, failure: Failure) -> None:
+        module = READER if failure.step < 0 else self._path.steps[failure.step].name
+        if task.stage is Stage.AFTER:
+            made = group.created[task.start]
+            span = self._plan.spans[task.number]
+            section, event = int(made.created_section[task.first]), int(made.created_event[task.first])
+            key, record = str(EventKey(self._plan.series, span.run, section, event)), self._path.records[-1]
+            poison = Poison(key, record, module, failure)
+        else:
+            poison = Poison(self._plan.key(task.start), self._plan.record, module, failure, task.start)
+        group.open -= 1
+        group.pieces.append(((task.start, task.first), poison))
+        self._commit.check_quarantine(self._limits.quarantined, module, failure)
+
+    def _commit_ready(self) -> None:
+        while self._next in self._groups and not self._groups[self._next].open:
+            group = self._groups.pop(self._next)
+            group.pieces.sort(key=lambda piece: piece[0])
+            self._commit.batch(self._next, [piece for _, piece in group.pieces])
+            self._next += 1
+            if self._progress is not None:
+                self._progress(self._plan.spans[self._next - 1].stop, len(self._plan.kept))

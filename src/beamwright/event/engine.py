@@ -1,0 +1,342 @@
+"""The engine: runs one task of a plan through a path, in whatever process it finds itself."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beamwright.core.errors import BeamwrightError, FormatError, ModuleError, UnknownNameError
+from beamwright.core.histogram import HistogramSet
+from beamwright.event.banks import BankSet
+from beamwright.event.batch import Batch, Deposits
+from beamwright.event.keys import are_among, is_ascending
+from beamwright.event.module import Builder, RunInfo
+from beamwright.event.path import Output, Path, Step
+from beamwright.event.plan import ConditionsSource, Plan, Stage, Task
+from beamwright.event.reader import Reader
+from beamwright.event.table import Mask, Table
+
+READER = "reader"
+
+
+class Progress(Protocol):
+    """Where the engine notes the step it is in (-1: reading), for those who have to explain its death."""
+
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+class Stumble(Exception):
+    """A module raised while it worked on a batch."""
+
+    def __init__(self, step: int, cause: BaseException) -> None:
+        super().__init__(step)
+        self.step = step
+        self.cause = cause
+
+
+@dataclass
+class Failure:
+    """How a task failed: in which step (-1: reading), and with what."""
+
+    step: int
+    error: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, stumble: Stumble) -> Failure:
+        """Describe a module's exception, its traceback without our own frames."""
+        cause = stumble.cause
+        frames = traceback.extract_tb(cause.__traceback__)
+        own = [frame for frame in frames if frame.filename != __file__] or list(frames)
+        text = "".join(traceback.format_list(own)) + "".join(traceback.format_exception_only(cause))
+        return cls(stumble.step, f"{type(cause).__name__}: {cause}", text)
+
+
+@dataclass
+class Result:
+    """What a task leaves: the records for each stream, counts, deposits, times per step in ns."""
+
+    outputs: dict[str, Batch] = field(default_factory=dict)
+    filtered: dict[str, int] = field(default_factory=dict)
+    loaded: int = 0
+    created_section: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    created_event: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    deposits: Deposits = field(default_factory=dict)
+    times: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Engine:
+    """A path bound to a reader, a plan and conditions. ``streams`` are the outputs that are wanted."""
+
+    path: Path
+    reader: Reader
+    plan: Plan
+    banks: BankSet
+    read_banks: tuple[str, ...]
+    conditions: ConditionsSource
+    streams: tuple[Output, ...] = ()
+    seed: int = 0
+    run_info: Callable[[int], RunInfo] | None = None
+    histograms: HistogramSet = field(default_factory=HistogramSet)
+    progress: Progress = field(default_factory=lambda: [0])
+    _run: RunInfo | None = None
+    _payloads: dict[int, dict[str, str]] = field(default_factory=dict)
+    _times: list[int] = field(default_factory=list)
+    _counts: list[int] = field(default_factory=list)
+
+    def book(self) -> None:
+        """Let every module book its histograms."""
+        for step in self.path.steps:
+            with _Fence(step.name, "book"):
+                step.module.book(self.histograms)
+
+    def run(self, task: Task) -> Result:
+        """Run one task.
+
+        Raises: Stumble where a module raises on the records; other errors end the pass.
+        """
+        self._times, self._counts = [0] * len(self.path.steps), [0] * len(self.path.steps)
+        self._enter(task.number)
+        batch = self._read(task)
+        created = None
+        for step in self.path.steps:
+            if step.builds:
+                created = self._build(step, batch)
+                if task.stage is Stage.BUILD:
+                    break
+                if task.stage is Stage.AFTER:
+                    created = created.cut(task.first, task.last)
+            else:
+                self._call(step, batch if created is None else created)
+        return self._result(task, batch, created)
+
+    def finish(self) -> Result:
+        """End the run that is open."""
+        if self._run is not None:
+            for step in self.path.steps:
+                with _Fence(step.name, "end_run"):
+                    step.module.end_run(self._run)
+            self._run = None
+        return Result()
+
+    # --- runs and conditions
+
+    def _enter(self, number: int) -> None:
+        span = self.plan.spans[number]
+        if self._run is None or self._run.number != span.run:
+            self.finish()
+            make = self.run_info or (lambda number: RunInfo(self.plan.series, number))
+            self._run = make(span.run)
+            for step in self.path.steps:
+                with _Fence(step.name, "begin_run"):
+                    step.module.begin_run(self._run)
+        piece = self.plan.pieces[span.piece]
+        for step in self.path.steps:
+            if step.tags:
+                self._change(step, piece.interval, {role: piece.payloads[role] for role in step.tags})
+
+    def _change(self, step: Step, interval: Any, payloads: dict[str, str]) -> None:
+        if self._payloads.get(step.number) != payloads:
+            with _Fence(step.name, "conditions_changed"):
+                step.module.conditions_changed(interval, self.conditions(payloads))
+            self._payloads[step.number] = payloads
+
+    # --- reading
+
+    def _read(self, task: Task) -> Batch:
+        self.progress[0] = -1
+        plan = self.plan
+        positions = plan.kept[task.start : task.stop]
+        try:
+            batch = self.reader.read(plan.record, positions, self.read_banks)
+        except BeamwrightError:
+            raise
+        except Exception as error:
+            keys = f"{plan.key(task.start)} to {plan.key(task.stop - 1)}"
+            cause = f"{type(error).__name__}: {error}"
+            raise FormatError(
+                f"{type(self.reader).__name__} cannot read {plan.record} {keys}: {cause}",
+                hint="check that its files are complete",
+            ) from error
+        self._check_read(batch, positions, task)
+        batch.banks, batch.seed = self.banks, self.seed
+        return batch
+
+    def _check_read(self, batch: Batch, positions: NDArray[np.int64], task: Task) -> None:
+        index = self.plan.index
+        same = batch.run == self.plan.spans[task.number].run and batch.n == len(positions)
+        if not (
+            same
+            and np.array_equal(batch.section, index.section[positions])
+            and np.array_equal(batch.event, index.event[positions])
+        ):
+            raise FormatError(
+                f"{type(self.reader).__name__} gives other {self.plan.record} records than its index says, "
+                f"from {self.plan.key(task.start)} on",
+                hint="index() and read() of a reader must agree",
+            )
+        missing = [name for name in self.read_banks if name not in batch.tables]
+        if missing:
+            raise FormatError(
+                f"{type(self.reader).__name__} gives no bank {missing[0]!r}", hint="its banks() promises it"
+            )
+
+    # --- modules
+
+    def _call(self, step: Step, batch: Batch) -> None:
+        if step.selection is not None:
+            self._call_selected(step, batch, step.selection)
+        elif batch.n:
+            self._process(step, batch)
+        else:
+            for name in step.writes - batch.tables.keys():
+                batch.tables[name] = Table.empty(self.banks[name], 0)
+
+    def _process(self, step: Step, batch: Batch) -> None:
+        """Run a module on a batch within its fences: time, errors, declared banks, length."""
+        n, number = batch.n, step.number
+        self.progress[0] = number
+        batch.scope = step.scope
+        begun = perf_counter_ns()
+        try:
+            step.module.process(batch)
+        except (ModuleError, UnknownNameError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise Stumble(number, error) from error
+        self._times[number] += perf_counter_ns() - begun
+        self._counts[number] += n
+        batch.scope = None
+        if batch.n != n or len(batch.event) != n:
+            raise ModuleError(
+                f"module {step.name} changed the length of the batch from {n} to {len(batch.event)}",
+                hint="select() marks records, a Builder makes new ones",
+            )
+        if not step.writes <= batch.tables.keys():
+            name = sorted(step.writes - batch.tables.keys())[0]
+            raise ModuleError(
+                f"module {step.name} declares bank {name!r} and did not write it",
+                hint="write it, or take it out of writes",
+            )
+
+    def _call_selected(self, step: Step, batch: Batch, selection: str) -> None:
+        mask = batch.selected(selection)
+        part = batch.take(mask)
+        if part.n:
+            self._process(step, part)
+        for name in step.writes:
+            made = part.tables[name] if part.n else Table.empty(self.banks[name], 0)
+            batch.tables[name] = made.spread(mask)
+        for name, found in part.selections.items():
+            if name not in batch.selections:
+                whole = np.zeros(batch.n, np.bool_)
+                whole[mask] = found
+                batch.selections[name] = whole
+        for name, arrays in part.deposits.items():
+            batch.deposit(name, arrays)
+
+    def _build(self, step: Step, batch: Batch) -> Batch:
+        builder = step.module
+        assert isinstance(builder, Builder), "step.builds says so"
+        self.progress[0] = step.number
+        batch.scope = step.scope
+        begun = perf_counter_ns()
+        try:
+            created = builder.build(batch)
+        except (ModuleError, UnknownNameError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise Stumble(step.number, error) from error
+        self._times[step.number] += perf_counter_ns() - begun
+        self._counts[step.number] += batch.n
+        batch.scope = None
+        _check_created(step, builder, batch, created)
+        return created
+
+    # --- results
+
+    def _result(self, task: Task, batch: Batch, created: Batch | None) -> Result:
+        result = Result(times=self._times, counts=self._counts)
+        if task.stage is not Stage.AFTER:
+            result.loaded = batch.n
+            result.deposits = batch.deposits
+            self._outputs(result, batch)
+        if created is None:
+            return result
+        if task.stage is not Stage.AFTER:
+            result.created_section, result.created_event = created.section, created.event
+        if task.stage is not Stage.BUILD:
+            _join_deposits(result.deposits, created.deposits)
+            self._outputs(result, created)
+        return result
+
+    def _outputs(self, result: Result, batch: Batch) -> None:
+        for output in self.streams:
+            if self.path.record_of(output) != batch.record:
+                continue
+            part = batch.only(output.banks)
+            if output.select is not None:
+                mask = _selected(batch, output)
+                result.filtered[output.stream] = int((~mask).sum())
+                part = part.take(mask)
+            result.outputs[output.stream] = part
+
+
+class _Fence:
+    """Turns what a module raises outside ``process`` into an error that names it: there is no record to
+    blame.
+    """
+
+    def __init__(self, module: str, hook: str) -> None:
+        self.module, self.hook = module, hook
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, BeamwrightError):
+            raise ModuleError(
+                f"module {self.module} failed in {self.hook}: {type(error).__name__}: {error}",
+                hint="no event is to blame; mend the module or its parameters",
+            ) from error
+
+
+def _selected(batch: Batch, output: Output) -> Mask:
+    name = str(output.select)
+    if name in batch.selections or batch.n:
+        return batch.selected(name)
+    return np.zeros(0, np.bool_)
+
+
+def _join_deposits(into: Deposits, more: Mapping[str, Any]) -> None:
+    for name, arrays in more.items():
+        held = into.setdefault(name, {})
+        for key, array in arrays.items():
+            held[key] = held[key] + array if key in held else array
+
+
+def _check_created(step: Step, builder: Builder, batch: Batch, created: Batch) -> None:
+    """Check that created records are in order and have their parents in the batch, in the same section."""
+    wrong = ""
+    if getattr(created, "record", None) != builder.builds:
+        wrong = f"gives {created!r} instead of a batch of {builder.builds}"
+    elif created.parent_section is None or created.parent_event is None:
+        wrong = "gives records without parents"
+    elif not is_ascending(created.section, created.event):
+        wrong = "gives records whose keys do not rise"
+    elif created.run != batch.run or not np.array_equal(created.section, created.parent_section):
+        wrong = "gives records in another run or section than their parents"
+    elif not are_among(created.section, created.parent_event, batch.section, batch.event).all():
+        wrong = "gives records whose parents are not in the batch"
+    if wrong:
+        raise ModuleError(
+            f"builder {step.name} {wrong}", hint="make them with self.create(batch, parents, events)"
+        )

@@ -1,0 +1,197 @@
+"""The plan of a pass: which records are kept, how they are cut into batches, and what each batch stands
+under.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beamwright.conditions.snapshot import Snapshot
+from beamwright.core.errors import ConditionsError, UsageError
+from beamwright.core.runs import Interval
+from beamwright.event.keys import Index, prescaled
+from beamwright.event.module import Conditions, Constants
+
+BATCH_EVENTS = 10_000
+BATCH_BYTES = 16 << 20
+
+
+class Stage(IntEnum):
+    """How much of a path a task runs: all of it, up to the builder with it, or what follows the builder."""
+
+    ALL = 0
+    BUILD = 1
+    AFTER = 2
+
+
+class Task(NamedTuple):
+    """Kept records ``start`` to ``stop`` of batch ``number``; of the records created from them, ``first`` to
+    ``last``.
+    """
+
+    number: int
+    start: int
+    stop: int
+    stage: Stage = Stage.ALL
+    first: int = 0
+    last: int = -1
+    tries: int = 0
+
+    @property
+    def records(self) -> int:
+        """How many records the task can still be cut into."""
+        return self.last - self.first if self.stage is Stage.AFTER else self.stop - self.start
+
+    def halves(self) -> list[Task]:
+        """Return two tasks that together are this one."""
+        if self.stage is Stage.AFTER:
+            middle = (self.first + self.last) // 2
+            return [self._replace(last=middle).fresh(), self._replace(first=middle).fresh()]
+        middle = (self.start + self.stop) // 2
+        return [self._replace(stop=middle).fresh(), self._replace(start=middle).fresh()]
+
+    def fresh(self) -> Task:
+        """Return the task as new: a single record is tried twice, what can be halved once."""
+        return self._replace(tries=0 if self.records == 1 else 1)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An interval over which no conditions change, and the payload of each role in it."""
+
+    interval: Interval
+    payloads: dict[str, str]
+
+
+class Span(NamedTuple):
+    """Kept records ``start`` to ``stop``: one batch, all of one run and one piece of the conditions."""
+
+    start: int
+    stop: int
+    run: int
+    piece: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pass over ``interval`` does: ``kept`` are the positions that the prescale leaves."""
+
+    series: str
+    record: str
+    index: Index
+    kept: NDArray[np.int64]
+    read: int
+    prescaled: int
+    pieces: tuple[Piece, ...]
+    spans: tuple[Span, ...]
+
+    @property
+    def tasks(self) -> list[Task]:
+        return [Task(number, span.start, span.stop) for number, span in enumerate(self.spans)]
+
+    def key(self, record: int) -> str:
+        """Return the key of a kept record."""
+        return str(self.index.key(self.series, int(self.kept[record])))
+
+
+def make_plan(
+    index: Index,
+    series: str,
+    record: str,
+    interval: Interval,
+    pieces: Sequence[Piece],
+    *,
+    prescale: int = 1,
+    batch_events: int = BATCH_EVENTS,
+    batch_bytes: int = BATCH_BYTES,
+) -> Plan:
+    """Plan a pass over the records of an index that lie in the interval."""
+    if min(prescale, batch_events, batch_bytes) < 1:
+        raise UsageError(
+            f"prescale {prescale}, {batch_events} events or {batch_bytes} bytes per batch", hint="from 1 on"
+        )
+    start, stop = index.span(interval)
+    positions = np.arange(start, stop)
+    keep = np.ones(len(positions), np.bool_)
+    if prescale > 1:
+        keep = prescaled(index.run[start:stop], index.section[start:stop], index.event[start:stop], prescale)
+    kept = positions[keep]
+    spans = tuple(_spans(index, kept, pieces, batch_events, batch_bytes))
+    return Plan(series, record, index, kept, len(positions), int((~keep).sum()), tuple(pieces), spans)
+
+
+def pieces_of(snapshot: Snapshot | None, roles: Sequence[str], interval: Interval) -> tuple[Piece, ...]:
+    """Cut an interval where the conditions that are read change.
+
+    Raises: ConditionsError where something is read and there are none, NotCoveredError.
+    """
+    if not roles:
+        return (Piece(interval, {}),)
+    if snapshot is None:
+        raise ConditionsError(
+            f"the conditions {', '.join(roles)} are read and there are none", hint="give a snapshot"
+        )
+    parts = snapshot.boundaries(roles, interval)
+    at = [(part, (part.series, part.first)) for part in parts]
+    return tuple(
+        Piece(part, {role: snapshot.resolve(role, where)[1] for role in roles}) for part, where in at
+    )
+
+
+class ConditionsSource:
+    """Hands out the constants of a snapshot, each payload unpacked once."""
+
+    def __init__(self, snapshot: Snapshot | None) -> None:
+        self._snapshot = snapshot
+        self._held: dict[str, Constants] = {}
+
+    def __call__(self, payloads: dict[str, str]) -> Conditions:
+        """Return the constants of each role."""
+        return {role: self._constants(payload_id) for role, payload_id in payloads.items()}
+
+    def _constants(self, payload_id: str) -> Constants:
+        if payload_id not in self._held:
+            assert self._snapshot is not None, "a piece names payloads only where there is a snapshot"
+            arrays, document = self._snapshot.constants(payload_id)
+            self._held[payload_id] = Constants(arrays, document, payload_id)
+        return self._held[payload_id]
+
+
+def _spans(
+    index: Index, kept: NDArray[np.int64], pieces: Sequence[Piece], events: int, size: int
+) -> list[Span]:
+    """Cut the kept records at runs, at pieces, and by number and bytes."""
+    cuts = {0, len(kept), *(np.flatnonzero(np.diff(index.run[kept])) + 1).tolist()}
+    starts = [int(np.searchsorted(kept, index.position(piece.interval.first))) for piece in pieces]
+    cuts.update(starts)
+    found: list[Span] = []
+    ordered = sorted(cuts)
+    for start, stop in pairwise(ordered):
+        piece = int(np.searchsorted(starts, start, "right")) - 1
+        run = int(index.run[kept[start]])
+        found += [Span(a, b, run, piece) for a, b in _portions(index, kept, start, stop, events, size)]
+    return found
+
+
+def _portions(
+    index: Index, kept: NDArray[np.int64], start: int, stop: int, events: int, size: int
+) -> list[tuple[int, int]]:
+    """Cut a range into portions of at most ``events`` records and about ``size`` bytes."""
+    if index.size is None:
+        return [(a, min(a + events, stop)) for a in range(start, stop, events)]
+    filled = np.cumsum(index.size[kept[start:stop]])
+    portions, first = [], start
+    while first < stop:
+        before = int(filled[first - start - 1]) if first > start else 0
+        fitting = start + int(np.searchsorted(filled, before + size, "right"))
+        last = min(max(fitting, first + 1), first + events, stop)
+        portions.append((first, last))
+        first = last
+    return portions

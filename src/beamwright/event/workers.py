@@ -1,0 +1,327 @@
+"""Worker processes: forked from a clean process, watched, and replaced when they die.
+
+Before anything is read or written, one process is forked off and kept as it is: the nursery. Every worker,
+the first as well
+as the replacement of a dead one, is forked from it, so that each starts from the same state, and so that the
+parent may use threads (to compress what it writes).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import mmap
+import os
+import selectors
+import signal
+import socket
+import stat
+import struct
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn
+
+from beamwright.core.errors import BeamwrightError, ModuleError
+from beamwright.event.engine import Engine, Failure, Result, Stumble
+from beamwright.event.plan import Task
+from beamwright.event.transport import (
+    ConnectionLost,
+    receive_outcome,
+    receive_task,
+    send_failure,
+    send_fatal,
+    send_result,
+    send_task,
+)
+
+_REQUEST = struct.Struct("<cq")
+_ANSWER = struct.Struct("<q")
+_START, _WAIT = b"S", b"W"
+_SHORTEST_LIMIT = 0.05  # s
+_END = Task(-1, 0, 0)
+
+
+def check_forkable() -> None:
+    """Refuse to fork while threads live or connections are open, and name them.
+
+    Raises: ModuleError.
+    """
+    threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+    if not threads:
+        threads = _native_threads()
+    if threads:
+        raise ModuleError(
+            f"cannot start workers while these threads live: {', '.join(threads)}",
+            hint="set OPENBLAS_NUM_THREADS=1 and OMP_NUM_THREADS=1, and start threads after the fork only",
+        )
+    connections = _connections()
+    if connections:
+        raise ModuleError(
+            f"cannot start workers while these connections are open: {', '.join(connections)}",
+            hint="close them before the first event; a connection cannot be shared by processes",
+        )
+
+
+def _native_threads() -> list[str]:
+    """Return the names of threads that Python does not know, those of numerical libraries above all."""
+    names = []
+    with suppress(FileNotFoundError):
+        for task in sorted(os.listdir("/proc/self/task"), key=int):
+            with open(f"/proc/self/task/{task}/comm", encoding="utf-8") as stream:
+                names.append(f"{stream.read().strip()} ({task})")
+    return names[1:]
+
+
+def _connections() -> list[str]:
+    """Return the open internet sockets; those of standard streams are the caller's affair."""
+    found = []
+    with suppress(FileNotFoundError):
+        for name in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                if int(name) > 2 and stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                    found += _internet(int(name))
+    return found
+
+
+def _internet(descriptor: int) -> list[str]:
+    with socket.socket(fileno=os.dup(descriptor)) as copy:
+        if copy.family not in (socket.AF_INET, socket.AF_INET6):
+            return []
+        return [f"descriptor {descriptor} to {copy.getpeername()}"]
+
+
+@dataclass
+class _Worker:
+    slot: int
+    pid: int
+    connection: socket.socket
+    task: Task | None = None
+    begun: float = 0.0
+
+
+class WorkerPool:
+    """Runs tasks in forked processes; a dead or stuck one leaves a ``Failure`` and is replaced."""
+
+    def __init__(self, engine: Engine, workers: int, event_s: float | None = None) -> None:
+        check_forkable()
+        self._engine = engine
+        self._event_s = event_s
+        self._shared = mmap.mmap(-1, 8 * workers)
+        self._progress = memoryview(self._shared).cast("q")
+        self._faults = [os.memfd_create(f"fault-{slot}") for slot in range(workers)]
+        self._control, theirs = socket.socketpair()
+        self._nursery = _fork(partial(self._serve_nursery, theirs))
+        theirs.close()
+        self._selector = selectors.DefaultSelector()
+        self._workers = [self._start(slot) for slot in range(workers)]
+        self.died = 0
+
+    @property
+    def window(self) -> int:
+        """How many batches may be on their way."""
+        return 2 * len(self._workers) + 2
+
+    def can_take(self) -> bool:
+        """Tell whether a worker is idle."""
+        return any(worker.task is None for worker in self._workers)
+
+    def submit(self, task: Task) -> None:
+        """Give a task to an idle worker."""
+        worker = next(worker for worker in self._workers if worker.task is None)
+        worker.task, worker.begun = task, time.monotonic()
+        with suppress(OSError):  # a dead worker is found when its answer is awaited
+            send_task(worker.connection, task)
+
+    def wait(self) -> tuple[Task, Result | Failure]:
+        """Return the next task that ended, with what became of it.
+
+        Raises: whatever ends the pass.
+        """
+        while True:
+            ready = self._selector.select(self._patience())
+            for key, _ in ready:
+                if self._workers[key.data].task is not None:
+                    return self._take(self._workers[key.data])
+            late = self._late()
+            if late is not None:
+                return self._replace(late, f"more than {self._event_s:g} s per record")
+
+    def finish(self) -> None:
+        """Let every worker end its run."""
+        for worker in self._workers:
+            send_task(worker.connection, _END)
+        for worker in self._workers:
+            with suppress(ConnectionLost):
+                receive_outcome(worker.connection, self._engine.banks)
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
+            worker.connection.close()
+        self._selector.close()
+        self._control.close()
+        os.waitpid(self._nursery, 0)
+        self._progress.release()
+        self._shared.close()
+        for descriptor in self._faults:
+            os.close(descriptor)
+
+    # --- the parent's side
+
+    def _take(self, worker: _Worker) -> tuple[Task, Result | Failure]:
+        assert worker.task is not None, "only a worker at work is asked"
+        try:
+            outcome = receive_outcome(worker.connection, self._engine.banks)
+        except ConnectionLost:
+            return self._replace(worker, "")
+        task, worker.task = worker.task, None
+        return task, outcome
+
+    def _replace(self, worker: _Worker, reason: str) -> tuple[Task, Failure]:
+        """Bury a worker, start another in its place and say what it died of."""
+        assert worker.task is not None, "a worker that had nothing to do is not missed"
+        with suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGKILL)
+        status = self._ask(_WAIT, worker.pid)
+        failure = Failure(
+            self._progress[worker.slot], reason or _cause(status), self._fault_text(worker.slot)
+        )
+        self._selector.unregister(worker.connection)
+        worker.connection.close()
+        self._workers[worker.slot] = self._start(worker.slot)
+        self.died += 1
+        return worker.task, failure
+
+    def _start(self, slot: int) -> _Worker:
+        ours, theirs = socket.socketpair()
+        socket.send_fds(self._control, [_REQUEST.pack(_START, slot)], [theirs.fileno()])
+        theirs.close()
+        worker = _Worker(slot, self._answer(), ours)
+        self._selector.register(ours, selectors.EVENT_READ, slot)
+        return worker
+
+    def _ask(self, request: bytes, argument: int) -> int:
+        self._control.sendall(_REQUEST.pack(request, argument))
+        return self._answer()
+
+    def _answer(self) -> int:
+        data = self._control.recv(_ANSWER.size, socket.MSG_WAITALL)
+        if len(data) < _ANSWER.size:
+            raise ModuleError(
+                "the process that workers are forked from died", hint="is the machine out of memory?"
+            )
+        return int(_ANSWER.unpack(data)[0])
+
+    def _fault_text(self, slot: int) -> str:
+        """Return the traceback that a dying worker left, and forget it."""
+        size = os.fstat(self._faults[slot]).st_size
+        text = os.pread(self._faults[slot], size, 0).decode(errors="replace")
+        os.ftruncate(self._faults[slot], 0)
+        os.lseek(self._faults[slot], 0, os.SEEK_SET)
+        return text
+
+    def _limit(self, task: Task) -> float:
+        return max(_SHORTEST_LIMIT, (self._event_s or 0.0) * max(task.records, 1))
+
+    def _patience(self) -> float | None:
+        if self._event_s is None:
+            return None
+        ends = [
+            worker.begun + self._limit(worker.task) for worker in self._workers if worker.task is not None
+        ]
+        return max(0.0, min(ends) - time.monotonic()) if ends else None
+
+    def _late(self) -> _Worker | None:
+        if self._event_s is None:
+            return None
+        now = time.monotonic()
+        over = (w for w in self._workers if w.task is not None and now > w.begun + self._limit(w.task))
+        return next(over, None)
+
+    # --- in the nursery and in the workers
+
+    def _serve_nursery(self, control: socket.socket) -> None:
+        self._control.close()
+        gc.freeze()
+        children: set[int] = set()
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(control, _REQUEST.size, 1)
+            if len(data) < _REQUEST.size:
+                break
+            request, argument = _REQUEST.unpack(data)
+            if request == _START:
+                connection = socket.socket(fileno=descriptors[0])
+                pid = _fork(partial(self._serve, control, connection, argument))
+                connection.close()
+                children.add(pid)
+                control.sendall(_ANSWER.pack(pid))
+            else:
+                children.discard(argument)
+                control.sendall(_ANSWER.pack(os.waitpid(argument, 0)[1]))
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    def _serve(self, control: socket.socket, connection: socket.socket, slot: int) -> None:
+        """Work off tasks until the parent is gone."""
+        control.close()
+        faulthandler.enable(self._faults[slot])
+        engine = self._engine
+        engine.progress = self._progress[slot : slot + 1]
+        try:
+            engine.reader.reopen()
+            while True:
+                self._work(engine, connection, receive_task(connection))
+        except ConnectionLost:
+            return
+        except Exception as error:  # noqa: BLE001 - the parent decides; here nobody would see it
+            with suppress(ConnectionLost):
+                send_fatal(connection, error)
+
+    def _work(self, engine: Engine, connection: socket.socket, task: Task) -> None:
+        try:
+            result = engine.run(task) if task != _END else engine.finish()
+        except Stumble as stumble:
+            send_failure(connection, Failure.of(stumble))
+        except BeamwrightError as error:
+            send_fatal(connection, error)
+        else:
+            send_result(connection, result)
+
+
+def _fork(work: Callable[[], None]) -> int:
+    """Fork a process that does ``work`` and ends without running anything of the parent's."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    return pid if pid else _child(work)
+
+
+def _child(work: Callable[[], None]) -> NoReturn:
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        work()
+        status = 0
+    except BaseException:  # noqa: BLE001 - nothing of the parent's may run here
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _cause(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return f"killed by {signal.Signals(number).name}"
+    return f"ended the process with code {os.waitstatus_to_exitcode(status)}"
