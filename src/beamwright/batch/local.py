@@ -215,7 +215,7 @@ class _Farm(Protocol):
 
 
 def make(workspace: _Workspace, name: str, farm: _Farm) -> LocalScheduler:
-    """Return the local scheduler of a workspace's farm: the plug-in ``local`` of ``beamwright.schedulers``."""
+    """Return the local scheduler of a farm: the plug-in ``local`` of ``beamwright.schedulers``."""
     logs = workspace.root / "logs"
     logs.mkdir(exist_ok=True)
     return LocalScheduler(farm.slots, log=logs / f"farm-{name}.log")

@@ -263,7 +263,7 @@ def _move_to_reported(
         "exit_code": report.get("exit_code"),
         "release": payload.get("release"),
         "timings": report.get("timings"),
-        "figures": payload.get("figures"),
+        "figures": {"statistics": payload.get("statistics")} | (payload.get("figures") or {}),
         "report_sha256": examined.sha256,
     }
     history.move(conn, schema.attempt, row.id, row.state, "reported", actor=ACTOR, at=now, **values)

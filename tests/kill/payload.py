@@ -1,0 +1,181 @@
+"""A trivial experiment's payload in pure Python: ``process --job``, ``validate --json`` and ``process --serve``.
+
+A record is a line ``section event value``. Odd values are filtered; 13 is a poison that is quarantined. What else a job
+shall do, mostly wrong, stands in its configuration.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+import zlib
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+HEADER = b"trivial 1\n"
+Record = tuple[int, int, int]
+
+
+def read(path: Path) -> list[Record]:
+    data = path.read_bytes()
+    if not data.startswith(HEADER):
+        raise ValueError(f"{path} is no trivial file")
+    lines = data[len(HEADER) :].decode().splitlines()
+    return sorted(tuple(int(word) for word in line.split()) for line in lines)  # type: ignore[misc]
+
+
+def write(path: Path, records: list[Record]) -> None:
+    path.write_bytes(HEADER + b"".join(f"{s} {e} {v}\n".encode() for s, e, v in records))
+
+
+def process(path: Path) -> int:
+    job = json.loads(path.read_bytes())
+    scratch = Path(job["scratch"])
+    wish = job["config"].get("wish", "")
+    if wish == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if wish == "sleep":
+        (scratch / "progress.json").write_text('{"events": 7}')
+        print("sleeping", flush=True)
+        time.sleep(60)
+    if wish == "eat":
+        hoard = [bytearray(1 << 20) for _ in range(400)]
+        time.sleep(30 + len(hoard))
+    if wish == "daemon" and os.fork() == 0:
+        os.setsid()
+        time.sleep(60)
+        os._exit(0)
+    if wish == "fail":
+        answer(scratch, {"status": "failed", "failure_class": "application_error", "message": "told to fail"})
+        return 5
+    if wish == "silent":
+        return 0
+    if wish == "full":
+        answer(scratch, {"status": "failed", "failure_class": "disk", "message": os.strerror(errno.ENOSPC)})
+        return 9
+    document = work(job, scratch)
+    twist(document, wish, scratch)
+    answer(scratch, document)
+    return 3 if wish == "liar" else 0
+
+
+def work(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    records = sorted(r for item in job["inputs"] for r in read(Path(item["path"])))
+    records = [r for r in records if job["interval"][1][1] <= r[0] <= job["interval"][2][1]]
+    is_merge = job["kind"] == "merge"
+    poison = [] if is_merge else [r for r in records if r[2] == 13]
+    kept = records if is_merge else [r for r in records if r[2] % 2 == 0]
+    ledger, outputs = [], []
+    for stream, declared in job["streams"].items():
+        if stream == "histograms":
+            (scratch / declared["file"]).write_bytes(b"counts " + str(len(kept)).encode())
+            outputs.append(
+                {"stream": stream, "file": declared["file"], "events": 0, "uuid": None, "kind": "bundle"}
+            )
+            continue
+        write(scratch / declared["file"], kept)
+        uuid = hashlib.sha256((scratch / declared["file"]).read_bytes()).hexdigest()[:32]
+        outputs.append(
+            {"stream": stream, "file": declared["file"], "events": len(kept), "uuid": uuid, "kind": "rntuple"}
+        )
+        line = {"record": "event", "stream": stream, "interval": job["interval"], "read": len(records)}
+        line |= {"created": 0, "written": len(kept), "prescaled": 0, "quarantined": len(poison)}
+        ledger.append(line | {"filtered": len(records) - len(kept) - len(poison)})
+    series, run = job["interval"][0], job["interval"][1][0]
+    quarantined = [
+        {"key": f"{series}:{run}:{s}:{e}", "record": "event", "module": "M", "error": "E", "traceback": "T"}
+        for s, e, _ in poison
+    ]
+    conditions = job["conditions"] or {}
+    return {
+        "status": "ok",
+        "failure_class": None,
+        "message": "",
+        "release": job["release"],
+        "resolved_hash": conditions.get("resolved_hash", ""),
+        "ledger": ledger,
+        "outputs": outputs,
+        "quarantined": quarantined,
+        "figures": {"kept": len(kept)},
+        "statistics": {},
+    }
+
+
+def twist(document: dict[str, Any], wish: str, scratch: Path) -> None:
+    """Spoil the work in the way that was asked for."""
+    first = document["outputs"][0]
+    if wish == "undeclared":
+        document["outputs"].append(first | {"stream": "other"})
+    if wish == "missing":
+        document["outputs"].pop(0)
+    if wish == "few":
+        first["events"] += 1
+    if wish == "garbage":
+        (scratch / first["file"]).write_bytes(b"garbage")
+    if wish == "outside":
+        (scratch / first["file"]).rename(scratch.parent / "stray")
+        (scratch / first["file"]).symlink_to(scratch.parent / "stray")
+    if wish == "nan":
+        document["figures"]["width"] = float("nan")
+    if wish.startswith("miscount "):
+        document["ledger"][0][wish.split()[1]] += 1
+    if wish == "release":
+        document["release"] = "sha256:another"
+    if wish == "conditions":
+        document["resolved_hash"] = "another"
+
+
+def answer(scratch: Path, document: dict[str, Any]) -> None:
+    (scratch / "payload.json").write_text(json.dumps(document))
+
+
+def verdict(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    is_bundle = data.startswith(b"counts ")
+    problems = [] if is_bundle or data.startswith(HEADER) else ["it has no header"]
+    return {
+        "file": str(path),
+        "valid": not problems,
+        "problems": problems,
+        "events": 0 if is_bundle or problems else len(read(path)),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "adler32": f"{zlib.adler32(data):08x}",
+        "size": len(data),
+        "uuid": None if is_bundle else hashlib.sha256(data).hexdigest()[:32],
+    }
+
+
+def serve() -> int:
+    """Run the real runner with this file in the place of the event framework."""
+    module: Any = ModuleType("beamwright.production.work")
+    module.run, module.validate = process, lambda paths: [verdict(path) for path in paths]
+    experiment: Any = ModuleType("beamwright.production.experiment")
+    experiment.load = lambda name: SimpleNamespace(name=name)
+    sys.modules[module.__name__], sys.modules[experiment.__name__] = module, experiment
+    import beamwright.production as package
+
+    package.work, package.experiment = module, experiment  # type: ignore[attr-defined]
+    from beamwright.production import runner
+
+    return runner.main()
+
+
+def main(argv: list[str]) -> int:
+    if argv == ["process", "--serve"]:
+        return serve()
+    if argv[:2] == ["process", "--job"]:
+        return process(Path(argv[2]))
+    verdicts = [verdict(Path(name)) for name in argv[2:]]
+    for found in verdicts:
+        print(json.dumps(found))
+    return 0 if all(v["valid"] for v in verdicts) else 4
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,216 @@
+"""One attempt under the wrapper, with a real payload process: what is reported, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.jobs import COMMANDS, KEY, make_job, report_of, wish
+
+from beamwright import durable
+from beamwright.batch import wrapper
+from beamwright.batch.children import Fresh, Warm
+from beamwright.production.tickets import is_signed
+
+
+def run(directory: Path) -> int:
+    return wrapper.run_job(directory, lambda job: Fresh(), wrapper.Stop())
+
+
+def failure(directory: Path) -> tuple[str, str]:
+    assert run(directory) == wrapper.REPORTED_FAILURE
+    report = report_of(directory)
+    left = [name.name for name in Path(report_directory(directory)).iterdir()]
+    assert left == ["report.json"]
+    assert report["outputs"] == [] and report["status"] == "failed"
+    return report["failure_class"], report["message"]
+
+
+def report_directory(directory: Path) -> str:
+    return str(json.loads((directory / "job.json").read_bytes())["output_directory"])
+
+
+def test_a_good_job_ends_with_outputs_in_place_and_a_signed_report(tmp_path: Path) -> None:
+    directory = make_job(tmp_path)
+    assert run(directory) == wrapper.REPORTED_OK
+    report = report_of(directory)
+    assert report["status"] == "ok" and report["exit_code"] == 0
+    assert is_signed(report, KEY) and not is_signed(report, b"another")
+    dst = next(o for o in report["outputs"] if o["stream"] == "dst")
+    assert durable.hash_file(Path(dst["path"])) == durable.Digest(dst["size"], dst["sha256"], dst["adler32"])
+    assert dst["events"] == 15
+    assert [q["key"] for q in report["payload"]["quarantined"]] == ["S:1:1:3"]
+    assert set(report["timings"]) == {"start", "stage", "process", "validate", "hash", "copy"}
+    assert report["resources"]["cpu_s"] > 0 and report["resources"]["max_rss_kb"] > 1000
+    assert not (tmp_path / "scratch" / "one").exists()
+    assert json.loads((directory / "heartbeat.json").read_bytes())["at"] > 0
+
+
+def test_a_second_delivery_of_a_done_attempt_changes_nothing(tmp_path: Path) -> None:
+    directory = make_job(tmp_path)
+    run(directory)
+    before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in Path(report_directory(directory)).iterdir()}
+    assert run(directory) == wrapper.REPORTED_OK
+    assert before == {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in before}
+
+
+def test_an_attempt_that_runs_or_is_revoked_is_left_alone(tmp_path: Path) -> None:
+    directory = make_job(tmp_path)
+    with durable.FileLock(directory / "lock"):
+        assert run(directory) == wrapper.NOT_MINE
+    (directory / "revoked").touch()
+    assert run(directory) == wrapper.NOT_MINE
+    assert not Path(report_directory(directory)).exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "failure_class", "words"),
+    [
+        ("crash", "application_crash", "SIGSEGV"),
+        ("fail", "application_error", "told to fail"),
+        ("silent", "application_error", "exit code 0 and left no report"),
+        ("liar", "application_error", "ended with exit code 3"),
+        ("full", "disk", "No space left"),
+        ("undeclared", "output_invalid", "other"),
+        ("missing", "output_invalid", "declared output dst"),
+        ("few", "output_invalid", "16"),
+        ("garbage", "output_invalid", "no header"),
+        ("outside", "policy", "symbolic link"),
+        ("nan", "output_invalid", "NaN"),
+    ],
+)
+def test_a_payload_that_misbehaves_fails_in_its_class(
+    tmp_path: Path, what: str, failure_class: str, words: str
+) -> None:
+    found, message = failure(make_job(tmp_path, **wish(what)))
+    assert found == failure_class
+    assert words in message
+
+
+def test_inputs_are_compared_with_their_registration(tmp_path: Path) -> None:
+    directory = make_job(tmp_path)
+    raw = tmp_path / "raw.txt"
+    raw.write_bytes(raw.read_bytes().replace(b"0 1 1", b"0 1 3"))
+    assert failure(directory)[0] == "input"
+    assert "sha256" in report_of(directory)["message"]
+    second = make_job(tmp_path, "two")
+    raw.write_bytes(raw.read_bytes()[:-4])
+    found, message = failure(second)
+    assert found == "input" and "raw:one" in message and "bytes" in message
+    third = make_job(tmp_path, "three")
+    raw.unlink()
+    assert failure(third)[0] == "input"
+
+
+def test_the_wall_time_limit_ends_the_payload(tmp_path: Path) -> None:
+    limits = {"wall_s": 0.6, "memory_mb": 1000, "heartbeat_s": 0.1}
+    directory = make_job(tmp_path, limits=limits, **wish("sleep"))
+    assert failure(directory) == ("time", "the wall time limit was reached while the application ran")
+    assert json.loads((directory / "heartbeat.json").read_bytes())["events"] == 7
+    assert b"sleeping" in (directory / "log").read_bytes()
+
+
+def test_the_memory_limit_ends_the_payload(tmp_path: Path) -> None:
+    limits = {"wall_s": 30, "memory_mb": 100}
+    assert failure(make_job(tmp_path, limits=limits, **wish("eat")))[0] == "memory"
+
+
+def test_what_a_payload_leaves_running_is_ended(tmp_path: Path) -> None:
+    directory = make_job(tmp_path, **wish("daemon"))
+    code = subprocess.run(
+        [sys.executable, "-m", "beamwright.batch.wrapper", str(directory)], timeout=30
+    ).returncode
+    assert code == wrapper.REPORTED_OK
+    assert not processes_in(tmp_path / "scratch" / "one")
+
+
+def processes_in(directory: Path) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.readlink(entry / "cwd").startswith(str(directory)):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_sigterm_ends_the_job_with_a_report(tmp_path: Path) -> None:
+    directory = make_job(tmp_path, **wish("sleep"))
+    process = subprocess.Popen([sys.executable, "-m", "beamwright.batch.wrapper", str(directory)])
+    wait_for(lambda: b"sleeping" in read(directory / "log"))
+    process.terminate()
+    assert process.wait(20) == wrapper.REPORTED_FAILURE
+    assert report_of(directory)["failure_class"] == "node"
+    assert not processes_in(tmp_path / "scratch" / "one")
+
+
+def test_a_killed_wrapper_takes_its_payload_with_it_and_frees_the_lock(tmp_path: Path) -> None:
+    directory = make_job(tmp_path, **wish("sleep"))
+    process = subprocess.Popen([sys.executable, "-m", "beamwright.batch.wrapper", str(directory)])
+    wait_for(lambda: b"sleeping" in read(directory / "log"))
+    assert durable.is_locked(directory / "lock")
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    wait_for(lambda: not processes_in(tmp_path / "scratch" / "one"))
+    assert not durable.is_locked(directory / "lock")
+    assert not (Path(report_directory(directory)) / "report.json").exists()
+
+
+def test_a_full_output_disk_fails_in_class_disk_with_nothing_partial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, count = make_job(tmp_path), [0]
+    real = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if "store" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            count[0] += 1
+            if count[0] == 2:
+                raise OSError(28, "No space left on device")
+        return real(descriptor, data)
+
+    monkeypatch.setattr(durable.os, "write", full)
+    found, message = failure(directory)
+    assert found == "disk" and "no space left" in message
+
+
+def test_warm_and_fresh_children_give_the_same_bytes(tmp_path: Path) -> None:
+    fresh, warm = make_job(tmp_path, "fresh"), [make_job(tmp_path, f"warm{i}") for i in range(3)]
+    run(fresh)
+    launcher = Warm([*COMMANDS["process"], "--serve"])
+    for directory in warm:
+        assert wrapper.run_job(directory, lambda job: launcher, wrapper.Stop()) == wrapper.REPORTED_OK
+    launcher.close()
+    expected = [(o["stream"], o["sha256"]) for o in report_of(fresh)["outputs"]]
+    for directory in warm:
+        assert [(o["stream"], o["sha256"]) for o in report_of(directory)["outputs"]] == expected
+        assert report_of(directory)["payload"]["ledger"] == report_of(fresh)["payload"]["ledger"]
+
+
+def test_a_runner_is_replaced_after_a_failure_and_after_its_share(tmp_path: Path) -> None:
+    launcher = Warm([*COMMANDS["process"], "--serve"], every=2)
+    crash = make_job(tmp_path, "crash", **wish("crash"))
+    assert wrapper.run_job(crash, lambda job: launcher, wrapper.Stop()) == wrapper.REPORTED_FAILURE
+    assert report_of(crash)["failure_class"] == "application_crash"
+    assert launcher._runner is None
+    good = make_job(tmp_path, "good")
+    assert wrapper.run_job(good, lambda job: launcher, wrapper.Stop()) == wrapper.REPORTED_OK
+    assert launcher._runner is None  # payload and validation were its two commands
+
+
+def wait_for(condition: object, seconds: float = 20.0) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < limit, "it did not come about"
+        time.sleep(0.02)
+
+
+def read(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
