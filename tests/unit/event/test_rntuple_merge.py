@@ -8,7 +8,6 @@ import pytest
 from beamwright.core.errors import ChecksumError, FormatError, SchemaMismatchError
 from beamwright.event.rntuple import NTupleFile, Schema, collection, leaf, merge_files, verify
 from beamwright.event.rntuple.columns import join_columns
-from beamwright.event.rntuple.merge import cluster_bytes
 from support.tuples import SAMPLE, same_columns, sample_arrays, write_file
 
 SIZES = ((200, 180), (5,), (), (7, 3, 190), (6,))
@@ -51,7 +50,7 @@ def test_pages_of_large_clusters_are_copied_as_they_are(inputs, tmp_path, whole)
 
 def test_runs_of_small_clusters_become_one(inputs, tmp_path, whole):
     with NTupleFile(inputs[0]) as file:
-        target = cluster_bytes(file, 1) * 3
+        target = file.cluster_bytes(1) * 3
     path = tmp_path / "merged.root"
     result = merge(inputs, path, target=target)
     assert (result.copied, result.resealed) == (4, 3)
