@@ -178,11 +178,18 @@ class Width:
 
 def width(counts: Mapping[str, Array], offsets: TimeOffsets) -> Width:
     """Measure how well offsets align pairs (cos > 0.5, |Δt| < 11.5 ns): give it an independent sample."""
+    return fit_core(*near_differences(counts, offsets, CORE_NS))
+
+
+def near_differences(
+    counts: Mapping[str, Array], offsets: TimeOffsets, limit: float = WINDOW_NS
+) -> tuple[Floats, Ints]:
+    """Give corrected time differences (ns) of PMTs that look nearly the same way, and how often each came."""
     pairs = decode(counts)
     known = offsets.extended(pairs.dom_id)
     dt = _corrected(pairs, np.searchsorted(known.dom_id, pairs.dom_id), known.offset)
-    inside = np.isin(pairs.angle, NEAR_BINS) & (np.abs(dt) < CORE_NS)
-    return fit_core(dt[inside], pairs.count[inside])
+    inside = np.isin(pairs.angle, NEAR_BINS) & (np.abs(dt) < limit)
+    return dt[inside], pairs.count[inside]
 
 
 def fit_core(dt: Floats, count: Ints) -> Width:
