@@ -87,7 +87,8 @@ class CollectionReader(Reader):
         if self._index is None:
             parts = [file.read(KEYS) for file in self.files]
             columns = (np.concatenate([part[name] for part in parts]) for name in KEYS)
-            self._index = Index.build(*columns, name=str(self.files[0].path))
+            size = np.concatenate([_record_bytes(file) for file in self.files])
+            self._index = Index.build(*columns, name=str(self.files[0].path), size=size)
         return self._index
 
     def read(self, record: str, positions: NDArray[np.int64], banks: Iterable[str] | None = None) -> Batch:
@@ -145,3 +146,10 @@ class CollectionReader(Reader):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _record_bytes(file: NTupleFile) -> NDArray[np.int64]:
+    """Return the mean bytes of a record in its cluster, for each record."""
+    lengths = [cluster.n_entries for cluster in file.clusters]
+    means = [file.cluster_bytes(number) // length for number, length in enumerate(lengths)]
+    return np.repeat(np.asarray(means, np.int64), lengths)

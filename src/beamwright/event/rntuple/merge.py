@@ -67,7 +67,7 @@ def merge_files(
         merger = _Merger(FileWriter(out, files[0].schema, files[0].name), target, level)
         for file in files:
             for number in range(len(file.clusters)):
-                merger.add(_Part(file, number, cluster_bytes(file, number)))
+                merger.add(_Part(file, number, file.cluster_bytes(number)))
         merger.flush()
         identity = merger.writer.close(metadata, uuid=uuid, lineage=lineage)
     return MergeResult(identity, merger.writer.n_entries, merger.copied, merger.resealed)
@@ -103,14 +103,6 @@ def schema_difference(one: Schema, other: Schema) -> str:
         if dtype != column.dtype:
             return f"column {column.key} is {dtype}, was {column.dtype}"
     return "name, order or description of the columns"
-
-
-def cluster_bytes(file: NTupleFile, cluster: int) -> int:
-    """Return the in-memory bytes of a cluster, from its page table."""
-    return sum(
-        int(np.abs(pages.pages["elements"].astype(np.int64)).sum()) * column.itemsize
-        for column, pages in zip(file.schema.columns, file.clusters[cluster].columns, strict=True)
-    )
 
 
 class _Merger:

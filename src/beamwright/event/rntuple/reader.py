@@ -47,6 +47,11 @@ def located(path: Path) -> Iterator[None]:
         raise FormatError(f"{path}: a record cannot be read", hint=DAMAGED) from error
 
 
+def count_elements(pages: Array) -> int:
+    """Return the elements in the pages of a list."""
+    return int(np.abs(pages["elements"].astype(np.int64)).sum())
+
+
 def page_extents(pages: Array) -> Array:
     """Return begin, stored size and end (behind the checksum, if any) of pages, int64, one row per page."""
     begins = pages["offset"].astype(np.int64)
@@ -186,6 +191,13 @@ class NTupleFile:
         return dict(entries) if isinstance(entries, dict) else {}
 
     # --- columns
+
+    def cluster_bytes(self, cluster: int) -> int:
+        """Return the in-memory bytes of a cluster, from its page table."""
+        total = 0
+        for number, column in enumerate(self.schema.columns):
+            total += count_elements(self.stored(number, cluster)[1].pages) * column.itemsize
+        return total
 
     def select(self, columns: Iterable[str] | None = None) -> list[int]:
         """Return the numbers of the named columns and of the offsets they need, parents first.

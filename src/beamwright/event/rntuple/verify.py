@@ -18,7 +18,7 @@ from beamwright.core.canonical import canonical_json
 from beamwright.core.errors import FormatError
 from beamwright.event.rntuple import tfile
 from beamwright.event.rntuple.encoding import DAMAGED, Buffer
-from beamwright.event.rntuple.reader import NTupleFile, located, page_extents
+from beamwright.event.rntuple.reader import NTupleFile, count_elements, located, page_extents
 from beamwright.event.rntuple.schema import Array
 from beamwright.event.rntuple.writer import seal_of
 
@@ -101,11 +101,6 @@ def _verify_starts(file: NTupleFile, result: Verification) -> None:
                 key = file.schema.columns[number].key
                 result.problems.append(f"{file.path}: column {key} begins wrongly in cluster {cluster}")
             totals[number] += count_elements(column.pages)
-
-
-def count_elements(pages: Array) -> int:
-    """Return the elements of a page list."""
-    return int(np.abs(pages["elements"].astype(np.int64)).sum())
 
 
 def _verify_counts(file: NTupleFile, cluster: int, result: Verification) -> None:
