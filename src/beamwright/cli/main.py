@@ -18,8 +18,8 @@ COMMANDS = {
     "demo": ("demo", "demo", "Run an experiment's demo production and report on it."),
     "produce": ("produce", "produce", "Run a production file to its end."),
     "process": ("process", "process", "Run a path over files: the event framework alone."),
-    "validate": ("validate", "validate", "Check output files in full."),
-    "merge": ("merge", "merge", "Merge output files of one group into one."),
+    "validate": ("files", "validate", "Check output files in full."),
+    "merge": ("files", "merge", "Merge output files of one group into one."),
     "explain": ("explain", "explain", "Say what a thing is, where it came from and what comes next."),
     "fsck": ("fsck", "fsck", "Check the invariants on database and storage, read-only."),
     "report": ("report", "report", "Write the report of a production."),
@@ -123,3 +123,7 @@ def _fail(error: BeamwrightError, code: int, as_json: bool) -> int:
     if error.hint:
         click.echo(f"  {click.style('next:', bold=True)} {error.hint}", err=True)
     return code
+
+
+if __name__ == "__main__":
+    main()

@@ -350,6 +350,14 @@ def datasets(conn: sa.Connection) -> list[Row]:
     )
 
 
+def dataset_members(conn: sa.Connection, dataset_id: int) -> list[Row]:
+    """Return the collections that a dataset lists, by name."""
+    names = (collection.c.tier, collection.c.stream, collection.c.state, collection.c.events)
+    chosen = sa.select(did(collection).label("name"), *names).join(dataset_collection)
+    chosen = chosen.where(dataset_collection.c.dataset_id == dataset_id)
+    return rows(conn, chosen.order_by(collection.c.scope, collection.c.name))
+
+
 # --- conditions, chains, quality ------------------------------------------------------------------
 
 
@@ -369,6 +377,14 @@ def tags(conn: sa.Connection) -> list[Row]:
     held = sa.func.count(iov.c.id).label("intervals")
     joined = tag.outerjoin(iov, (iov.c.tag_id == tag.c.id) & iov.c.removed.is_(None))
     return rows(conn, sa.select(tag, held).select_from(joined).group_by(tag.c.id).order_by(tag.c.name))
+
+
+def payloads(conn: sa.Connection) -> list[Row]:
+    """Return payloads without their bytes, by id."""
+    return rows(
+        conn,
+        sa.select(payload.c.id, payload.c.kind, payload.c.size, payload.c.created).order_by(payload.c.id),
+    )
 
 
 def global_tags(conn: sa.Connection) -> list[Row]:

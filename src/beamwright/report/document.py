@@ -24,20 +24,20 @@ def build(
     identity = production["id"]
     units = views.units(conn, identity)
     attempts = views.attempts(conn, identity)
-    collections = _collections(conn, identity)
+    made = collections(conn, identity)
     return {
         "format": FORMAT,
         "production": _production(conn, production),
         "workspace": str(workspace) if workspace else None,
         "report": None,
-        "summary": _summary(conn, production, units, attempts, collections),
+        "summary": _summary(conn, production, units, attempts, made),
         "runs": _runs(conn, production),
         "steps": _steps(conn, identity, production["spec"]),
         "grid": grids.grid(conn, production),
-        "collections": collections,
+        "collections": made,
         "ledger": [_ledger_line(row) for row in views.ledger_lines(conn, identity)],
         "quarantine": [_quarantined(row) for row in views.quarantined(conn, identity)],
-        "calibration": [_link(row) for row in views.links(conn, identity)],
+        "calibration": links(conn, identity),
         "conditions": _conditions(conn),
         "quality": [_verdict(row) for row in views.verdicts(conn)],
         "figures": figures or [],
@@ -47,16 +47,15 @@ def build(
 
 def _production(conn: sa.Connection, row: Row) -> Row:
     spec = row["spec"]
-    tag = next((t for t in views.global_tags(conn) if t["name"] == row["global_tag"]), None)
+    wanted = {dataset["global_tag"] for dataset in spec.get("dataset", [])}
+    tags = [tag for tag in views.global_tags(conn) if tag["name"] in wanted]
     return {
         "name": row["name"],
         "title": spec.get("title", ""),
         "experiment": row["experiment"],
         "release": row["release"],
         "spec_hash": row["spec_hash"],
-        "global_tag": row["global_tag"],
-        "global_tag_state": tag["state"] if tag else "none",
-        "global_tag_merkle": tag["merkle"] if tag else None,
+        "global_tags": [{name: tag[name] for name in ("name", "state", "merkle")} for tag in tags],
         "datasets": [
             {key: dataset.get(key) for key in ("name", "tier", "runs", "global_tag", "is_mc", "is_resampled")}
             for dataset in spec.get("dataset", [])
@@ -137,7 +136,8 @@ def _steps(conn: sa.Connection, production_id: int, spec: Row) -> list[Row]:
     ]
 
 
-def _collections(conn: sa.Connection, production_id: int) -> list[Row]:
+def collections(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
+    """Return the collections of a production, or all, with files and parents."""
     files = views.files_of_collections(conn)
     parents = views.parents(conn)
     return [
@@ -147,6 +147,7 @@ def _collections(conn: sa.Connection, production_id: int) -> list[Row]:
 
 def _collection(row: Row, files: list[Row], parents: dict[int, list[Row]]) -> Row:
     names = (
+        "production",
         "tier",
         "stream",
         "step",
@@ -184,6 +185,24 @@ def _ledger_line(row: Row) -> Row:
 def _quarantined(row: Row) -> Row:
     key = ":".join(str(row[name]) for name in ("series", "run", "section", "event"))
     return {"key": key} | {name: row[name] for name in ("step", "record", "module", "error")}
+
+
+def links(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
+    """Return the links of all chains, in order."""
+    return [_link(row) for row in views.links(conn, production_id)]
+
+
+def ledger_totals(lines: list[Row]) -> list[Row]:
+    """Return the sums of ledger lines per step, record kind and stream."""
+    sums: dict[tuple[str, str, str], Row] = {}
+    for line in lines:
+        key = (line["step"], line["record"], line["stream"])
+        total = sums.setdefault(key, dict.fromkeys(TERMS, 0) | {"units": 0, "balanced": True})
+        for term in TERMS:
+            total[term] += line[term]
+        total["units"] += 1
+        total["balanced"] &= balanced(line)
+    return [dict(zip(("step", "record", "stream"), key, strict=True)) | total for key, total in sums.items()]
 
 
 def _link(row: Row) -> Row:

@@ -35,16 +35,12 @@ def page(document: Row) -> str:
 def _header(document: Row, title: str) -> Markup:
     production = document["production"]
     outcome, kind = sections.outcome(document)
+    tags = [[tag("code", t["name"]), f" ({t['state']}) "] for t in production["global_tags"]]
     identity = [
-        "production ",
-        tag("code", production["name"]),
-        " of experiment ",
-        tag("code", production["experiment"]),
-        " · release ",
-        tag("code", sections.short(production["release"])),
-        " · global tag ",
-        tag("code", production["global_tag"]),
-        f" ({production['global_tag_state']})",
+        *("production ", tag("code", production["name"])),
+        *(" of experiment ", tag("code", production["experiment"])),
+        *(" · release ", tag("code", sections.short(production["release"]))),
+        *((" · conditions ", tags) if tags else ()),
     ]
     return tag(
         "header",

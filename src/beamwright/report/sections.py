@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from beamwright.report import drawing, svg
-from beamwright.report.document import TERMS, interval_text
+from beamwright.report.document import TERMS, interval_text, ledger_totals
 from beamwright.report.markup import Content, Markup, tag
 
 Row = dict[str, Any]
 KINDS = {
     "good": "good",
+    "balanced": "good",
+    "unbalanced": "bad",
     "bad": "bad",
     "ok": "good",
     "accepted": "good",
@@ -382,28 +384,25 @@ def _parents(names: list[str]) -> Content:
 
 
 def _ledger(document: Row) -> Content:
-    sums: dict[tuple[str, str, str], Row] = {}
-    for line in document["ledger"]:
-        key = (line["step"], line["record"], line["stream"])
-        total = sums.setdefault(key, dict.fromkeys(TERMS, 0) | {"balanced": True, "lines": 0})
-        for term in TERMS:
-            total[term] += line[term]
-        total["balanced"] &= line["balanced"]
-        total["lines"] += 1
-    if not sums:
+    if not document["ledger"]:
         return None
+    names = ("step", "record", "stream")
     rows = [
         [
-            *key,
-            *(f"{total[term]:,}" for term in TERMS),
-            total["lines"],
-            pill("good" if total["balanced"] else "bad"),
+            *(row[name] for name in names),
+            *(f"{row[term]:,}" for term in TERMS),
+            row["units"],
+            _balance(row["balanced"]),
         ]
-        for key, total in sums.items()
+        for row in ledger_totals(document["ledger"])
     ]
     columns = ("step", "record", "stream", *TERMS, "units", "balance")
     summary = table(columns, rows, range(3, 3 + len(TERMS) + 1))
     return [summary, _ledger_lines(document), _quarantine(document)]
+
+
+def _balance(balanced: bool) -> Markup:
+    return pill("balanced" if balanced else "unbalanced")
 
 
 def _ledger_lines(document: Row) -> Markup:

@@ -1,0 +1,115 @@
+"""What all commands share: their options, the workspace they work in, and how results are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from beamwright.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from beamwright.production.workspace import Workspace
+
+F = TypeVar("F", bound=Callable[..., Any])
+Row = dict[str, Any]
+Columns = Mapping[str, str | Callable[[Row], Any]]
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Write JSON: a line per row of a list, or one document."
+)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
+workspace_option = click.option(
+    "-w",
+    "--workspace",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="BEAMWRIGHT_WORKSPACE",
+    help="The workspace [default: the nearest folder upwards with a beamwright.toml].",
+)
+
+
+def reading(command: F) -> F:
+    """Add the options of a command that reads a workspace."""
+    return workspace_option(json_option(command))
+
+
+def open_workspace(folder: Path | None) -> Workspace:
+    """Open the workspace that was named, or the nearest one upwards."""
+    from beamwright.production.workspace import Workspace
+
+    return Workspace.open(folder) if folder else Workspace.find(Path.cwd())
+
+
+@contextmanager
+def reader(folder: Path | None) -> Iterator[sa.Connection]:
+    """Give a reading connection to the workspace's database."""
+    workspace = open_workspace(folder)
+    try:
+        workspace.db.check()
+        with workspace.db.read() as connection:
+            yield connection
+    finally:
+        workspace.db.close()
+
+
+def write_rows(rows: Iterable[Row], columns: Columns, as_json: bool) -> None:
+    """Write a list: JSON lines of whole rows, or a table of ``columns`` (heading: member or function)."""
+    found = list(rows)
+    if as_json:
+        for row in found:
+            click.echo(dumps(row))
+        return
+    if not found:
+        click.echo("there are none", err=True)
+        return
+    from beamwright.report import text
+
+    cells = [[get(row) if callable(get) else row[get] for get in columns.values()] for row in found]
+    head, rule, *body = text.table(list(columns), cells)
+    for line in (click.style(head, bold=True), click.style(rule, dim=True), *body):
+        click.echo(line)
+
+
+def write_document(document: Row, as_json: bool, lines: Sequence[str] | None = None) -> None:
+    """Write one document: as JSON, or as the given lines, or as lines of name and value."""
+    if as_json:
+        click.echo(dumps(document))
+        return
+    from beamwright.report import text
+
+    for line in text.pairs(document) if lines is None else lines:
+        click.echo(line)
+
+
+def dumps(thing: Any) -> str:
+    """Return JSON that is the same for the same content."""
+    return json.dumps(thing, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def say(message: str) -> None:
+    """Tell of progress: on standard error."""
+    click.echo(message, err=True)
+
+
+def pick(rows: Sequence[Row], member: str, kind: str, name: str) -> Row:
+    """Return the one row whose member is, or uniquely starts with, the name.
+
+    Raises: UnknownNameError, UsageError where several start with it.
+    """
+    from beamwright.core.errors import UnknownNameError
+
+    exact = [row for row in rows if str(row[member]) == name]
+    found = exact or [row for row in rows if str(row[member]).startswith(name)]
+    if not found:
+        raise UnknownNameError(kind, name, {str(row[member]) for row in rows[:10_000]})
+    if len(found) > 1 and len({row[member] for row in found}) > 1:
+        some = ", ".join(sorted({str(row[member]) for row in found})[:4])
+        raise UsageError(f"{len(found)} {kind}s begin with {name!r}: {some}", hint="write more of the name")
+    return found[0]

@@ -1,0 +1,105 @@
+"""``beamwright file``: files, and what they say of themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from beamwright.cli.common import Columns, pick, reader, reading, write_document, write_rows
+
+
+@click.group()
+def file() -> None:
+    """Files and what they say of themselves."""
+
+
+@file.command("ls")
+@click.option("--kind", help="Of this kind only: raw, rntuple or bundle.")
+@reading
+def ls(kind: str | None, folder: Path | None, as_json: bool) -> None:
+    """List the files of the workspace."""
+    from beamwright.db import views
+
+    with reader(folder) as conn:
+        rows = [row for row in views.files(conn) if kind in (None, row["kind"])]
+    names = (
+        "did",
+        "kind",
+        "tier",
+        "size",
+        "sha256",
+        "adler32",
+        "uuid",
+        "endpoint",
+        "path",
+        "replica",
+        "created",
+    )
+    found = [{name: row[name] for name in names} for row in rows]
+    columns: Columns = {
+        "file": "did",
+        "kind": "kind",
+        "bytes": "size",
+        "sha256": lambda r: r["sha256"][:12],
+        "replica": "replica",
+    }
+    write_rows(found, columns, as_json)
+
+
+@file.command("show")
+@click.argument("name", metavar="PATH|NAME")
+@reading
+def show(name: str, folder: Path | None, as_json: bool) -> None:
+    """Show what a file says of itself (a path), or what the workspace knows of it (a name)."""
+    path = Path(name)
+    document = metadata(path) if path.is_file() else _registered(name, folder)
+    write_document(document, as_json, None if as_json else _lines(document))
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata record of a file: lineage, banks, keys, counts."""
+    from beamwright.core.bundle import MAGIC, unpack
+
+    with path.open("rb") as stream:
+        is_bundle = stream.read(4) == MAGIC
+    if is_bundle:
+        arrays, document = unpack(path.read_bytes(), str(path))
+        table = [{"name": n, "type": str(a.dtype), "shape": list(a.shape)} for n, a in arrays.items()]
+        return {"path": str(path), "kind": "bundle", "arrays": table, "document": document}
+    from beamwright.event.metadata import read_metadata
+
+    return {"path": str(path), "kind": "rntuple", "size": path.stat().st_size} | read_metadata(
+        path
+    ).document()
+
+
+def _registered(name: str, folder: Path | None) -> dict[str, Any]:
+    from beamwright.core.errors import UsageError
+    from beamwright.db import views
+
+    if ":" not in name:
+        raise UsageError(
+            f"there is no file {name}", hint="give a path, or the name scope:name of a file of the workspace"
+        )
+    with reader(folder) as conn:
+        row = pick(views.files(conn), "did", "file", name)
+        parents = views.parents(conn, [row["id"]]).get(row["id"], [])
+        children = views.children(conn, row["id"])
+    names = ("kind", "tier", "size", "sha256", "adler32", "uuid", "endpoint", "path", "replica", "lineage")
+    related = {"parents": [p["name"] for p in parents], "children": [c["name"] for c in children]}
+    return {"name": row["did"]} | {key: row[key] for key in names} | related
+
+
+def _lines(document: dict[str, Any]) -> list[str]:
+    from beamwright.report import text
+
+    shown = dict(document)
+    banks = shown.pop("banks", None)
+    lines = text.pairs(shown)
+    if banks:
+        lines += ["banks"]
+        rows = [[b["name"], b["rows"], len(b["columns"]), b.get("doc", "")] for b in banks]
+        lines += text.table(("bank", "rows", "columns", "what"), rows, indent="  ")
+    return lines

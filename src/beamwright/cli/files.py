@@ -1,0 +1,94 @@
+"""``beamwright validate`` and ``beamwright merge``: the store's own commands, without a workspace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from beamwright.cli.common import dry_run_option, json_option, say, write_document
+
+FILES = click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+
+
+@click.command()
+@FILES
+@click.option("--expect", "expected", metavar="JSON", help="What each file has to be, as a JSON object.")
+@json_option
+def validate(files: tuple[Path, ...], expected: str | None, as_json: bool) -> int:
+    """Check output files in full."""
+    from beamwright.core.errors import ValidationError
+    from beamwright.production import work
+
+    wanted = _expected(expected)
+    bad = 0
+    for path in files:
+        verdict = work.validate(path, wanted)
+        bad += not verdict["valid"]
+        click.echo(json.dumps(verdict, sort_keys=True) if as_json else _line(path, verdict))
+    return ValidationError.exit_code if bad else 0
+
+
+@click.command()
+@FILES
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file to write.",
+)
+@dry_run_option
+@json_option
+def merge(files: tuple[Path, ...], output: Path, dry_run: bool, as_json: bool) -> None:
+    """Merge output files of one group into one."""
+    from dataclasses import replace
+
+    from beamwright.durable import hash_file
+    from beamwright.event.metadata import read_metadata
+    from beamwright.event.store import check_lineages, merge_collections
+
+    described = [(read_metadata(path), path) for path in files]
+    check_lineages(described)
+    if dry_run:
+        say(f"would merge {sum(m.events for m, _ in described)} records of {len(files)} files into {output}")
+        return
+    parents = tuple(sorted(hash_file(path).sha256 for path in files))
+    written = merge_collections(
+        files, output, replace(described[0][0].lineage, parents=parents, quarantined=())
+    )
+    document = {
+        "file": str(written.file),
+        "events": written.events,
+        "uuid": written.uuid,
+        "size": written.size,
+    }
+    write_document(document, as_json, [f"{written.file}: {written.events} records, {written.size} bytes"])
+
+
+def _expected(text: str | None) -> dict[str, Any]:
+    from beamwright.core.errors import UsageError
+
+    try:
+        found = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"--expect is not JSON: {error}", hint='write an object, as in {"events": 10}'
+        ) from error
+    if not isinstance(found, dict):
+        raise UsageError("--expect is no JSON object", hint='write an object, as in {"events": 10}')
+    return found
+
+
+def _line(path: Path, verdict: dict[str, Any]) -> str:
+    state = (
+        click.style("valid", fg="green")
+        if verdict["valid"]
+        else click.style("not valid", fg="red", bold=True)
+    )
+    problems = "".join(f"\n  {problem}" for problem in verdict["problems"])
+    return f"{path}: {state}, {verdict['events']} records, sha256 {verdict['sha256'][:16]}{problems}"

@@ -1,0 +1,65 @@
+"""``beamwright module``: modules, and the paths that they stand in."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from beamwright.cli.common import Columns, json_option, write_document, write_rows
+from beamwright.cli.experiment_option import chosen, experiment_option
+from beamwright.core.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from beamwright.event.module import Module
+
+Row = dict[str, Any]
+
+
+@click.group()
+def module() -> None:
+    """Modules and the paths that they stand in."""
+
+
+@module.command("ls")
+@experiment_option
+@json_option
+def ls(experiment: str | None, as_json: bool) -> None:
+    """List the modules of an experiment's paths, in their order."""
+    columns: Columns = {"path": "path", "module": "name", "reads": "reads", "writes": "writes", "what": "doc"}
+    write_rows(_modules(experiment), columns, as_json)
+
+
+@module.command("show")
+@click.argument("name")
+@experiment_option
+@json_option
+def show(name: str, experiment: str | None, as_json: bool) -> None:
+    """Show a module: the banks and conditions it reads, what it writes, its parameters."""
+    rows = _modules(experiment)
+    found = [row for row in rows if row["name"] == name]
+    if not found:
+        raise UnknownNameError("module", name, {row["name"] for row in rows})
+    document = {key: value for key, value in found[0].items() if key != "path"}
+    write_document(document | {"paths": sorted({row["path"] for row in found})}, as_json)
+
+
+def _modules(experiment: str | None) -> list[Row]:
+    found = chosen(experiment)
+    paths = {name: make() for name, make in sorted(found.paths.items())}
+    return [
+        {"path": name} | _module(step.name, step.module)
+        for name, path in paths.items()
+        for step in path.steps
+    ]
+
+
+def _module(name: str, found: Module) -> Row:
+    parameters = [
+        {"name": key, "default": parameter.default, "unit": parameter.unit, "doc": parameter.doc}
+        for key, parameter in found.parameters().items()
+    ]
+    doc = (inspect.getdoc(type(found)) or "").partition("\n")[0]
+    banks = {"reads": list(found.reads), "writes": list(found.writes)}
+    return {"name": name, "doc": doc} | banks | {"parameters": parameters}

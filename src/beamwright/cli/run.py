@@ -1,0 +1,128 @@
+"""``beamwright run``: what the detector delivered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from beamwright.cli.common import Columns, reader, reading, write_document, write_rows
+from beamwright.core.errors import UnknownNameError, UsageError
+
+
+@click.group()
+def run() -> None:
+    """Runs and their chunks."""
+
+
+@run.command("ls")
+@click.option("--series", help="Runs of this series only.")
+@reading
+def ls(series: str | None, folder: Path | None, as_json: bool) -> None:
+    """List runs."""
+    from beamwright.db import views
+
+    with reader(folder) as conn:
+        rows = [row for row in views.runs(conn) if series in (None, row["series"])]
+        chunks: dict[int, int] = {}
+        for chunk in views.chunks(conn):
+            chunks[chunk["run_id"]] = chunks.get(chunk["run_id"], 0) + 1
+    names = (
+        "series",
+        "number",
+        "tier",
+        "state",
+        "version",
+        "expected",
+        "end_marker",
+        "is_mc",
+        "luminosity",
+        "livetime",
+        "created",
+    )
+    found = [{name: row[name] for name in names} | {"chunks": chunks.get(row["id"], 0)} for row in rows]
+    columns: Columns = {
+        "series": "series",
+        "run": "number",
+        "tier": "tier",
+        "state": "state",
+        "version": "version",
+        "chunks": "chunks",
+        "simulated": lambda row: bool(row["is_mc"]),
+        "expected": "expected",
+    }
+    write_rows(found, columns, as_json)
+
+
+@run.command("show")
+@click.argument("name", metavar="SERIES/NUMBER")
+@reading
+def show(name: str, folder: Path | None, as_json: bool) -> None:
+    """Show a run: its chunks, its verdicts and how far each step is."""
+    from beamwright.db import views
+
+    series, number = split(name)
+    with reader(folder) as conn:
+        rows = [row for row in views.runs(conn) if (row["series"], row["number"]) == (series, number)]
+        if not rows:
+            raise UnknownNameError(
+                "run", name, [f"{row['series']}/{row['number']}" for row in views.runs(conn)]
+            )
+        document = {
+            "series": series,
+            "number": number,
+            "versions": [
+                {key: row[key] for key in ("tier", "state", "version", "expected", "is_mc")} for row in rows
+            ],
+            "chunks": _chunks(conn, rows),
+            "steps": _cells(conn, series, number),
+            "verdicts": [
+                {key: verdict[key] for key in ("tier", "subject", "value", "reason", "author")}
+                for verdict in views.verdicts(conn)
+                if (verdict["series"], verdict["run"]) == (series, number)
+            ],
+        }
+    write_document(document, as_json)
+
+
+def split(name: str) -> tuple[str, int]:
+    """Read ``SERIES/NUMBER``."""
+    series, slash, number = name.rpartition("/")
+    if not slash or not series or not number.isdigit():
+        raise UsageError(f"{name!r} is no run", hint="write SERIES/NUMBER; `beamwright run ls` lists them")
+    return series, int(number)
+
+
+def _chunks(conn: Any, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    from beamwright.db import views
+
+    wanted = {row["id"] for row in runs}
+    files: dict[int, list[str]] = {}
+    for row in views.chunk_files(conn):
+        files.setdefault(row["chunk_id"], []).append(row["name"])
+    names = ("tier", "sequence", "first_section", "last_section", "records", "reader")
+    return [
+        {name: chunk[name] for name in names} | {"files": files.get(chunk["id"], [])}
+        for chunk in views.chunks(conn)
+        if chunk["run_id"] in wanted
+    ]
+
+
+def _cells(conn: Any, series: str, number: int) -> list[dict[str, Any]]:
+    from beamwright.db import views
+    from beamwright.report.grid import grid
+
+    return [
+        {
+            "production": production["name"],
+            "chunk": row["sequence"],
+            "step": step,
+            "state": cell["state"],
+            "units": cell["total"],
+        }
+        for production in views.productions(conn)
+        for row in grid(conn, production)["rows"]
+        if (row["series"], row["run"]) == (series, number)
+        for step, cell in row["cells"].items()
+    ]

@@ -1,0 +1,449 @@
+"""Explain anything: what it is, where it came from, what holds it up, what to do next, in plain words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright.core.errors import UnknownNameError, UsageError
+from beamwright.core.messages import FAILURES
+from beamwright.core.runs import EventKey, Interval
+from beamwright.db import lookup, schema, views
+from beamwright.db.lookup import Found
+
+Row = dict[str, Any]
+
+WAITING = {
+    "prepared": "it waits for a free slot on a farm",
+    "submitted": "its attempt waits in the queue of a farm",
+    "running": "an attempt at it is running",
+    "failed": "its attempts failed and none is left",
+    "held": "somebody held it",
+    "cancelled": "somebody cancelled it",
+}
+
+
+@dataclass
+class Explanation:
+    """Sentences about one thing; ``holds`` is empty when nothing is in its way."""
+
+    kind: str
+    name: str
+    what: str
+    origin: list[str] = field(default_factory=list)
+    holds: list[str] = field(default_factory=list)
+    next: list[str] = field(default_factory=list)
+
+    def document(self) -> Row:
+        """Return a JSON-ready form."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return the explanation as text."""
+        parts = (("Where it came from", self.origin), ("What holds it up", self.holds), ("Next", self.next))
+        return [
+            self.what,
+            *(line for title, told in parts if told for line in ("", f"{title}:", *_bullets(told))),
+        ]
+
+
+def explain(conn: sa.Connection, name: str) -> Explanation:
+    """Explain the thing of this name: run, chunk, task, unit, attempt, file, collection, payload, tag, event.
+
+    Raises: UnknownNameError, UsageError when the beginning of a hash fits several things.
+    """
+    if name.count(":") == 3:
+        return _event(conn, EventKey.parse(name))
+    found = lookup.find(conn, name)
+    if not found:
+        raise UnknownNameError("thing", name, lookup.names(conn))
+    if len(found) > 1 and len({f.kind for f in found if f.kind != "file"}) != 1:
+        found = _preferred(found, name)
+    return _EXPLAINERS[found[0].kind](conn, found[0])
+
+
+def _preferred(found: list[Found], name: str) -> list[Found]:
+    """A collection stands before its file; anything else of the same name is asked about."""
+    kinds = {f.kind for f in found}
+    if kinds == {"collection", "file"}:
+        return [f for f in found if f.kind == "collection"]
+    known = ", ".join(f"{f.kind} {f.name}" for f in found[:4])
+    raise UsageError(f"{name!r} may be {known}", hint="write more of the name")
+
+
+def _run(conn: sa.Connection, found: Found) -> Explanation:
+    row = lookup.one(conn, schema.run, found.id)
+    chunks = lookup.where(conn, schema.chunk, schema.chunk.c.sequence, run_id=row["id"])
+    kind = "simulated" if row["is_mc"] else "real"
+    state = f"{row['state']}, version {row['version']}"
+    what = f"Run {found.name} is a {kind} run in {len(chunks)} chunk(s); it is {state}."
+    told = Explanation("run", found.name, what)
+    told.origin = [
+        f"chunk {c['sequence']} was delivered at {_time(c['created'])}: sections {c['first_section']} to "
+        f"{c['last_section']}, {_counts(c['records'])}, read by {c['reader']}"
+        for c in chunks
+    ] + _told(conn, "run", row["id"])
+    if row["state"] in ("announced", "open"):
+        told.holds.append(
+            "it is not closed: its end marker, or records that were announced, are still missing"
+        )
+        told.next.append("deliver the rest of the run, or the end marker")
+    for chunk in chunks:
+        _follow(conn, told, lookup.users_of(conn, chunk_id=chunk["id"]), f"chunk {chunk['sequence']}")
+        _follow_links(conn, told, chunk["id"])
+    return _finished(
+        told, f"nothing: `beamwright run show {row['series']}/{row['number']}` shows how far every step is"
+    )
+
+
+def _chunk(conn: sa.Connection, found: Found) -> Explanation:
+    row = lookup.one(conn, schema.chunk, found.id)
+    files = [f for f in views.chunk_files(conn) if f["chunk_id"] == row["id"]]
+    what = (
+        f"Chunk {found.name} holds sections {row['first_section']} to {row['last_section']} of its run: "
+        f"{_counts(row['records'])}, read by {row['reader']}."
+    )
+    told = Explanation("chunk", found.name, what)
+    told.origin = [f"file {f['name']} ({f['role']}), sha256 {f['sha256'][:16]}" for f in files]
+    told.origin += [f"it was delivered at {_time(row['created'])}", *_told(conn, "chunk", row["id"])]
+    _follow(conn, told, lookup.users_of(conn, chunk_id=row["id"]), "it")
+    _follow_links(conn, told, row["id"])
+    return _finished(told, "nothing: every unit that takes it is done")
+
+
+def _task(conn: sa.Connection, found: Found) -> Explanation:
+    row = lookup.one(conn, schema.task, found.id)
+    production = lookup.one(conn, schema.production, row["production_id"])
+    units = [u for u in views.units(conn, production["id"]) if u["task_id"] == row["id"]]
+    states = Counter(u["state"] for u in units)
+    what = (
+        f"Task {found.name} is a {row['kind']} step; it is {row['state']} with {len(units)} unit(s) "
+        f"({_counts(states) or 'none yet'}), configuration version {row['config_version']}."
+    )
+    told = Explanation("task", found.name, what)
+    told.origin = [f"production {production['name']} declares it; release {production['release']}"]
+    told.origin += _told(conn, "task", row["id"])
+    _follow(conn, told, [u for u in units if u["state"] in WAITING], "it")
+    if row["state"] == "active" and not told.holds:
+        told.holds.append(
+            "its inputs are not complete: runs of its datasets are open, or earlier steps are at work"
+        )
+        told.next.append(f"`beamwright produce FILE` goes on with production {production['name']}")
+    if row["state"] == "draining":
+        told.holds.append("its ledger does not balance")
+        told.next.append(f"`beamwright task show {found.name}` shows which line does not balance")
+    return _finished(told, "nothing: it is done and balances")
+
+
+def _unit(conn: sa.Connection, found: Found) -> Explanation:
+    row = lookup.one(conn, schema.unit, found.id)
+    task = lookup.one(conn, schema.task, row["task_id"])
+    production = lookup.one(conn, schema.production, task["production_id"])
+    job = next(iter(lookup.where(conn, schema.job, unit_id=row["id"])), None)
+    state = job["state"] if job else "without a job"
+    what = (
+        f"Unit {row['key'][:12]} of step {task['step']} of production {production['name']} is {state}: "
+        f"{row['kind']} over {row['record'] or 'all'} records of {_interval(row)}."
+    )
+    told = Explanation("unit", row["key"], what)
+    told.origin = [f"it takes {name}" for name in lookup.inputs_of(conn, row["id"])]
+    if row["resolved_hash"]:
+        told.origin.append(f"its conditions have the resolved hash {row['resolved_hash'][:16]}")
+    if job:
+        told.origin += _told(conn, "job", job["id"])
+        attempts = lookup.where(conn, schema.attempt, schema.attempt.c.number, job_id=job["id"])
+        told.origin += [_attempt_text(attempt) for attempt in attempts]
+        _hold(told, job, row["key"], attempts)
+    made = [
+        f"stream {o['stream']}: {o['events']} records"
+        for o in lookup.where(conn, schema.output, unit_id=row["id"])
+    ]
+    return _finished(told, f"nothing: it gave {', '.join(made)}" if made else "nothing")
+
+
+def _hold(told: Explanation, job: Row, key: str, attempts: list[Row]) -> None:
+    """Say why a job is not done, and what to do."""
+    if job["state"] not in WAITING:
+        return
+    reason = f": {job['reason']}" if job["reason"] else ""
+    told.holds.append(WAITING[job["state"]] + reason)
+    if job["state"] == "prepared" and job["failures"]:
+        told.holds.append(
+            f"it failed {job['failures']} time(s) and is tried again after {_time(job['not_before'])}"
+        )
+    failed = next((a for a in reversed(attempts) if a["failure_class"]), None)
+    if failed:
+        meaning = FAILURES.get(failed["failure_class"], "")
+        told.holds.append(
+            f"the last failure was {failed['failure_class']} ({meaning}): {failed['message'] or 'no message'}"
+        )
+        told.next.append(f"`beamwright job log {key[:12]}` shows what the attempt wrote")
+    if job["state"] == "failed":
+        told.next.append("mend the cause, then run the same `beamwright produce` again")
+    elif job["state"] in ("prepared", "submitted", "running"):
+        told.next.append("wait, or run `beamwright produce FILE` if no process works in this workspace")
+
+
+def _attempt(conn: sa.Connection, found: Found) -> Explanation:
+    row = lookup.one(conn, schema.attempt, found.id)
+    job = lookup.one(conn, schema.job, row["job_id"])
+    unit = lookup.one(conn, schema.unit, job["unit_id"])
+    what = f"Attempt {row['number']} at unit {unit['key'][:12]} ({_interval(unit)}) is {row['state']}."
+    told = Explanation(
+        "attempt", row["nonce"], what, [_attempt_text(row), *_told(conn, "attempt", row["id"])]
+    )
+    told.origin.append(f"its job directory is {row['directory']}")
+    if row["state"] == "superseded":
+        told.origin.append("another attempt's report was accepted first; nothing of this one is used")
+    if row["failure_class"]:
+        told.holds.append(
+            f"{row['failure_class']}: {row['message'] or FAILURES.get(row['failure_class'], '')}"
+        )
+    told.next.append(f"`beamwright explain {unit['key'][:12]}` explains its unit, which is {job['state']}")
+    return told
+
+
+def _file(conn: sa.Connection, found: Found) -> Explanation:
+    (row, *_) = views.files(conn, schema.file.c.id == found.id)
+    parents = views.parents(conn, [row["id"]]).get(row["id"], [])
+    children = views.children(conn, row["id"])
+    what = f"File {row['did']} is a {row['kind']} file of {row['size']} bytes, sha256 {row['sha256'][:16]}."
+    told = Explanation("file", row["did"], what)
+    told.origin = [_producer(conn, row["attempt_id"]), *(f"it was made from {p['name']}" for p in parents)]
+    told.origin += [f"{c['name']} was made from it" for c in children]
+    told.origin += [
+        f"a copy at {r['path']} is {r['replica']}"
+        for r in views.files(conn, schema.file.c.id == found.id)
+        if r["path"]
+    ]
+    if row["replica"] not in ("present", "verified"):
+        told.holds.append(f"its copy is {row['replica'] or 'missing'}")
+        told.next.append("`beamwright fsck --deep` reads every copy")
+    return _finished(told, "nothing: it is registered and its copy was verified")
+
+
+def _collection(conn: sa.Connection, found: Found) -> Explanation:
+    row = lookup.one(conn, schema.collection, found.id)
+    files = views.files_of_collections(conn).get(row["id"], [])
+    parents = views.parents(conn, [f["id"] for f in files])
+    flags = ", simulated" * bool(row["is_mc"]) + ", resampled" * bool(row["is_resampled"])
+    what = (
+        f"Collection {found.name} holds {row['events']} records of stream {row['stream']} "
+        f"(tier {row['tier']}{flags}) "
+        f"of {_interval(row)} in {len(files)} file(s); it is {row['state']}."
+    )
+    told = Explanation("collection", found.name, what)
+    if row["unit_id"] is not None:
+        told.origin.append(_maker(conn, row["unit_id"]))
+    told.origin += [f"it was made from {p['name']}" for f in files for p in parents.get(f["id"], [])]
+    told.origin.append(f"release {row['release'][:19]}, configuration {row['config_hash'][:12]}")
+    if row["global_tag"]:
+        told.origin.append(f"conditions of {row['global_tag']}, resolved hash {row['resolved_hash'][:16]}")
+    users = lookup.users_of(conn, collection_id=row["id"])
+    told.origin += [f"unit {u['key'][:12]} of step {u['step']} takes it ({u['state']})" for u in users]
+    if row["state"] != "valid":
+        told.holds.append(f"it is {row['state']} and is not used any more")
+    return _finished(told, f"nothing: open it with beamwright.open({found.name!r})")
+
+
+def _dataset(conn: sa.Connection, found: Found) -> Explanation:
+    row = lookup.one(conn, schema.dataset, found.id)
+    members = views.dataset_members(conn, int(row["id"]))
+    state = f"version {row['version']} is {row['state']}"
+    what = f"Dataset {found.name} {state} and lists {len(members)} collection(s)."
+    told = Explanation(
+        "dataset", found.name, what, [f"its query is {row['query']}", *_told(conn, "dataset", row["id"])]
+    )
+    return _finished(told, "nothing")
+
+
+def _payload(conn: sa.Connection, found: Found) -> Explanation:
+    row = lookup.one(conn, schema.payload, found.id)
+    uses = lookup.users_of_payload(conn, str(row["id"]))
+    stored = f"{row['kind']}, {row['size']} bytes), stored at {_time(row['created'])}"
+    what = f"Payload {row['id'][:16]} is a set of constants ({stored}."
+    told = Explanation("payload", str(row["id"]), what)
+    told.origin = [
+        f"{u['tag']} gives it for {_interval(u)}: {u['origin']}{_because(u['reason'])}" for u in uses
+    ]
+    for link in views.links(conn):
+        if (
+            isinstance(link["result"], dict)
+            and row["id"] in link["result"].values()
+            and link["state"] == "accepted"
+        ):
+            told.origin.append(f"step {link['step']} fitted it from chunk {_chunk_name(link)}")
+    if not uses:
+        told.holds.append("no tag gives it")
+    return _finished(told, f"nothing: `beamwright conditions show {str(row['id'])[:12]}` shows its content")
+
+
+def _tag(conn: sa.Connection, found: Found) -> Explanation:
+    row = lookup.one(conn, schema.tag, found.id)
+    held = views.validities(conn, found.name)
+    what = f"Tag {found.name}, version {row['version']}, gives {row['kind']} over {len(held)} interval(s)."
+    told = Explanation("tag", found.name, what)
+    told.origin = [
+        f"{_interval(v)}: payload {v['payload_id'][:12]}, {v['origin']}{_because(v['reason'])}" for v in held
+    ]
+    told.origin += [
+        f"global tag {name} has it as a member" for name in lookup.global_tags_of(conn, int(row["id"]))
+    ]
+    return _finished(told, "nothing: tags only grow, and every version resolves as it did")
+
+
+def _global_tag(conn: sa.Connection, found: Found) -> Explanation:
+    row = next(tag for tag in views.global_tags(conn) if tag["id"] == found.id)
+    hashed = f", Merkle hash {row['merkle'][:16]}" if row["merkle"] else ""
+    state = f"{row['state']} at version {row['version']}"
+    what = f"Global tag {found.name} is {state} with {len(row['tags'])} tag(s){hashed}."
+    told = Explanation("global tag", found.name, what)
+    told.origin = [f"member {name}, version {version}" for name, version in row["tags"].items()]
+    told.origin += _told(conn, "global_tag", row["id"])
+    if row["state"] == "open":
+        told.next.append(
+            "a production that ends with freeze = true closes it; until then each sweep adds to it"
+        )
+    return _finished(told, "nothing: what it resolves to never changes")
+
+
+def _production(conn: sa.Connection, found: Found) -> Explanation:
+    row = lookup.one(conn, schema.production, found.id)
+    state = f"finished at {_time(row['finished'])}" if row["finished"] else "not finished"
+    what = f"Production {found.name} of experiment {row['experiment']} is {state}; release {row['release']}."
+    told = Explanation("production", found.name, what, _told(conn, "production", row["id"]))
+    for task in views.tasks(conn, row["id"]):
+        jobs = _counts(task["jobs"]) or "no job yet"
+        told.origin.append(f"task {found.name}/{task['step']} ({task['kind']}) is {task['state']}: {jobs}")
+    _follow(conn, told, [u for u in views.units(conn, row["id"]) if u["state"] in WAITING], "it")
+    if not row["finished"] and not told.next:
+        told.next.append("run `beamwright produce FILE` again: it goes on from here and says what is missing")
+    return _finished(told, f"nothing: `beamwright report {found.name}` writes its report")
+
+
+def _event(conn: sa.Connection, key: EventKey) -> Explanation:
+    units = lookup.units_at(conn, key)
+    what = f"Event {key} lies in the key range of {len(units)} unit(s)."
+    told = Explanation("event", str(key), what)
+    told.origin = [
+        f"{_unit_name(u)} of {u['production']}, {u['kind']} over {u['record'] or 'all'} records: {u['state']}"
+        for u in units
+    ]
+    for row in lookup.quarantine_at(conn, key):
+        told.holds.append(
+            f"module {row['module']} could not process it as a {row['record']} record: {row['error']}"
+        )
+        told.next.append(
+            "mend the module, or the data; its key stands in the ledger and in the lineage of the outputs"
+        )
+    if not units:
+        told.holds.append("no unit covers its key: its run was not delivered, or no step takes it")
+        told.next.append(f"`beamwright explain {key.series}/{key.run}` explains its run")
+    return _finished(told, "nothing: the ledger accounts for it")
+
+
+_EXPLAINERS: dict[str, Callable[[sa.Connection, Found], Explanation]] = {
+    "run": _run,
+    "chunk": _chunk,
+    "task": _task,
+    "unit": _unit,
+    "attempt": _attempt,
+    "file": _file,
+    "collection": _collection,
+    "dataset": _dataset,
+    "payload": _payload,
+    "tag": _tag,
+    "global tag": _global_tag,
+    "production": _production,
+}
+
+
+def _follow(conn: sa.Connection, told: Explanation, units: Sequence[Row], who: str) -> None:
+    """Say which units are in the way."""
+    waiting = [u for u in units if u["state"] in WAITING]
+    for unit in waiting[:5]:
+        told.holds.append(f"{who} waits for {_unit_name(unit)}, {unit['state']}: {WAITING[unit['state']]}")
+    if len(waiting) > 5:
+        told.holds.append(f"and {len(waiting) - 5} more units")
+    told.next += [f"`beamwright explain {unit['key'][:12]}`" for unit in waiting[:1]]
+
+
+def _follow_links(conn: sa.Connection, told: Explanation, chunk_id: int) -> None:
+    for link in views.links(conn):
+        if link["chunk_id"] != chunk_id:
+            continue
+        told.origin.append(
+            f"its link in the chain of step {link['step']} is {link['state']}{_because(link['reason'])}"
+        )
+        if link["state"] not in ("accepted", "carried"):
+            told.holds.append(
+                f"calibration step {link['step']} has not settled it: the link is {link['state']}"
+            )
+            told.next.append(
+                f"`beamwright calibration show {link['step']}` shows the chain; runs go strictly in order"
+            )
+
+
+def _finished(told: Explanation, otherwise: str) -> Explanation:
+    if not told.holds and not told.next:
+        told.next.append(otherwise)
+    return told
+
+
+def _told(conn: sa.Connection, kind: str, identity: int) -> list[str]:
+    """Return the history of an object in words."""
+    events = views.history_of(conn, kind, [str(identity)])
+    return [f"{_time(e['at'])} {e['actor']} made it {e['target']}{_because(e['reason'])}" for e in events]
+
+
+def _attempt_text(row: Row) -> str:
+    used = f" after {row['wall_s']:.1f} s" if row["wall_s"] else ""
+    failure = f", {row['failure_class']}: {row['message'] or ''}" if row["failure_class"] else ""
+    return f"attempt {row['number']} on farm {row['farm']} is {row['state']}{used}{failure}"
+
+
+def _producer(conn: sa.Connection, attempt_id: int | None) -> str:
+    if attempt_id is None:
+        return "it was delivered, not made here"
+    attempt = lookup.one(conn, schema.attempt, attempt_id)
+    job = lookup.one(conn, schema.job, attempt["job_id"])
+    return f"{_maker(conn, job['unit_id'])}, by attempt {attempt['number']} on farm {attempt['farm']}"
+
+
+def _maker(conn: sa.Connection, unit_id: int) -> str:
+    unit = lookup.one(conn, schema.unit, unit_id)
+    task = lookup.one(conn, schema.task, unit["task_id"])
+    return f"step {task['step']} made it in unit {unit['key'][:12]} over {_interval(unit)}"
+
+
+def _interval(row: Row) -> str:
+    return str(Interval.from_document(views.interval_of(row)))
+
+
+def _counts(counts: Any) -> str:
+    return ", ".join(f"{number} {name}" for name, number in sorted(dict(counts or {}).items()))
+
+
+def _unit_name(row: Row) -> str:
+    return f"unit {row['key'][:12]} of step {row['step']}"
+
+
+def _chunk_name(link: Row) -> str:
+    return f"{link['series']}/{link['run']}/{link['sequence']}"
+
+
+def _because(reason: str) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def _time(seconds: float | None) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") if seconds else "no known time"
+
+
+def _bullets(told: Sequence[str]) -> list[str]:
+    return [f"  - {line}" for line in told]
