@@ -1,7 +1,7 @@
-"""A trivial experiment's payload in pure Python: ``process --job``, ``validate --json`` and ``process --serve``.
+"""A trivial experiment's payload in pure Python: ``process --job``, ``validate --json``, ``process --serve``.
 
-A record is a line ``section event value``. Odd values are filtered; 13 is a poison that is quarantined. What else a job
-shall do, mostly wrong, stands in its configuration.
+A record is a line ``section event value``. Odd values are filtered; 13 is a poison that is quarantined. What
+else a job shall do, mostly wrong, stands in its configuration.
 """
 
 from __future__ import annotations

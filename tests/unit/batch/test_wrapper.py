@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from support.jobs import COMMANDS, KEY, make_job, report_of, wish
 
 from beamwright import durable
 from beamwright.batch import wrapper
 from beamwright.batch.children import Fresh, Warm
 from beamwright.production.tickets import is_signed
+from support.jobs import COMMANDS, KEY, make_job, report_of, wish
 
 
 def run(directory: Path) -> int:
