@@ -5,7 +5,7 @@ ledger.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -68,17 +68,25 @@ class Poison:
 class _Counts:
     """What became of the records of one kind in one stream."""
 
-    filtered: int = 0
-    written: int = 0
-    quarantined: int = 0
+    read: int = 0
     created: int = 0
+    written: int = 0
+    filtered: int = 0
+    prescaled: int = 0
+    quarantined: int = 0
+
+    def line(self, record: str, stream: str, interval: Interval) -> LedgerDoc:
+        """Return the line of the ledger."""
+        return {"record": record, "stream": stream, "interval": interval.document(), **asdict(self)}  # type: ignore[typeddict-item]
 
 
 class Commit:
     """Takes batches in order: writes them, adds their deposits, counts."""
 
-    def __init__(self, engine: Engine, sinks: dict[str, Sink], merge: Merge | None) -> None:
-        self._engine, self._sinks, self._merge = engine, sinks, merge
+    def __init__(
+        self, engine: Engine, sinks: dict[str, Sink], merge: Merge | None = None, account: str = ""
+    ) -> None:
+        self._engine, self._sinks, self._merge, self._account = engine, sinks, merge, account
         self._plan, self._path = engine.plan, engine.path
         self._read = {stream: _Counts() for stream in sinks}
         self._made = {stream: _Counts() for stream in sinks if self._is_created(stream)}
@@ -87,7 +95,7 @@ class Commit:
         self._last: dict[str, tuple[int, int, int]] = {}
         self._written: dict[str, Written] = {}
         steps = len(engine.path.steps)
-        self._times, self._counts, self._loaded = [0] * steps, [0] * steps, 0
+        self._times, self._counts, self._used = [0] * steps, [0] * steps, _Counts()
 
     def _is_created(self, stream: str) -> bool:
         return self._path.record_of(self._path.output(stream)) != self._path.record
@@ -97,10 +105,11 @@ class Commit:
         results = [piece for piece in pieces if isinstance(piece, Result)]
         poison = [piece for piece in pieces if isinstance(piece, Poison)]
         self._poison += poison
-        self._loaded += sum(result.loaded for result in results)
+        self._used.written += sum(result.loaded for result in results)
         for result in results:
             self._add(result)
         lost = [one.position for one in poison if one.position >= 0]
+        self._used.quarantined += len(lost)
         for stream in self._sinks:
             batches = [result.outputs[stream] for result in results if stream in result.outputs]
             for part in batches:
@@ -181,6 +190,8 @@ class Commit:
         Raises: LedgerError.
         """
         lines = [line for stream in self._sinks for line in self._lines(stream, interval)]
+        if self._account:
+            lines.append(self._read_line(self._used, self._account, interval))
         for line in lines:
             check_balance(line)
         names = [step.name for step in self._path.steps]
@@ -188,44 +199,21 @@ class Commit:
         statistics = {name: {"records": n, "seconds": ns * 1e-9} for name, n, ns in rows}
         return LoopResult(
             lines, self._written, [one.document() for one in self._poison], self._engine.histograms,
-            {"modules": statistics, "records": self._loaded, "batches": len(self._plan.spans)},
+            {"modules": statistics, "records": self._used.written, "batches": len(self._plan.spans)},
         )  # fmt: skip
 
     def _lines(self, stream: str, interval: Interval) -> list[LedgerDoc]:
-        plan, counts = self._plan, self._read[stream]
-        written = self._written[stream].events if stream not in self._made else counts.written
-        lines = [
-            _line(
-                plan.record,
-                stream,
-                interval,
-                counts,
-                read=plan.read,
-                written=written,
-                prescaled=plan.prescaled,
-            )
-        ]
-        if stream in self._made:
-            made, record = self._made[stream], self._path.records[-1]
-            lines.append(_line(record, stream, interval, made, written=self._written[stream].events))
-        return lines
+        events = self._written[stream].events
+        if stream not in self._made:
+            self._read[stream].written = events
+            return [self._read_line(self._read[stream], stream, interval)]
+        self._made[stream].written = events
+        created = self._made[stream].line(self._path.records[-1], stream, interval)
+        return [self._read_line(self._read[stream], stream, interval), created]
 
-
-def _line(
-    record: str,
-    stream: str,
-    interval: Interval,
-    counts: _Counts,
-    *,
-    written: int,
-    read: int = 0,
-    prescaled: int = 0,
-) -> LedgerDoc:
-    return {
-        "record": record, "stream": stream, "interval": interval.document(),
-        "read": read, "created": counts.created, "written": written, "filtered": counts.filtered,
-        "prescaled": prescaled, "quarantined": counts.quarantined,
-    }  # fmt: skip
+    def _read_line(self, counts: _Counts, stream: str, interval: Interval) -> LedgerDoc:
+        counts.read, counts.prescaled = self._plan.read, self._plan.prescaled
+        return counts.line(self._plan.record, stream, interval)
 
 
 def check_balance(line: LedgerDoc) -> None:

@@ -51,12 +51,14 @@ def run_path(
     progress: Callable[[int, int], None] | None = None,
     sinks: Callable[[Output], Sink] | None = None,
     merge: Merge | None = None,
+    account: str = "",
 ) -> LoopResult:
     """Run a path over the records of an interval, and write the streams named in ``outputs``.
 
     One worker works in this process, unless ``isolated``; only in a process of its own does a module that
     crashes lose nothing but its
-    record. ``sinks`` takes the place of files. ``progress`` is called with records done and records in all.
+    record. ``sinks`` takes the place of files. ``progress`` is called with records done and records in all;
+    ``merge`` takes what batches deposit, in their order, and ``account`` names its line in the ledger.
     Raises: ModuleError, UnknownNameError, ConditionsError, FormatError, LedgerError.
     """
     wanted = _wanted(path, outputs, sinks is not None)
@@ -66,7 +68,7 @@ def run_path(
     pool = _pool(engine, workers, isolated, limits)
     try:
         make = sinks or _files(outputs or {}, lineage, banks, engine)
-        commit = Commit(engine, _open_sinks(wanted, make), merge)
+        commit = Commit(engine, _open_sinks(wanted, make), merge, account)
         Conductor(pool, engine.plan, path, commit, limits, progress).run()
         pool.finish()
         return commit.result(interval)
@@ -106,7 +108,7 @@ def _check_declared(reader: Reader, banks: BankSet, record: str) -> None:
     for name in reader.banks(record):
         if name in declarations and name in banks and declarations[name].columns != banks[name].columns:
             raise SchemaMismatchError(
-                f"bank {name} has other columns in the files (version {declarations[name].version}) than here",
+                f"bank {name} has other columns in the files (version {declarations[name].version})",
                 hint="their columns differ: read the files with the release that wrote them",
             )
 

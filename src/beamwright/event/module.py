@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Self, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 from beamwright.core.errors import ConfigError, UnknownNameError
 from beamwright.core.histogram import HistogramSet
@@ -137,8 +137,8 @@ class Module(Configurable):
     processes.
     """
 
-    reads: ClassVar[Sequence[str]] = ()
-    writes: ClassVar[Sequence[str]] = ()
+    reads: Sequence[str] = ()
+    writes: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -163,15 +163,23 @@ class Module(Configurable):
     def end_run(self, run: RunInfo) -> None:
         """Finish a run."""
 
-    @classmethod
-    def bank_reads(cls) -> tuple[str, ...]:
+    def bank_reads(self) -> tuple[str, ...]:
         """Return the banks among ``reads``."""
-        return tuple(name for name in cls.reads if not name.endswith(CONDITIONS))
+        return banks_among(self.reads)
 
-    @classmethod
-    def tag_reads(cls) -> tuple[str, ...]:
-        """Return the tags among ``reads``."""
-        return tuple(name.removesuffix(CONDITIONS) for name in cls.reads if name.endswith(CONDITIONS))
+    def tag_reads(self) -> tuple[str, ...]:
+        """Return the conditions among ``reads``."""
+        return conditions_among(self.reads)
+
+
+def banks_among(reads: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of banks among what is read."""
+    return tuple(name for name in reads if not name.endswith(CONDITIONS))
+
+
+def conditions_among(reads: Sequence[str]) -> tuple[str, ...]:
+    """Return the conditions among what is read, without their suffix."""
+    return tuple(name.removesuffix(CONDITIONS) for name in reads if name.endswith(CONDITIONS))
 
 
 class Builder(Module):
@@ -179,7 +187,7 @@ class Builder(Module):
     these.
     """
 
-    builds: ClassVar[str] = ""
+    builds: str = ""
 
     def build(self, batch: Batch) -> Batch:
         """Return the created records: ascending keys, each with its parent's, in the parent's section; see

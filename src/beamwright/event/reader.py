@@ -54,6 +54,12 @@ class Reader(ABC):
         Positions are consecutive, but for a prescale and while a faulty record is being searched.
         """
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def reopen(self) -> None:  # noqa: B027 - most readers have nothing to do
         """Prepare for reading in a forked process; needed where a file position is shared."""
 

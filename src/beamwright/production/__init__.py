@@ -1,0 +1,1 @@
+"""Productions: from the production file to units, jobs, chains, merges and their accounts."""

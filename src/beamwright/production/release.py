@@ -1,0 +1,163 @@
+"""Releases: the identity of the software that runs, recomputed wherever it runs.
+
+A release is the sha256 over what is installed: the content of beamwright and of the experiment, and the
+records of
+everything that they need. Software that is worked on in place (an editable installation, or a plain folder)
+is identified by the
+content of its tree and marked ``dev``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from beamwright.core.canonical import content_hash
+from beamwright.core.errors import ReleaseError
+
+OWN = "beamwright"
+DEV, EXACT = "dev+", "sha256:"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SKIPPED = re.compile(r"(^|/)(__pycache__|\.[^/]*|[^/]*\.(egg-info|dist-info))(/|$)|\.py[co]$")
+# What an installer writes of itself, and scripts that name an interpreter, differ from place to place.
+_LOCAL = re.compile(r"^(\.\.|/)|\.dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json)$|\.py[co]$")
+
+
+def current(distributions: Iterable[str]) -> str:
+    """Return the release of beamwright with the distributions (or, where not installed, the modules) named.
+
+    Raises: ReleaseError.
+    """
+    return _current(tuple(sorted({OWN, *distributions})))
+
+
+def is_exact(release: str) -> bool:
+    """Tell whether a release names installed software, not a tree that is worked on."""
+    return release.startswith(EXACT)
+
+
+def check(release: str, distributions: Iterable[str]) -> None:
+    """Refuse to run under another release than the one asked for.
+
+    Raises: ReleaseError.
+    """
+    found = current(distributions)
+    if found != release:
+        raise ReleaseError(
+            f"release {short(release)} is asked for and {short(found)} is installed",
+            hint="install the release that the production was started with, or start a new production",
+        )
+
+
+def short(release: str) -> str:
+    """Return the beginning of a release, for messages."""
+    mark, sign, digits = release.partition("+" if release.startswith(DEV) else ":")
+    return f"{mark}{sign}{digits[:12]}"
+
+
+@cache
+def _current(names: tuple[str, ...]) -> str:
+    known = _installed()
+    own: dict[str, str] = {}
+    is_dev = False
+    for name in names:
+        tree = _tree_of(name, known.get(_plain(name)))
+        is_dev |= tree is not None
+        own[name] = _hash_tree(tree) if tree is not None else _hash_files(known[_plain(name)])
+    needed = {name: _hash_record(known[name]) for name in sorted(_closure(names, known))}
+    digest = content_hash({"own": own, "needed": needed})
+    return f"{DEV if is_dev else EXACT}{digest}"
+
+
+def _installed() -> dict[str, metadata.Distribution]:
+    """Return the distributions by plain name; the first on the path counts."""
+    found: dict[str, metadata.Distribution] = {}
+    for distribution in metadata.distributions():
+        found.setdefault(_plain(distribution.name), distribution)
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _closure(names: Iterable[str], known: dict[str, metadata.Distribution]) -> set[str]:
+    """Return what the distributions need, directly or not, as far as it is installed."""
+    own = {_plain(name) for name in names}
+    queue, seen = sorted(own), set(own)
+    while queue:
+        distribution = known.get(queue.pop())
+        for requirement in (distribution.requires or ()) if distribution else ():
+            match = _NAME.match(requirement)
+            name = _plain(match.group()) if match else ""
+            if name in known and name not in seen and "extra ==" not in requirement:
+                seen.add(name)
+                queue.append(name)
+    return seen - own
+
+
+def _tree_of(name: str, distribution: metadata.Distribution | None) -> Path | None:
+    """Return the source tree of software that is not properly installed, or None."""
+    if distribution is None:
+        return _module_tree(name)
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    if not origin.get("dir_info", {}).get("editable"):
+        return None
+    paths = [
+        Path(str(distribution.locate_file(file)))
+        for file in distribution.files or ()
+        if file.suffix == ".pth"
+    ]
+    lines = [line for path in paths for line in path.read_text().splitlines()]
+    folders = [Path(line) for line in lines if line and Path(line).is_dir()]
+    return folders[0] if folders else _module_tree(name)
+
+
+def _module_tree(name: str) -> Path:
+    try:
+        spec = importlib.util.find_spec(name.replace("-", "_"))
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        raise ReleaseError(
+            f"{name} is neither an installed distribution nor a module",
+            hint="correct the distributions of the Experiment, or install it",
+        )
+    origin = Path(spec.origin)
+    return origin.parent if spec.submodule_search_locations else origin
+
+
+def _hash_tree(root: Path) -> str:
+    """Return the hash of all files of a source tree, or of one file."""
+    paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    base = root.parent if root.is_file() else root
+    named = ((path.relative_to(base).as_posix(), path) for path in paths)
+    return content_hash({name: _sha256(path) for name, path in named if not _SKIPPED.search(name)})
+
+
+def _hash_files(distribution: metadata.Distribution) -> str:
+    """Return the hash of the files of an installed distribution as they are on the disk."""
+    files = [file for file in distribution.files or () if not _LOCAL.search(file.as_posix())]
+    return content_hash(
+        {file.as_posix(): _sha256(Path(str(distribution.locate_file(file)))) for file in files}
+    )
+
+
+def _hash_record(distribution: metadata.Distribution) -> str:
+    """Return the hash of an installed distribution's list of files, without what is local."""
+    text = distribution.read_text("RECORD") or ""
+    lines = [line for line in text.splitlines() if line and not _LOCAL.search(line.rsplit(",", 2)[0])]
+    return content_hash([distribution.version, sorted(lines)])
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError as error:
+        raise ReleaseError(f"the installation lacks its file {path}", hint="install it again") from error
