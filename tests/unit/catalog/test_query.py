@@ -16,10 +16,21 @@ def numbers(database: Database) -> Database:
     with database.begin() as conn:
         for number in range(1, 13):
             insert_id(
-                conn, schema.run, series="A" if number < 10 else "B", number=number, tier="raw" if number % 2 else "dst",
-                state="open", version=1, expected=None, end_marker=number > 6, is_mc=number == 12, is_resampled=False,
-                conditions={}, created=float(number), livetime=number / 2,
-            )  # fmt: skip
+                conn,
+                schema.run,
+                series="A" if number < 10 else "B",
+                number=number,
+                tier="raw" if number % 2 else "dst",
+                state="open",
+                version=1,
+                expected=None,
+                end_marker=number > 6,
+                is_mc=number == 12,
+                is_resampled=False,
+                conditions={},
+                created=float(number),
+                livetime=number / 2,
+            )
     return database
 
 

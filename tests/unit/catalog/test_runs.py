@@ -18,10 +18,20 @@ def delivery(
 ) -> dict[str, Any]:
     path = extra.pop("path", f"/data/{content}.root")
     return {
-        "series": "A", "run": 7, "tier": "raw", "sequence": sequence, "reader": "daq",
-        "files": [{"role": "events", "path": path, "size": len(content), "sha256": sha256_hex(content.encode())}],
-        "first_section": first, "last_section": last, "records": {"event": 10}, "is_mc": False, "end_marker": False,
-    } | extra  # fmt: skip
+        "series": "A",
+        "run": 7,
+        "tier": "raw",
+        "sequence": sequence,
+        "reader": "daq",
+        "files": [
+            {"role": "events", "path": path, "size": len(content), "sha256": sha256_hex(content.encode())}
+        ],
+        "first_section": first,
+        "last_section": last,
+        "records": {"event": 10},
+        "is_mc": False,
+        "end_marker": False,
+    } | extra
 
 
 def deliver(conn: sa.Connection, document: dict[str, Any], now: float = 1.0) -> int:

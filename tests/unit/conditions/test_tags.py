@@ -236,8 +236,10 @@ def test_a_snapshot_cuts_where_any_role_changes(database: Database) -> None:
         )
         snapshot = Snapshot.from_bytes(tags.export(conn, "g", [run(1)], ["Scale", "Offset"]))
     assert [str(part) for part in snapshot.boundaries(["Scale", "Offset"], run(1))] == [
-        "A:1..1:4", "A:1:5..1:9", "A:1:10..1",
-    ]  # fmt: skip
+        "A:1..1:4",
+        "A:1:5..1:9",
+        "A:1:10..1",
+    ]
     assert len(snapshot.boundaries(["Scale"], run(1))) == 2
     assert snapshot.boundaries([], run(1)) == [run(1)]
 

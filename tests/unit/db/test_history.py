@@ -11,9 +11,19 @@ from beamwright.db.migrations import guards
 
 def new_run(conn: sa.Connection, number: int = 1) -> int:
     return insert_id(
-        conn, schema.run, series="A", number=number, tier="raw", state="announced", version=1, expected=None,
-        end_marker=False, is_mc=False, conditions={}, created=0.0,
-    )  # fmt: skip
+        conn,
+        schema.run,
+        series="A",
+        number=number,
+        tier="raw",
+        state="announced",
+        version=1,
+        expected=None,
+        end_marker=False,
+        is_mc=False,
+        conditions={},
+        created=0.0,
+    )
 
 
 def state(conn: sa.Connection, id: int) -> str:
