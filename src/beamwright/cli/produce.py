@@ -1,0 +1,77 @@
+"""``beamwright produce``: a production file, run to its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from beamwright.cli.common import dry_run_option, dumps, open_workspace, reading, say, write_document
+
+if TYPE_CHECKING:
+    from beamwright.production.experiment import Experiment
+    from beamwright.production.spec import ProductionSpec
+    from beamwright.production.workspace import Workspace
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes in each job [default: 1].")
+@dry_run_option
+@reading
+def produce(file: Path, workers: int, dry_run: bool, folder: Path | None, as_json: bool) -> None:
+    """Run a production file to its end.
+
+    Stop it in any way and run it again: what was accepted stays, the rest is done.
+    """
+    from beamwright.production import experiment as experiments
+    from beamwright.production.facts import production_facts
+    from beamwright.production.spec import load_spec
+
+    spec = load_spec(file)
+    experiment = experiments.load(spec.experiment)
+    if dry_run:
+        facts = production_facts(experiment, spec)
+        plan = {name: sorted(found.streams) for name, found in facts.items()}
+        write_document({"production": spec.name, "experiment": spec.experiment, "steps": plan}, as_json)
+        return
+    workspace = open_workspace(folder)
+    finish(workspace, spec, experiment, workers=workers, as_json=as_json)
+
+
+def finish(
+    workspace: Workspace,
+    spec: ProductionSpec,
+    experiment: Experiment,
+    *,
+    workers: int = 1,
+    deliveries: list[Any] | None = None,
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """Run a production to its end, write its report and print the account of it; return the document."""
+    from beamwright.agents.loop import Produce
+    from beamwright.cli.live import Watch
+    from beamwright.cli.report import compile_document, write_html
+    from beamwright.report import terminal
+
+    given = (
+        experiment.deliveries(spec.deliveries) if deliveries is None and spec.deliveries else deliveries or []
+    )
+    try:
+        with Watch(workspace.db, spec.name) as watch:
+            Produce(workspace, spec, experiment, workers, list(given), watch.turn).run()
+        watch.show()
+        document = compile_document(workspace, spec.name)
+        path = write_html(workspace, document)
+    finally:
+        workspace.db.close()
+    if as_json:
+        click.echo(dumps(document))
+    else:
+        for line in terminal.lines(document):
+            click.echo(line)
+        click.echo(f"\nreport  {path}")
+    summary = document["summary"]
+    say(f"{spec.name}: {summary['units_ok']} units, {summary['events']} records, {summary['wall_s']:.1f} s")
+    return document

@@ -1,0 +1,146 @@
+"""Steering files: a path written in Python, run over files without a workspace."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from beamwright.conditions.snapshot import Snapshot
+from beamwright.core.canonical import content_hash
+from beamwright.core.errors import UsageError, nearest
+from beamwright.core.lineage import Lineage
+from beamwright.core.runs import Interval
+from beamwright.durable import hash_file
+from beamwright.event.banks import BankSet
+from beamwright.event.collection import CollectionReader
+from beamwright.event.commit import LoopResult
+from beamwright.event.loop import run_path
+from beamwright.event.path import Path
+from beamwright.event.reader import Reader
+
+NAMES = ("path", "banks", "reader")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; inputs by role, outputs by stream ("" where none was named)."""
+
+    steering: FilePath
+    inputs: list[tuple[str, FilePath]]
+    outputs: list[tuple[str, FilePath]]
+    workers: int
+    events: int | None
+    series: str
+    run: int
+    conditions: FilePath | None
+
+
+def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run the path of a steering file over the inputs; return the ledger and what was written.
+
+    Raises: UsageError, and whatever the path raises.
+    """
+    defined = runpy.run_path(str(request.steering))
+    path = _path(request.steering, defined)
+    reader = _reader(request, defined.get("reader"))
+    banks = defined.get("banks") or getattr(reader, "declarations", None)
+    if not isinstance(banks, BankSet):
+        raise UsageError(
+            f"{request.steering} defines no banks", hint="define `banks`, a BankSet, for raw inputs"
+        )
+    snapshot = Snapshot.load(request.conditions) if request.conditions else None
+    result = run_path(
+        path,
+        reader,
+        _interval(reader, path.record, request.events),
+        banks=banks,
+        snapshot=snapshot,
+        outputs=_outputs(path, request.outputs),
+        lineage=_lineages(request, path, reader),
+        workers=request.workers,
+        progress=lambda done, of: say(f"{done} of {of} records"),
+    )
+    return _summary(path, result)
+
+
+def _path(steering: FilePath, defined: dict[str, Any]) -> Path:
+    found = defined.get("path")
+    path = found() if callable(found) else found
+    if not isinstance(path, Path):
+        hint = nearest("path", [name for name in defined if not name.startswith("_")])
+        raise UsageError(
+            f"{steering} defines no `path`", hint=f"define path = Path(...), or a function; {hint}"
+        )
+    return path
+
+
+def _reader(request: Request, kind: Any) -> Reader:
+    if not request.inputs:
+        raise UsageError("there is no input", hint="name files with --input FILE")
+    for _, path in request.inputs:
+        if not path.is_file():
+            raise UsageError(f"there is no input file {path}", hint="check its path")
+    if kind is None:
+        return CollectionReader([path for _, path in request.inputs])
+    roles = kind.roles or ("",)
+    named = {role or roles[min(n, len(roles) - 1)]: path for n, (role, path) in enumerate(request.inputs)}
+    opened: Reader = kind.open(named, series=request.series, run=request.run)
+    return opened
+
+
+def _interval(reader: Reader, record: str, events: int | None) -> Interval:
+    """Return the interval of the first ``events`` records, or of all."""
+    index = reader.index(record)
+    if not len(index.run):
+        raise UsageError(
+            "the inputs hold no records", hint=f"kinds of records in them: {', '.join(reader.records())}"
+        )
+    last = min(events or len(index.run), len(index.run)) - 1
+    return Interval(
+        reader.series, index.key(reader.series, 0).position, index.key(reader.series, last).position
+    )
+
+
+def _outputs(path: Path, given: list[tuple[str, FilePath]]) -> dict[str, FilePath]:
+    streams = [output.stream for output in path.outputs]
+    if any(not name for name, _ in given) and (len(streams) != 1 or len(given) != 1):
+        raise UsageError(
+            f"path {path.name} has the streams {', '.join(streams)}", hint="write --output STREAM=FILE"
+        )
+    return {name or streams[0]: file for name, file in given}
+
+
+def _lineages(request: Request, path: Path, reader: Reader) -> Callable[[str], Lineage]:
+    from beamwright.production import release
+
+    parents = tuple(hash_file(file).sha256 for _, file in request.inputs)
+    inputs = [metadata.lineage for metadata in getattr(reader, "metadata", [])]
+
+    def lineage(stream: str) -> Lineage:
+        return Lineage(
+            experiment="",
+            production="",
+            step="",
+            path=path.name,
+            stream=stream,
+            tier=path.output(stream).tier,
+            series=reader.series,
+            release=release.current(["beamwright"]),
+            config_hash=content_hash(path.configuration()),
+            is_mc=any(found.is_mc for found in inputs),
+            is_resampled=any(found.is_resampled for found in inputs),
+            parents=parents,
+        )
+
+    return lineage
+
+
+def _summary(path: Path, result: LoopResult) -> dict[str, Any]:
+    written = [
+        {"stream": stream, "file": str(w.file), "events": w.events, "size": w.size, "uuid": w.uuid}
+        for stream, w in sorted(result.written.items())
+    ]
+    return {"path": path.name, "ledger": result.ledger, "written": written, "quarantined": result.quarantined}
