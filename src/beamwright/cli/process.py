@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -55,6 +56,7 @@ def process(
     STEERING is a Python file that defines `path` (a Path, or a function that returns one), and `banks` and
     `reader` where the inputs are not files that beamwright wrote.
     """
+    _one_thread_each()
     if sum((steering is not None, job is not None, serve)) != 1:
         raise UsageError("process takes a steering file, --job or --serve", hint="give exactly one of them")
     if serve:
@@ -72,6 +74,12 @@ def process(
     document = steer(request, say)
     write_document(document, as_json, None)
     return 0
+
+
+def _one_thread_each() -> None:
+    """Keep numerical libraries, not loaded yet, at one thread: workers fork, and do the parallel part."""
+    for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(pool, "1")
 
 
 def _named(values: tuple[str, ...]) -> list[tuple[str, Path]]:
