@@ -1,0 +1,1 @@
+"""Data quality: references versioned apart from code, pure checks, versioned verdicts."""

@@ -1,0 +1,128 @@
+"""Quality references: what histograms and figures of a run should look like, in TOML, apart from code.
+
+version = 3
+
+[[histogram]]
+name = "tot"            # as the step books it
+subject = "pmt"         # the part of the detector that the verdict is on
+entries = 1000          # with fewer the verdict is unknown
+mean = [24.0, 28.0]
+width = [2.0, 6.0]
+outside = 0.05          # at most this fraction in under- and overflow
+dead = 0.02             # at most this fraction of bins below dead_below times the median
+hot = 0.02              # at most this fraction of bins above hot_above times the median
+p_value = 1e-4          # at least this probability that it has the shape of the reference
+reference = [12, 80, 410, 90]
+
+[[figure]]
+name = "width_ns"
+subject = "timing"
+range = [2.0, 4.0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from beamwright.core.canonical import content_hash
+from beamwright.core.errors import ConfigError
+from beamwright.core.settings import Declaration, declare, parse_toml
+
+Range = tuple[float, float]
+
+
+class _Limits(Declaration):
+    """What both kinds of reference share; ``step`` limits it to what that step gives."""
+
+    name: str
+    subject: str = Field(min_length=1)
+    step: str = ""
+
+
+class HistogramLimits(_Limits):
+    """What a histogram of one run should look like; what is not given is not checked."""
+
+    entries: int = Field(default=1, ge=1)
+    mean: Range | None = None
+    width: Range | None = None
+    outside: float | None = Field(default=None, ge=0, le=1)
+    dead: float | None = Field(default=None, ge=0, le=1)
+    dead_below: float = Field(default=0.2, gt=0, lt=1)
+    hot: float | None = Field(default=None, ge=0, le=1)
+    hot_above: float = Field(default=3.0, gt=1)
+    p_value: float | None = Field(default=None, gt=0, lt=1)
+    reference: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> HistogramLimits:
+        if (self.p_value is None) != (not self.reference):
+            raise ValueError("p_value and reference belong together")
+        if any(count < 0 for count in self.reference):
+            raise ValueError("a reference holds counts, and one is negative")
+        for low, high in (r for r in (self.mean, self.width) if r is not None):
+            if not low <= high:
+                raise ValueError(f"the range {low}..{high} runs backwards")
+        return self
+
+
+class FigureLimits(_Limits):
+    """Between what a figure should lie, ends included."""
+
+    range: Range
+
+    @model_validator(mode="after")
+    def _is_forward(self) -> FigureLimits:
+        if not self.range[0] <= self.range[1]:
+            raise ValueError(f"the range {self.range[0]}..{self.range[1]} runs backwards")
+        return self
+
+
+class References(Declaration):
+    """A file of references; ``version`` is raised by hand with every change that matters."""
+
+    version: int = Field(ge=1)
+    histogram: tuple[HistogramLimits, ...] = ()
+    figure: tuple[FigureLimits, ...] = ()
+
+    @property
+    def hash(self) -> str:
+        return content_hash(self.model_dump(mode="json"))
+
+    @property
+    def author(self) -> str:
+        """Who signs verdicts made with these references."""
+        return f"algorithm v{self.version} {self.hash[:12]}"
+
+    def subjects(self) -> tuple[str, ...]:
+        """Return the parts of the detector that these references judge."""
+        return tuple(sorted({limits.subject for limits in (*self.histogram, *self.figure)}))
+
+
+def read_references(text: str, source: str) -> References:
+    """Read a file of references.
+
+    Raises: ConfigError, which names each wrong key and the nearest valid one.
+    """
+    return declare(References, parse_toml(text, source), source)
+
+
+def load_references(paths: Iterable[Path]) -> References:
+    """Read several files as one; the highest version stands for all.
+
+    Raises: ConfigError, also when two files judge one quantity of one subject.
+    """
+    found = [read_references(path.read_text(), str(path)) for path in paths]
+    histograms = tuple(limits for part in found for limits in part.histogram)
+    figures = tuple(limits for part in found for limits in part.figure)
+    seen: set[tuple[str, str, str, str]] = set()
+    for limits in (*histograms, *figures):
+        key = (type(limits).__name__, limits.subject, limits.step, limits.name)
+        if key in seen:
+            message = f"{limits.name} of {limits.subject} has two references"
+            raise ConfigError(message, hint="keep one of them")
+        seen.add(key)
+    version = max((part.version for part in found), default=1)
+    return References(version=version, histogram=histograms, figure=figures)
