@@ -54,7 +54,7 @@ lock:  ## write the lock files anew (needs uv; ARGS=--upgrade for the newest ver
 	.ci/lock $(ARGS)
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist beamwright-demo docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The demo installs the packages as anyone would, so that its release is an exact one.
