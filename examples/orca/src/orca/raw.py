@@ -6,6 +6,7 @@ layouts below. Times are `tdc` (ns within the frame of 100 ms) and `tot` (time o
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +178,8 @@ def open_root(path: Path) -> Any:
     if not path.is_file():
         raise RawDataError(path, "no such file", "Check the path in the run's registration")
     try:
-        file = _uproot().open(path)
+        uproot = _uproot()
+        file = uproot.open(path, handler=uproot.source.file.MemmapSource)  # the default starts threads
         file.keys()
     except Exception as error:
         cause = f"not a readable ROOT file ({type(error).__name__})"
@@ -209,6 +211,8 @@ def packets(dq: Array) -> tuple[Array, Array]:
 
 
 def _uproot() -> Any:
+    # uproot brings Arrow, whose allocator starts a thread when it is loaded: workers could not fork then
+    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     import uproot  # costs half a second: only readers of foreign files pay
 
     return uproot

@@ -242,13 +242,13 @@ def _header_tables(header: Columns) -> Tables:
     n = len(header["run"])
     zeros = np.zeros(n, np.uint64)
     ns = header["utc_ns"] if "utc_ns" in header else header["utc_16ns"].astype(np.int64) * 16
-    event = {
+    event: Columns = {
         "utc_s": header["utc_s"].astype(np.uint32),
         "utc_ns": ns.astype(np.uint32),
         "trigger_mask": header.get("trigger_mask", zeros).astype(np.uint64),
         "overlays": header.get("overlays", zeros).astype(np.uint32),
     }
-    where = {name: header[name].astype(np.uint32) for name in ("detector", "run")}
+    where: Columns = {name: header[name].astype(np.uint32) for name in ("detector", "run")}
     return {
         "RunHeader": Table.one(BANKS["RunHeader"], where),
         "EventHeader": Table.one(BANKS["EventHeader"], event),
