@@ -16,7 +16,7 @@ def step_facts(experiment: Experiment, step: StepSpec) -> Facts:
     if step.kind == "process":
         path = experiment.make_path(step.path, step.parameters)
         return Facts(
-            path.record, {o.stream: o.tier for o in path.outputs}, tuple(path.reads), (), (path.record,)
+            path.record, {o.stream: o.tier for o in path.outputs}, tuple(path.conditions), (), (path.record,)
         )
     if step.kind == "calibrate":
         calibrations = [experiment.make_calibration(name, step.parameters) for name in step.calibrations]
