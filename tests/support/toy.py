@@ -17,14 +17,17 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from beamwright.conditions.payload import Payload
 from beamwright.core.errors import FormatError
 from beamwright.core.histogram import Axis, HistogramSet
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch, Jagged, Table, offsets_of
+from beamwright.event.calibration import Calibration, Decision, Fit
 from beamwright.event.keys import Index, key_hash
 from beamwright.event.module import Builder, Module, Parameter
 from beamwright.event.path import Output, Path, When
 from beamwright.event.reader import Reader
+from beamwright.production.experiment import Experiment
 
 BANKS = BankSet.load(FilePath(__file__).with_name("toy.toml"))
 GAIN = 1.25
@@ -272,6 +275,72 @@ class Trouble(Module):
         raise SystemExit(4)
 
 
+class GainFit(Calibration):
+    """Finds the gain: the mean charge of a hit over the mean true energy, in sums of whole numbers."""
+
+    tags = ("Gain",)
+    record = "event"
+    reads = ("Header", "Hit", "Gain@conditions")
+    minimum = 20.0
+    tolerance = Parameter(0.5, "", "largest change of the gain that is believed")
+
+    def empty(self) -> dict[str, Any]:
+        return {"sums": np.zeros(3, np.int64)}
+
+    def collect(self, batch: Batch, conditions: Any) -> dict[str, Any]:
+        hits = batch["Hit"]
+        energy = batch["Header"].energy[hits.record_index]
+        return {"sums": np.array([whole(hits.charge), whole(energy), hits.rows], np.int64)}
+
+    def statistics(self, accumulator: Any) -> float:
+        return float(accumulator["sums"][2])
+
+    def fit(self, accumulator: Any, previous: Any) -> Fit:
+        charge, energy, _ = accumulator["sums"]
+        gain = charge / energy
+        before = float(previous["Gain"]["gain"][0]) if "Gain" in previous else float("nan")
+        return Fit({"Gain": gain_payload(gain)}, {"gain": gain, "before": before})
+
+    def validate(self, fit: Fit, previous: Any) -> Decision:
+        change = abs(fit.figures["gain"] - fit.figures["before"])
+        if change > self.tolerance:
+            return Decision("reject", f"the gain jumps by {change:.2f}")
+        return Decision("accept", f"the gain changes by {change:.3f}")
+
+
+class MonitorCount(Calibration):
+    """Counts monitor records, and joins their times in order."""
+
+    tags = ("Clock",)
+    record = "monitor"
+    reads = ("Header",)
+
+    def empty(self) -> dict[str, Any]:
+        return {"time": np.zeros(0)}
+
+    def collect(self, batch: Batch, conditions: Any) -> dict[str, Any]:
+        return {"time": batch["Header"].time}
+
+    def merge(self, first: Any, second: Any) -> dict[str, Any]:
+        return {"time": np.concatenate([first["time"], second["time"]])}
+
+    def statistics(self, accumulator: Any) -> float:
+        return float(len(accumulator["time"]))
+
+    def fit(self, accumulator: Any, previous: Any) -> Fit:
+        return Fit({"Clock": Payload.arrays({"start": accumulator["time"][:1]})})
+
+
+def whole(values: Any) -> int:
+    """Return a sum in millionths, which is exact whatever the order."""
+    return int(np.rint(values.astype(np.float64) * 1e6).astype(np.int64).sum())
+
+
+def gain_payload(gain: float) -> Payload:
+    """Return constants of a gain."""
+    return Payload.arrays({"gain": np.array([gain])})
+
+
 def events_path(*extra: Module) -> Path:
     """Events with hits, without conditions."""
     return Path(
@@ -298,3 +367,19 @@ def bursts_path(*extra: Module) -> Path:
         [Output("burst", ["Burst", "Graded"]), Output("early", ["Graded"], select="early", tier="skim"),
          Output("slices", ["Pulse"], record="slice")],
     )  # fmt: skip
+
+
+experiment = Experiment(
+    name="support.toy:experiment",
+    distributions=("support.toy",),
+    banks=BANKS,
+    readers={"toy": ToyReader},
+    paths={
+        "plain": events_path,
+        "reco": calibrated_path,
+        "bursts": bursts_path,
+        "trouble": lambda: events_path(Trouble()),
+        "again": lambda: Path("again", "event", [], [Output("skim", ["Sum"], tier="skim")]),
+    },
+    calibrations={"GainFit": GainFit, "MonitorCount": MonitorCount},
+)

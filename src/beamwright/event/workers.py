@@ -44,6 +44,7 @@ _REQUEST = struct.Struct("<cq")
 _ANSWER = struct.Struct("<q")
 _START, _WAIT = b"S", b"W"
 _SHORTEST_LIMIT = 0.05  # s
+_ENDING = 1.0  # s; the system may show a thread for a moment after it was joined
 _END = Task(-1, 0, 0)
 
 
@@ -53,8 +54,10 @@ def check_forkable() -> None:
     Raises: ModuleError.
     """
     threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+    patience = time.monotonic() + _ENDING
     if not threads:
-        threads = _native_threads()
+        while (threads := _native_threads()) and time.monotonic() < patience:
+            time.sleep(0.002)
     if threads:
         raise ModuleError(
             f"cannot start workers while these threads live: {', '.join(threads)}",

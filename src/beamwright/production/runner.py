@@ -36,11 +36,11 @@ def main() -> int:
 
 def warm(argv: list[str]) -> None:
     """Import what the command will need; the first time, also what would be imported lazily."""
-    from beamwright.production import experiment, work  # noqa: F401
+    from beamwright.production import experiment, release, work  # noqa: F401
 
     if "--job" in argv:
         job = json.loads(Path(argv[argv.index("--job") + 1]).read_bytes())
-        experiment.load(job["experiment"])
+        release.current(experiment.load(job["experiment"]).distributions)
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate()[1:])
         raise UsageError(f"the runner cannot fork while threads live: {names}", hint="start them in the job")
