@@ -22,11 +22,9 @@ FILES = click.argument(
 def validate(files: tuple[Path, ...], expected: str | None, as_json: bool) -> int:
     """Check output files in full."""
     from beamwright.core.errors import ValidationError
-    from beamwright.event.validate import validate_file
     from beamwright.production import work
 
-    wanted = _expected(expected)
-    verdicts = [validate_file(path, wanted) for path in files] if wanted else work.validate(list(files))
+    verdicts = work.validate(list(files), _expected(expected))
     for path, verdict in zip(files, verdicts, strict=True):
         click.echo(json.dumps(verdict, sort_keys=True) if as_json else _line(path, verdict))
     bad = any(not verdict["valid"] for verdict in verdicts)
