@@ -13,6 +13,7 @@ from orca.tally import Tally, tally
 LOW, HIGH = 15, 40
 """Window (exclusive, ns) of single-photon pulses; the mode is 27 ns."""
 REFERENCE_NS = 25.1
+MEAN_TOLERANCE_NS = 1.5
 MIN_HITS = 200
 """Hits in the window a DOM needs for a scale of its own."""
 LIMITS = (0.85, 1.18)
