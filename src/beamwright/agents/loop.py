@@ -80,11 +80,11 @@ class Produce:
             publishing.load_constants(conn, self.spec, self.experiment, now)
 
     def _schedulers(self) -> dict[str, Scheduler]:
-        makers = plugins.entry_points("beamwright.schedulers")
-        return {
-            name: makers[farm.scheduler](self.workspace, name, farm)
-            for name, farm in self.workspace.settings.farm.items()
-        }
+        made = {}
+        for name, farm in self.workspace.settings.farm.items():
+            make = plugins.load(plugins.SCHEDULERS, farm.scheduler)
+            made[name] = make(self.workspace, name, farm)
+        return made
 
     def _agents(self, schedulers: Mapping[str, Scheduler]) -> list[Agent]:
         run = Run(self.workers, self.workspace.settings.limits)

@@ -69,6 +69,7 @@ class Delivery:
     last_section: int
     records: Mapping[str, int]
     is_mc: bool = False
+    is_resampled: bool = False
     end_marker: bool = False
     after: str = ""
 
@@ -82,7 +83,8 @@ class Delivery:
             "series": self.series, "run": self.run, "tier": self.tier, "sequence": self.sequence,
             "reader": self.reader, "files": [vars(file) for file in self.files],
             "first_section": self.first_section, "last_section": self.last_section,
-            "records": dict(self.records), "is_mc": self.is_mc, "end_marker": self.end_marker,
+            "records": dict(self.records), "is_mc": self.is_mc, "is_resampled": self.is_resampled,
+            "end_marker": self.end_marker,
         }  # fmt: skip
 
     @classmethod
@@ -100,7 +102,7 @@ class Delivery:
             names = ("run", "sequence", "first_section", "last_section")
             counts = {name: _count(document[name]) for name in names}
             records = {_text(kind): _count(number) for kind, number in document["records"].items()}
-            flags = {name: bool(document.get(name, False)) for name in ("is_mc", "end_marker")}
+            flags = {name: bool(document.get(name, False)) for name in _FLAGS}
         except KeyError as error:
             raise FormatError(
                 f"the delivery lacks {error}", hint="write it with Delivery.document()"
@@ -112,6 +114,9 @@ class Delivery:
         if not files or counts["first_section"] > counts["last_section"]:
             raise FormatError("the delivery has no file, or its sections run backwards", hint="see Delivery")
         return cls(files=files, records=records, **texts, **counts, **flags)  # type: ignore[arg-type]
+
+
+_FLAGS = ("is_mc", "is_resampled", "end_marker")
 
 
 def _no_constants(name: str) -> list[LoadedConstants]:

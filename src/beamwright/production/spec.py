@@ -118,7 +118,7 @@ def split_input(name: str) -> tuple[str, str]:
 
 
 def _check_names(spec: ProductionSpec, source: str) -> None:
-    names = [part.name for part in (*spec.dataset, *spec.step)]
+    names = [*(d.name for d in spec.dataset), *(s.name for s in spec.step)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         hint = "datasets and steps share one set of names: give each a name of its own"
