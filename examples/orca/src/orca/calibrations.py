@@ -146,7 +146,9 @@ class Channels(Calibration):
             "hot": new.count(HOT),
             "dead": new.count(DEAD),
             "vetoed": new.count(NO_DATA),
-            "channels": int(accumulator["key"].size),
+            "channels": int(new.status.size),
+            "hot_share": new.count(HOT) / new.status.size,
+            "dead_share": new.count(DEAD) / new.status.size,
         }
         return Fit({CHANNEL_MAP: constants.map_payload(new)}, figures)
 

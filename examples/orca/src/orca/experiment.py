@@ -30,6 +30,7 @@ experiment = Experiment(
     paths=PATHS,
     calibrations=CALIBRATIONS,
     productions={"demo": FOLDER / "demo.toml"},
+    references=(FOLDER.parent / "references.toml",),
     constants=loaded_constants,
     deliveries=deliveries,
     figures=figures,

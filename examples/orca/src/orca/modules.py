@@ -189,9 +189,9 @@ class Potassium(Module):
 
     def book(self, histograms: HistogramSet) -> None:
         self.dt = histograms.book("k40_dt", Axis(50, -25.0, 25.0, "Δt / ns"), title="⁴⁰K coincidences")
-        self.tot = histograms.book("l1_tot", Axis(60, -0.5, 59.5, "ToT / ns"), title="Hits of time slices")
+        self.tot = histograms.book("l1_tot", Axis(24, 15.5, 39.5, "ToT / ns"), title="Hits of time slices")
         self.charge = histograms.book(
-            "l1_charge", Axis(60, 0.0, 60.0, "charge / ns"), title="Hits of time slices, on the common scale"
+            "l1_charge", Axis(50, 15.0, 40.0, "charge / ns"), title="Hits of time slices, on the common scale"
         )
 
     def conditions_changed(self, interval: Interval, conditions: Conditions) -> None:
@@ -273,6 +273,9 @@ class ImportDst(Module):
         self.zenith = histograms.book(
             "dst_cos_zenith", Axis(40, -1.0, 1.0, "cos θ"), title="Directions of DST events"
         )
+        self.down = histograms.book(
+            "dst_down", Axis(2, -0.5, 1.5, "down-going"), title="DST events that come down"
+        )
 
     def process(self, batch: Batch) -> None:
         track, counts = batch["StoredTrack"], batch["HitCounts"]
@@ -286,6 +289,7 @@ class ImportDst(Module):
         })  # fmt: skip
         batch.fill(self.hits, counts["trig_hits"])
         batch.fill(self.zenith, -column["dir_z"][fitted])
+        batch.fill(self.down, (column["dir_z"][fitted] < 0).astype(np.float64))
 
 
 class Select(Module):
