@@ -102,10 +102,10 @@ class Batch:
             )
         bank = self.banks[name]
         made = table.declared(bank) if isinstance(table, Table) else Table.one(bank, table)
-        if made.n != self.n:
+        if made.records != self.n:
             who = f"module {scope.module}" if scope else "the reader"
             raise ModuleError(
-                f"{who} gives bank {name} for {made.n} records, the batch has {self.n}",
+                f"{who} gives bank {name} for {made.records} records, the batch has {self.n}",
                 hint="a module keeps the number of records; select() marks some, a Builder makes new ones",
             )
         self.tables[name] = made

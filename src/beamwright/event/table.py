@@ -135,7 +135,7 @@ class Table:
         return self.bank if isinstance(self.bank, str) else self.bank.name
 
     @property
-    def n(self) -> int:
+    def records(self) -> int:
         """The number of records."""
         return len(self.offsets) - 1
 
@@ -153,7 +153,7 @@ class Table:
     def record_index(self) -> Offsets:
         """The record of each row."""
         if self._index is None:
-            self._index = np.repeat(np.arange(self.n), self.counts)
+            self._index = np.repeat(np.arange(self.records), self.counts)
         return self._index
 
     @property
@@ -177,7 +177,7 @@ class Table:
             raise AttributeError(f"bank {self.name} has no column {column!r}; {hint}") from None
 
     def __repr__(self) -> str:
-        return f"Table({self.name}: {self.rows} rows in {self.n} records)"
+        return f"Table({self.name}: {self.rows} rows in {self.records} records)"
 
     def follow(self, link: str, target: Table) -> Offsets:
         """Return the flat rows of ``target`` that column ``link`` points to, -1 for none (flat also for a
@@ -255,7 +255,7 @@ class Table:
                 f"the offsets of {bank.name} do not rise from 0", hint="n + 1 cumulative counts for n records"
             )
         if bank.rows == ONE and not np.array_equal(offsets, np.arange(len(offsets))):
-            raise ModuleError(f"bank {bank.name} has one row per record, and {self.rows} came for {self.n}")
+            raise ModuleError(f"bank {bank.name} has one row per record, and {self.rows} came for {self.records}")
         for name in self.columns:
             bank[name]
         missing = [column.name for column in bank.columns if column.name not in self.columns]

@@ -1,0 +1,112 @@
+"""Declarations of banks: what they say, and what is refused with a hint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from beamwright.core.errors import ConfigError, UnknownNameError
+from beamwright.event.banks import Bank, BankSet
+
+GOOD = """
+[bank.Hit]
+doc = "A hit."
+[bank.Hit.columns]
+t = { type = "f8", unit = "ns", doc = "Time." }
+samples = { type = "u2[]" }
+
+[bank.Track]
+version = 3
+[bank.Track.columns]
+seed = { type = "link", to = "Hit" }
+hits = { type = "link[]", to = "Hit" }
+
+[bank.Header]
+rows = "one"
+[bank.Header.columns]
+run = { type = "u4" }
+"""
+
+
+def load(folder: Path, text: str) -> BankSet:
+    path = folder / "banks.toml"
+    path.write_text(text)
+    return BankSet.load(path)
+
+
+def test_a_declaration_gives_columns_with_types_units_links_and_order(tmp_path: Path) -> None:
+    banks = load(tmp_path, GOOD)
+    assert list(banks) == ["Hit", "Track", "Header"]
+    assert (banks["Hit"]["t"].dtype.str, banks["Hit"]["t"].unit, banks["Hit"]["samples"].jagged) == (
+        "<f8",
+        "ns",
+        True,
+    )
+    assert [(c.name, c.link, c.type, c.jagged) for c in banks["Track"].links] == [
+        ("seed", "Hit", "i4", False), ("hits", "Hit", "i4", True),
+    ]  # fmt: skip
+    assert (banks["Track"].version, banks["Header"].rows, banks["Hit"].rows) == (3, "one", "many")
+
+
+def test_the_document_of_a_set_gives_the_same_set_back(tmp_path: Path) -> None:
+    banks = load(tmp_path, GOOD)
+    again = BankSet.from_document(banks.document())
+    assert dict(again) == dict(banks)
+    assert again.hash == banks.hash
+    assert BankSet([banks["Hit"]]).hash != banks.hash
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named", "hint"),
+    [
+        ('type = "f8"', 'type = "f9"', "Hit, column t", "f8"),
+        ('to = "Hit" }\nhits', 'to = "Hits" }\nhits', "Track, column seed", "Hit"),
+        ('doc = "A hit."', 'dok = "A hit."', "'dok'", "doc"),
+        ('unit = "ns"', 'units = "ns"', "'units'", "unit"),
+        ('rows = "one"', 'rows = "two"', "bank Header", '"one" or "many"'),
+        ("version = 3", "version = 0", "bank Track", "from 1"),
+        ("[bank.Header]", "[bank.event]", "bank event", "choose another"),
+        ('run = { type = "u4" }', "", "bank Header has no column", "declare at least one"),
+        ('seed = { type = "link", to = "Hit" }', 'seed = { type = "link" }', "Track, column seed", "link"),
+        ("t = {", "2t = {", "'2t' is no name", "letters"),
+        ("[bank.Track]", "[banks.Track]", "'banks'", "bank"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_with_its_place_and_a_hint(
+    tmp_path: Path, old: str, new: str, named: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(
+            tmp_path,
+            GOOD.replace(old, new)
+            .replace("[bank.event.columns]", "")
+            .replace(
+                "[bank.Header.columns]",
+                "[bank.Header.columns]" if "event" not in new else "[bank.event.columns]",
+            ),
+        )
+    assert named in caught.value.message
+    assert hint in caught.value.hint
+    assert "banks.toml" in caught.value.message or "declared" in caught.value.message
+
+
+def test_broken_toml_names_file_and_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"banks\.toml is no TOML: .*line 1"):
+        load(tmp_path, "[bank.Hit\n")
+
+
+def test_a_missing_file_and_an_unknown_bank_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml"):
+        BankSet.load(tmp_path / "nowhere.toml")
+    with pytest.raises(UnknownNameError) as caught:
+        load(tmp_path, GOOD)["Trak"]
+    assert "Track" in caught.value.hint
+
+
+def test_two_declarations_of_one_bank_must_agree(tmp_path: Path) -> None:
+    banks = load(tmp_path, GOOD)
+    other = Bank.from_document("Hit", {"columns": {"t": {"type": "f4"}}})
+    with pytest.raises(ConfigError, match="Hit is declared twice"):
+        banks.union(BankSet([other]))
+    assert list(banks.union(banks.subset(["Hit"]))) == list(banks)
