@@ -46,6 +46,7 @@ class World:
 
     db: Database
     root: Path
+    kind: str = "rntuple"
     ids: dict[str, int] = field(default_factory=dict)
 
     def build(self) -> World:
@@ -315,7 +316,7 @@ class World:
             schema.file,
             scope="p",
             name=declared["name"],
-            kind="rntuple",
+            kind=self.kind,
             size=found.size,
             sha256=found.sha256,
             adler32=found.adler32,

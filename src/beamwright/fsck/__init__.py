@@ -1,0 +1,8 @@
+"""The invariants as checks on database and storage: read-only, and sharing no code with what they check."""
+
+from __future__ import annotations
+
+from beamwright.fsck.checks import CHECKS, run
+from beamwright.fsck.model import Check, Violation
+
+__all__ = ["CHECKS", "Check", "Violation", "run"]

@@ -1,0 +1,227 @@
+"""Invariants of files: what the catalogue says and what lies on storage. Only reads; hashes for itself."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright.db import schema
+from beamwright.event.validate import validate_file
+from beamwright.fsck.model import Context, Finding
+
+_IN_FLIGHT = ("leased", "submitted", "running", "reported", "lost", "killed")
+_QUARANTINE = ("rejected", "superseded")
+_REPORT = "report.json"
+_HEX64, _HEX8 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{8}")
+_BLOCK = 1 << 20
+
+
+def unchanged(context: Context) -> Iterator[Finding]:
+    """Invariant 6: each verified replica is there as it was registered; deep: to the last byte."""
+    file, replica = schema.file, schema.replica
+    columns = (
+        file.c.scope,
+        file.c.name,
+        file.c.kind,
+        file.c.size,
+        file.c.sha256,
+        file.c.adler32,
+        file.c.uuid,
+    )
+    query = sa.select(*columns, file.c.id.label("file_id"), replica).join(
+        replica, replica.c.file_id == file.c.id
+    )
+    for row in context.conn.execute(query.where(replica.c.state == "verified")).all():
+        for problem in _replica_problems(context, row):
+            yield f"file {row.scope}:{row.name}", f"{row.path} {problem}"
+
+
+def _replica_problems(context: Context, row: Any) -> Iterator[str]:
+    try:
+        status = os.stat(row.path)
+    except OSError as error:
+        yield f"cannot be read: {error.strerror}"
+        return
+    if status.st_size != row.size:
+        yield f"has {status.st_size} bytes, registered are {row.size}"
+    elif row.mtime_ns is not None and (status.st_ino, status.st_mtime_ns) != (row.inode, row.mtime_ns):
+        yield "was touched or replaced after it was verified"
+    if context.deep and status.st_size == row.size:
+        yield from _content_problems(context, row)
+
+
+def _content_problems(context: Context, row: Any) -> Iterator[str]:
+    sha256, adler32 = _hashes(Path(row.path))
+    if (sha256, adler32) != (row.sha256, row.adler32):
+        yield f"has sha256 {sha256[:12]}, registered is {row.sha256[:12]}"
+    elif row.kind == "rntuple":
+        output = schema.output
+        events = context.conn.execute(
+            sa.select(output.c.events).where(output.c.file_id == row.file_id)
+        ).scalar()
+        expected = {"events": events, "uuid": row.uuid}
+        known = {name: value for name, value in expected.items() if value is not None}
+        yield from validate_file(row.path, known)["problems"]
+
+
+def complete_metadata(context: Context) -> Iterator[Finding]:
+    """Invariant 9: checksums, and for what we made: producer, inputs, release, conditions."""
+    file, parent = schema.file, schema.file_parent
+    parents = set(context.conn.execute(sa.select(parent.c.file_id).distinct()).scalars())
+    delivered = set(context.conn.execute(sa.select(schema.chunk_file.c.file_id).distinct()).scalars())
+    for row in context.conn.execute(sa.select(file)):
+        lacks = [*_lacking_sums(row), *_lacking_origin(row, parents, delivered)]
+        if lacks:
+            yield f"file {row.scope}:{row.name}", f"lacks {', '.join(lacks)}"
+
+
+def _lacking_sums(row: Any) -> Iterator[str]:
+    if row.size < 0:
+        yield "size"
+    if not _HEX64.fullmatch(row.sha256):
+        yield "sha256"
+    if not _HEX8.fullmatch(row.adler32):
+        yield "adler32"
+
+
+def _lacking_origin(row: Any, parents: set[int], delivered: set[int]) -> Iterator[str]:
+    if row.kind == "raw":
+        if row.id not in delivered:
+            yield "delivery"
+        return
+    if row.attempt_id is None:
+        yield "producer"
+    if row.id not in parents:
+        yield "inputs"
+    if not row.lineage.get("release"):
+        yield "release"
+    if "resolved_hash" not in row.lineage:
+        yield "resolved conditions hash"
+
+
+def verified_by_somebody(context: Context) -> Iterator[Finding]:
+    """Invariant 10: a verified replica says who read it in full, and when."""
+    replica = schema.replica
+    nobody = sa.or_(replica.c.verified_by.is_(None), replica.c.verified_at.is_(None))
+    for row in context.conn.execute(sa.select(replica).where(replica.c.state == "verified", nobody)):
+        yield f"replica {row.id}", f"{row.path} is verified, and nobody says to have read it"
+
+
+def live_files(context: Context) -> Iterator[Finding]:
+    """Invariant 11: a file of a valid collection, or delivered, has a verified replica."""
+    file, replica, link, collection = schema.file, schema.replica, schema.collection_file, schema.collection
+    verified = sa.select(replica.c.file_id).where(replica.c.state == "verified")
+    valid = sa.select(link.c.file_id).join(collection, link.c.collection_id == collection.c.id)
+    live = sa.or_(
+        file.c.id.in_(valid.where(collection.c.state == "valid")),
+        file.c.id.in_(sa.select(schema.chunk_file.c.file_id)),
+    )
+    for row in context.conn.execute(sa.select(file).where(live, file.c.id.not_in(verified))):
+        yield f"file {row.scope}:{row.name}", "is in use and has no verified replica"
+
+
+def nothing_unknown(context: Context) -> Iterator[Finding]:
+    """Invariant 17: every file in a farm's store is a replica, a report, in flight, or in quarantine."""
+    replica, attempt = schema.replica, schema.attempt
+    kept = sa.select(replica.c.path).where(replica.c.state != "deleted")
+    replicas = set(context.conn.execute(kept).scalars())
+    query = sa.select(attempt.c.nonce, attempt.c.state, attempt.c.id)
+    attempts = {row.nonce: row for row in context.conn.execute(query)}
+    for store in sorted(context.root.glob("farms/*/store")):
+        for path in _files_below(store):
+            problem = None if str(path) in replicas else _stranger(path, attempts)
+            if problem:
+                yield str(path.relative_to(context.root)), problem
+
+
+def _stranger(path: Path, attempts: dict[str, Any]) -> str | None:
+    owner = next((attempts[part] for part in path.parts if part in attempts), None)
+    if owner is None:
+        return "belongs to no attempt and is in no catalogue"
+    if owner.state in (*_IN_FLIGHT, *_QUARANTINE) or path.name == _REPORT:
+        return None
+    return f"lies beside the outputs of attempt {owner.id}, which is {owner.state}, and is none of them"
+
+
+def acknowledged(context: Context) -> Iterator[Finding]:
+    """Invariant 23: the database is sound, and the files that its rows rest on are there."""
+    yield from _database_problems(context)
+    yield from _indexes(context)
+    yield from _snapshots(context)
+    yield from _reports(context)
+
+
+def _database_problems(context: Context) -> Iterator[Finding]:
+    if context.conn.dialect.name != "sqlite":
+        return
+    for row in context.conn.exec_driver_sql("PRAGMA integrity_check"):
+        if row[0] != "ok":
+            yield "database", str(row[0])
+    for row in context.conn.exec_driver_sql("PRAGMA foreign_key_check"):
+        yield f"database, table {row[0]}", f"row {row[1]} refers to a row of {row[2]} that is not there"
+
+
+def _indexes(context: Context) -> Iterator[Finding]:
+    chunk = schema.chunk
+    for row in context.conn.execute(
+        sa.select(chunk.c.id, chunk.c.index_file).where(chunk.c.index_file != "")
+    ):
+        yield from _named_by_hash(context, f"chunk {row.id}", context.root / "indexes" / row.index_file)
+
+
+def _snapshots(context: Context) -> Iterator[Finding]:
+    unit, seen = schema.unit, set()
+    for row in context.conn.execute(sa.select(unit.c.id, unit.c.definition).order_by(unit.c.id)):
+        snapshot = (row.definition or {}).get("snapshot")
+        if snapshot and snapshot["file"] not in seen:
+            seen.add(snapshot["file"])
+            yield from _named_by_hash(
+                context, f"unit {row.id}", context.root / "snapshots" / snapshot["file"]
+            )
+
+
+def _named_by_hash(context: Context, owner: str, path: Path) -> Iterator[Finding]:
+    if not path.is_file():
+        yield owner, f"needs {path.relative_to(context.root)}, which is not there"
+    elif context.deep and _hashes(path)[0] != path.stem:
+        yield owner, f"needs {path.relative_to(context.root)}, whose content is not what its name says"
+
+
+def _reports(context: Context) -> Iterator[Finding]:
+    """The signed report of an accepted attempt lies in the directory of its outputs."""
+    attempt, file, replica = schema.attempt, schema.file, schema.replica
+    query = (
+        sa.select(attempt.c.id, attempt.c.report_sha256, replica.c.path)
+        .join(file, file.c.attempt_id == attempt.c.id)
+        .join(replica, replica.c.file_id == file.c.id)
+        .where(attempt.c.state == "accepted", replica.c.state == "verified")
+    )
+    found = {
+        row.id: (row.report_sha256, Path(row.path).parent / _REPORT) for row in context.conn.execute(query)
+    }
+    for attempt_id, (digest, path) in sorted(found.items()):
+        if not path.is_file():
+            yield f"attempt {attempt_id}", "is accepted, and its report is gone"
+        elif digest and _hashes(path)[0] != digest:
+            yield f"attempt {attempt_id}", "is accepted with another report than the one that lies there"
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent) / name for name in sorted(names))
+
+
+def _hashes(path: Path) -> tuple[str, str]:
+    sha256, adler32 = hashlib.sha256(), 1
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            sha256.update(block)
+            adler32 = zlib.adler32(block, adler32)
+    return sha256.hexdigest(), f"{adler32:08x}"
