@@ -16,7 +16,7 @@ import secrets
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -157,7 +157,7 @@ def link_new(temporary: Path, final: Path) -> None:
     """
     os.link(temporary, final)
     fsync_directory(final.parent)
-    os.unlink(temporary)
+    _unlink(temporary)
 
 
 def replace(path: Path, data: bytes, mode: int = 0o644, durable: bool = True) -> None:
@@ -175,7 +175,7 @@ def remove_partial(directory: Path) -> None:
     """Remove the temporary files that a killed writer left in a directory."""
     for entry in list(os.scandir(directory)):
         if entry.name.startswith(".") and entry.name.endswith(PARTIAL):
-            os.unlink(entry.path)
+            _unlink(Path(entry.path))
 
 
 def confined(root: Path, relative: str | Path) -> Path:
@@ -273,10 +273,12 @@ def _temporary(path: Path, mode: int) -> Iterator[tuple[Path, int]]:
         yield temporary, descriptor
     finally:
         os.close(descriptor)
-        try:
-            os.unlink(temporary)
-        except FileNotFoundError:
-            pass
+        _unlink(temporary)
+
+
+def _unlink(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -153,14 +153,18 @@ def verdict(path: Path) -> dict[str, Any]:
 
 def serve() -> int:
     """Run the real runner with this file in the place of the event framework."""
-    module: Any = ModuleType("beamwright.production.work")
-    module.run, module.validate = process, lambda paths: [verdict(path) for path in paths]
-    experiment: Any = ModuleType("beamwright.production.experiment")
-    experiment.load = lambda name: SimpleNamespace(name=name)
-    sys.modules[module.__name__], sys.modules[experiment.__name__] = module, experiment
     import beamwright.production as package
 
-    package.work, package.experiment = module, experiment  # type: ignore[attr-defined]
+    members = {
+        "work": {"run": process, "validate": lambda paths: [verdict(path) for path in paths]},
+        "experiment": {"load": lambda name: SimpleNamespace(name=name, distributions=())},
+        "release": {"current": lambda distributions: "sha256:trivial"},
+    }
+    for name, content in members.items():
+        module = ModuleType(f"{package.__name__}.{name}")
+        vars(module).update(content)
+        sys.modules[module.__name__] = module
+        setattr(package, name, module)
     from beamwright.production import runner
 
     return runner.main()

@@ -1,4 +1,4 @@
-"""A tiny production of the trivial experiment: three raw files, six units over them, one merge per stream.
+"""A tiny production of the trivial experiment: raw files, units over them, one merge per stream.
 
 ``python production.py WORKSPACE`` makes the workspace where there is none and works until nothing is left to
 do; started again after any death, it goes on. Prints nothing but errors.
@@ -24,7 +24,8 @@ from beamwright.production import jobs
 from beamwright.production.workspace import Workspace
 
 RELEASE = "sha256:trivial"
-EVENTS, SECTIONS, CHUNKS = 12, 4, 3
+# Records per section, sections per raw file and per unit, raw files.
+EVENTS, SECTIONS, UNIT, CHUNKS = 6, 4, 2, 1
 PAYLOAD = Path(__file__).with_name("payload.py")
 COMMANDS = {name: [sys.executable, str(PAYLOAD), name] for name in ("process", "validate")}
 SETTINGS = """\
@@ -49,23 +50,23 @@ def raw_bytes(chunk: int) -> bytes:
     return b"trivial 1\n" + "".join(lines).encode()
 
 
-def make(root: Path) -> Workspace:
+def make(root: Path, raw: Path | None = None) -> Workspace:
     """Make the workspace with its raw files, a task per step and the first units; idempotent."""
     workspace = (
         Workspace.open(root) if (root / "beamwright.toml").exists() else Workspace.create(root, SETTINGS)
     )
     workspace.db.migrate()
-    raw = root / "raw"
+    raw = raw or root / "raw"
     durable.make_directory(raw)
     for chunk in range(CHUNKS):
         durable.put_once(raw / f"chunk{chunk}", raw_bytes(chunk))
     with workspace.db.begin() as conn:
         if conn.execute(sa.select(schema.production.c.id)).first() is None:
-            _populate(conn, root)
+            _populate(conn, raw)
     return workspace
 
 
-def _populate(conn: sa.Connection, root: Path) -> None:
+def _populate(conn: sa.Connection, raw: Path) -> None:
     values: dict[str, Any] = {
         "name": "p",
         "experiment": "trivial",
@@ -77,11 +78,11 @@ def _populate(conn: sa.Connection, root: Path) -> None:
     for step, kind in (("pass", "process"), ("merged", "merge")):
         insert_task(conn, production, step, kind)
     for chunk in range(CHUNKS):
-        item = register_raw(conn, root / "raw" / f"chunk{chunk}")
+        item = register_raw(conn, raw / f"chunk{chunk}")
         first = chunk * SECTIONS
-        for low in (first, first + SECTIONS // 2):
-            interval = (1, low, 0), (1, low + SECTIONS // 2 - 1, EVENTS)
-            records = {"event": EVENTS * SECTIONS // 2}
+        for low in range(first, first + SECTIONS, UNIT):
+            interval = (1, low, 0), (1, low + UNIT - 1, EVENTS)
+            records = {"event": EVENTS * UNIT}
             add_unit(
                 conn, "pass", "process", interval, [item], ("dst", "skim", "histograms"), records=records
             )
@@ -209,7 +210,7 @@ def open_jobs(conn: sa.Connection) -> int:
 
 def produce(root: Path, fresh: bool) -> None:
     """Work until everything is merged."""
-    workspace = make(root)
+    workspace = make(root) if not (root / "beamwright.db").exists() else Workspace.open(root)
     with workspace.lock():
         schedulers = {
             name: LocalScheduler(1, log=root / "logs" / f"{name}.log", fresh=fresh)

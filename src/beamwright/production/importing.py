@@ -96,6 +96,7 @@ def examine(path: Path) -> Examined:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Examined(path, problem=f"the report cannot be read: {error!r}")  # and so has no signature
     try:
+        durable.remove_partial(path.parent)  # a wrapper killed just after its report was published leaves one
         contents = {o["stream"]: _content(path.parent, o["file"]) for o in report["outputs"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Examined(path, sha256_hex(data), report, problem=f"an output cannot be read: {error}")

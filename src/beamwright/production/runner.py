@@ -29,21 +29,21 @@ def main() -> int:
     os.dup2(2, 1)  # what anything prints must not come between the answers
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        warm(request["argv"])
+        try:
+            warm(request["argv"])
+        except Exception:  # noqa: BLE001 - the child meets the same error and reports it
+            traceback.print_exc()
         _serve(request, answers)
     return 0
 
 
 def warm(argv: list[str]) -> None:
-    """Import what the command will need; the first time, also what would be imported lazily."""
+    """Do before the fork what every job would do first: import the experiment, find the release."""
     from beamwright.production import experiment, release, work  # noqa: F401
 
     if "--job" in argv:
         job = json.loads(Path(argv[argv.index("--job") + 1]).read_bytes())
         release.current(experiment.load(job["experiment"]).distributions)
-    if threading.active_count() > 1:
-        names = ", ".join(thread.name for thread in threading.enumerate()[1:])
-        raise UsageError(f"the runner cannot fork while threads live: {names}", hint="start them in the job")
 
 
 def command_of(argv: list[str]) -> list[str]:
@@ -72,6 +72,7 @@ def run(argv: list[str]) -> int:
 def _serve(request: dict[str, Any], answers: int) -> None:
     """Fork a child for the request, and answer with its pid and its end."""
     start = time.monotonic()
+    _refuse_threads()
     gc.freeze()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -84,6 +85,17 @@ def _serve(request: dict[str, Any], answers: int) -> None:
     _, status, usage = os.wait4(pid, 0)
     end = {"exit_code": os.waitstatus_to_exitcode(status), "cpu_s": usage.ru_utime + usage.ru_stime}
     _answer(answers, end | {"max_rss_kb": usage.ru_maxrss, "wall_s": time.monotonic() - start})
+
+
+def _refuse_threads() -> None:
+    """A child forked beside living threads may wait for ever for a lock that one of them holds.
+
+    Raises: UsageError, naming them.
+    """
+    names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if names:
+        message = f"the runner cannot fork while threads live: {', '.join(names)}"
+        raise UsageError(message, hint="start threads when the job runs, not when modules are imported")
 
 
 def _become(request: dict[str, Any], answers: int) -> NoReturn:

@@ -1,0 +1,65 @@
+"""Every process of the job protocol killed at every step of it: nothing is lost, nothing is done twice.
+
+A tiny production runs in real processes; one of them dies by SIGKILL just before one system call or database statement;
+the production is started again. The outputs must be those of an undisturbed run, byte by byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kill.harness import Harness, Point
+
+STRIDE = 23
+
+
+@pytest.fixture(scope="module", params=["warm", "fresh"])
+def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    folder = tmp_path_factory.mktemp(f"kill-{request.param}")
+    with Harness(folder, fresh=request.param == "fresh") as made:
+        yield made
+
+
+def survive(harness: Harness, points: list[Point], expected: dict[str, str]) -> None:
+    """Kill at each of the points; all must be well afterwards, and nearly all points be reached."""
+    failures, fired = {}, 0
+    for point in points:
+        problems, has_fired = harness.kill(point, expected)
+        fired += has_fired
+        if problems:
+            failures[f"{point} ({point.what})"] = problems
+    assert not failures
+    assert fired >= 0.9 * len(points)
+
+
+def test_a_sample_of_the_kill_matrix(harness: Harness) -> None:
+    points, expected = harness.points()
+    roles = {point.role for point in points}
+    assert roles == {"agents", "wrapper"} | (
+        {"payload", "validate"} if harness.fresh else {"runner", "child"}
+    )
+    if harness.fresh:
+        points = [point for point in points if point.role in ("payload", "validate")]
+    survive(harness, points[:: STRIDE if not harness.fresh else 4], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_whole_kill_matrix(harness: Harness) -> None:
+    points, expected = harness.points()
+    if harness.fresh:
+        points = [point for point in points if point.role != "agents"]
+    survive(harness, points, expected)
+
+
+@pytest.mark.parametrize(
+    ("bug", "role", "what"), [("early", "agents", "commit"), ("optimist", "wrapper", "link")]
+)
+def test_the_harness_finds_a_planted_bug(tmp_path: Path, bug: str, role: str, what: str) -> None:
+    with Harness(tmp_path, bug=bug) as harness:
+        points, expected = harness.points()
+        wanted = [point for point in points if point.role == role and point.what.startswith(what)]
+        assert any(harness.kill(point, expected)[0] for point in wanted)
