@@ -4,7 +4,7 @@ that are done.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
@@ -12,14 +12,23 @@ from beamwright.agents.watch import Watch
 from beamwright.catalog import ledger
 from beamwright.core import bundle
 from beamwright.production import inputs, merging, splitting
-from beamwright.production.closing import close, is_done
-from beamwright.production.inputs import chunks, collections
+from beamwright.production.closing import close
+from beamwright.production.progress import Progress
 from beamwright.production.publishing import cover
 from beamwright.production.spec import split_input
 from beamwright.production.splitting import Item, Run
-from beamwright.production.tasks import ACTOR, Facts, Plan, Task, plan
+from beamwright.production.tasks import ACTOR, Facts, Task, plan
 from beamwright.production.units import UnitPlan, add_units
 from beamwright.production.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is due for one task; ``closing`` is empty, balanced or unbalanced."""
+
+    task: Task
+    units: list[UnitPlan] = field(default_factory=list)
+    closing: str = ""
 
 
 @dataclass
@@ -38,40 +47,47 @@ class Planner:
         """Make the units that can be made and close the tasks that are done; return how many that were."""
         if not self._watch.is_due():
             return 0
-        done = 0
         with self.workspace.db.read() as conn:
-            current = plan(conn, self.production_id)
-        for task in current.tasks.values():
-            if task.state not in ("active", "draining"):
-                continue
-            if task.step.kind == "process":
-                done += self._process(current, task)
-            elif task.step.kind == "merge":
-                done += self._merge(current, task)
-            done += self._close(current, task)
+            progress = Progress(conn, plan(conn, self.production_id))
+            steps = [self._decide(progress, task) for task in progress.plan.tasks.values()]
+        return self._perform([step for step in steps if step.units or step.closing])
+
+    def _decide(self, progress: Progress, task: Task) -> Step:
+        """Decide what is due for a task: units to be made or, where there are none, its closing."""
+        if task.state not in ("active", "draining"):
+            return Step(task)
+        find = {"process": self._process, "merge": self._merge}.get(task.step.kind)
+        units = find(progress, task) if find else []
+        if units or not progress.is_done(task):
+            return Step(task, units)
+        is_balanced = not ledger.imbalances(progress.conn, task.id)
+        return Step(task, closing="balanced" if is_balanced else "unbalanced")
+
+    def _perform(self, steps: list[Step]) -> int:
+        if not steps:
+            return 0
+        done, now = 0, self.workspace.clock.now()
+        with self.workspace.db.begin() as conn:
+            for step in steps:
+                done += len(add_units(conn, step.task, step.units, now))
+                if step.closing:
+                    done += close(conn, step.task, step.closing == "balanced", now)
         return done
 
     # --- process steps
 
-    def _process(self, current: Plan, task: Task) -> int:
-        made = 0
-        with self.workspace.db.read() as conn:
-            items = [item for name in task.step.inputs for item in self._items(conn, current, task, name)]
-            planned = [units for item in items if (units := self._covered_units(conn, task, item))]
-        for units in planned:
-            made += self._add(task, units)
-        return made
+    def _process(self, progress: Progress, task: Task) -> list[UnitPlan]:
+        items = [item for name in task.step.inputs for item in self._items(progress, task, name)]
+        return [unit for item in items for unit in self._covered_units(progress.conn, task, item)]
 
-    def _items(self, conn: sa.Connection, current: Plan, task: Task, name: str) -> list[Item]:
+    def _items(self, progress: Progress, task: Task, name: str) -> list[Item]:
         """Return what of one input has no unit yet."""
         head, stream = split_input(name)
         if stream:
-            rows = collections(conn, current.tasks[head].id, stream, without_task=task.id)
-            return [inputs.collection_item(conn, [row]) for row in rows]
-        dataset = current.spec.datasets()[head]
-        return [
-            inputs.chunk_item(conn, row, dataset.global_tag) for row in chunks(conn, dataset, without=task)
-        ]
+            return [inputs.collection_item(progress.conn, [r]) for r in progress.new_collections(task, name)]
+        dataset = progress.plan.spec.datasets()[head]
+        rows = progress.new_chunks(task, dataset)
+        return [inputs.chunk_item(progress.conn, row, dataset.global_tag) for row in rows]
 
     def _covered_units(self, conn: sa.Connection, task: Task, item: Item) -> list[UnitPlan]:
         """Return the units of an item, or none while the conditions do not cover all of it."""
@@ -91,29 +107,11 @@ class Planner:
 
     # --- merge steps
 
-    def _merge(self, current: Plan, task: Task) -> int:
+    def _merge(self, progress: Progress, task: Task) -> list[UnitPlan]:
         planned = []
-        with self.workspace.db.read() as conn:
-            for name in task.step.inputs:
-                head, stream = split_input(name)
-                for group in merging.closed_groups(conn, current, task.step.name, head, stream):
-                    item = inputs.collection_item(conn, group)
-                    planned.append(splitting.merge_unit(task, item, stream, group[0].tier, 1, self.run))
-        return self._add(task, planned)
-
-    # --- all steps
-
-    def _add(self, task: Task, units: list[UnitPlan]) -> int:
-        if not units:
-            return 0
-        with self.workspace.db.begin() as conn:
-            return len(add_units(conn, task, units, self.workspace.clock.now()))
-
-    def _close(self, current: Plan, task: Task) -> int:
-        """Move a task that has done all its work to draining, and close it when its ledger balances."""
-        with self.workspace.db.read() as conn:
-            if not is_done(conn, current, task):
-                return 0
-            problems = ledger.imbalances(conn, task.id)
-        with self.workspace.db.begin() as conn:
-            return close(conn, task, not problems, self.workspace.clock.now())
+        for name in task.step.inputs:
+            stream = split_input(name)[1]
+            for group in merging.closed_groups(progress, task, name):
+                item = inputs.collection_item(progress.conn, group)
+                planned.append(splitting.merge_unit(task, item, stream, group[0].tier, 1, self.run))
+        return planned

@@ -1,4 +1,4 @@
-"""When work is complete: runs, tasks, productions; what keeps them open; and the freeze at the end."""
+"""The end of tasks and productions: closing, what keeps them open, and the freeze."""
 
 from __future__ import annotations
 
@@ -8,98 +8,11 @@ from beamwright.conditions import tags
 from beamwright.core.errors import IntegrityError
 from beamwright.db import history, schema
 from beamwright.production import chain
-from beamwright.production.inputs import chunks, collections
-from beamwright.production.spec import DatasetSpec, split_input
 from beamwright.production.tasks import ACTOR, Plan, Task
 from beamwright.production.units import row_interval
 
-# States of a job after which nothing more is expected of it, and states of an attempt that is under way.
-SETTLED = ("ok", "excluded", "superseded", "cancelled", "split")
+# States of an attempt that is under way.
 ACTIVE = ("leased", "submitted", "running", "reported")
-
-
-def open_jobs(conn: sa.Connection, task_id: int, series: str | None = None, run: int | None = None) -> int:
-    """Count the task's jobs that are not settled, all or those of one run."""
-    job, unit = schema.job, schema.unit
-    query = sa.select(sa.func.count()).select_from(job).join(unit, job.c.unit_id == unit.c.id)
-    query = query.where(unit.c.task_id == task_id, job.c.state.not_in(SETTLED))
-    if series is not None:
-        query = query.where(unit.c.series == series, unit.c.first_run == run)
-    return int(conn.execute(query).scalar_one())
-
-
-def run_complete(conn: sa.Connection, plan: Plan, step: str, series: str, number: int) -> bool:
-    """Tell whether a step has done everything that one run will ever give it."""
-    task = plan.tasks[step]
-    if task.step.kind == "calibrate":
-        return _chain_done(conn, task.id, series, number)
-    for name in task.step.inputs:
-        head, stream = split_input(name)
-        if stream and (
-            not run_complete(conn, plan, head, series, number)
-            or _unused(conn, plan, task, head, stream, series, number)
-        ):
-            return False
-        if not stream and not _run_consumed(conn, plan.spec.datasets()[head], task, series, number):
-            return False
-    return open_jobs(conn, task.id, series, number) == 0
-
-
-def _unused(
-    conn: sa.Connection, plan: Plan, task: Task, head: str, stream: str, series: str, number: int
-) -> bool:
-    rows = collections(conn, plan.tasks[head].id, stream, without_task=task.id)
-    return any(row.series == series and row.first_run == number for row in rows)
-
-
-def _run_consumed(conn: sa.Connection, dataset: DatasetSpec, task: Task, series: str, number: int) -> bool:
-    """A run that is not of this dataset asks nothing of it; one that is must be closed and wholly cut into
-    units.
-    """
-    if number not in dataset.runs.get(series, ()):
-        return True
-    run = schema.run
-    query = sa.select(run.c.state).where(
-        run.c.series == series, run.c.number == number, run.c.tier == dataset.tier
-    )
-    if conn.execute(query).scalar() not in ("closed", "incomplete"):
-        return False
-    return not any(c.series == series and c.number == number for c in chunks(conn, dataset, without=task))
-
-
-def _chain_done(conn: sa.Connection, task_id: int, series: str, number: int) -> bool:
-    link, chain = schema.chain_link, schema.chain
-    query = sa.select(link.c.state).join(chain, link.c.chain_id == chain.c.id)
-    states = (
-        conn.execute(
-            query.where(chain.c.task_id == task_id, link.c.series == series, link.c.first_run == number)
-        )
-        .scalars()
-        .all()
-    )
-    return bool(states) and all(state in ("accepted", "carried", "invalidated") for state in states)
-
-
-def expected_runs(plan: Plan, step: str) -> list[tuple[str, int]]:
-    """Return all (series, run) that a step will see, in key order."""
-    return sorted(
-        {
-            (series, n)
-            for dataset in plan.roots(step)
-            for series, numbers in dataset.runs.items()
-            for n in numbers
-        }
-    )
-
-
-def is_done(conn: sa.Connection, plan: Plan, task: Task) -> bool:
-    """Tell whether a task has done all the work that its datasets, now complete, will ever give it."""
-    if not all(run_complete(conn, plan, task.step.name, *run) for run in expected_runs(plan, task.step.name)):
-        return False
-    heads = [split_input(name) for name in task.step.inputs] if task.step.kind == "merge" else []
-    return not any(
-        collections(conn, plan.tasks[head].id, stream, without_task=task.id) for head, stream in heads
-    )
 
 
 def close(conn: sa.Connection, task: Task, is_balanced: bool, now: float) -> int:

@@ -9,22 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from beamwright.db import schema
-from beamwright.production.closing import expected_runs, run_complete
 from beamwright.production.inputs import collections
-from beamwright.production.tasks import Plan
-
-
-def finished_prefix(conn: sa.Connection, plan: Plan, step: str, series: str) -> tuple[list[int], bool]:
-    """Return the runs of a series, in order, up to the first that ``step`` has not finished, and whether
-    these are all.
-    """
-    expected = [number for s, number in expected_runs(plan, step) if s == series]
-    done: list[int] = []
-    for number in expected:
-        if not run_complete(conn, plan, step, series, number):
-            return done, False
-        done.append(number)
-    return done, True
+from beamwright.production.progress import Progress
+from beamwright.production.spec import split_input
+from beamwright.production.tasks import Task
 
 
 def cut(sizes: Sequence[int], target: int, is_complete: bool) -> list[slice]:
@@ -42,22 +30,19 @@ def cut(sizes: Sequence[int], target: int, is_complete: bool) -> list[slice]:
     return groups
 
 
-def closed_groups(conn: sa.Connection, plan: Plan, step: str, head: str, stream: str) -> list[list[Any]]:
-    """Return the groups of collections of ``head.stream`` that ``step`` can merge now and has not merged."""
-    task = plan.tasks[step]
-    rows = collections(conn, plan.tasks[head].id, stream)
-    used = {row.id for row in rows} - {
-        row.id for row in collections(conn, plan.tasks[head].id, stream, without_task=task.id)
-    }
+def closed_groups(progress: Progress, task: Task, name: str) -> list[list[Any]]:
+    """Return the groups of collections of ``step.stream`` that a task can merge now and has not merged."""
+    head, stream = split_input(name)
+    rows = collections(progress.conn, progress.plan.tasks[head].id, stream)
+    new = {row.id for row in progress.new_collections(task, name)}
     target = round(task.step.target_mb * 1e6)
     found = []
     for (series, *_), members in sorted(_compatible(rows).items()):
-        done, is_complete = finished_prefix(conn, plan, head, series)
+        done, is_complete = progress.finished_prefix(head, series)
         ready = [row for row in members if row.first_run in done]
-        sizes = _sizes(conn, [row.id for row in ready])
-        for group in cut([sizes[row.id] for row in ready], target, is_complete):
-            if not any(row.id in used for row in ready[group]):
-                found.append(ready[group])
+        sizes = _sizes(progress.conn, [row.id for row in ready])
+        groups = cut([sizes[row.id] for row in ready], target, is_complete)
+        found += [ready[group] for group in groups if all(row.id in new for row in ready[group])]
     return found
 
 

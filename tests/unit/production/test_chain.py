@@ -18,7 +18,7 @@ from beamwright.db import history, schema
 from beamwright.db.engine import Database
 from beamwright.production import chain, tasks
 from beamwright.production.chain import Chain, Link, Outcome
-from beamwright.production.closing import run_complete
+from beamwright.production.progress import Progress
 from beamwright.production.spec import read_spec
 from beamwright.production.splitting import Covered, Item, Run, collect_unit
 from beamwright.production.tasks import Facts, Plan
@@ -228,8 +228,8 @@ def test_a_calibrated_run_is_complete_and_others_are_not(world: World) -> None:
     world.deliver(1)
     world.conclude([world.collect(1)], 1.5)
     with world.db.read() as conn:
-        plan = world.plan(conn)
-        assert run_complete(conn, plan, "pass1", "A", 1) and not run_complete(conn, plan, "pass1", "A", 2)
+        progress = Progress(conn, world.plan(conn))
+        assert progress.is_complete("pass1", ("A", 1)) and not progress.is_complete("pass1", ("A", 2))
 
 
 def test_a_changed_step_gets_a_new_version_and_a_changed_name_of_a_farm_does_not(world: World) -> None:
