@@ -73,5 +73,6 @@ def finish(
             click.echo(line)
         click.echo(f"\nreport  {path}")
     summary = document["summary"]
-    say(f"{spec.name}: {summary['units_ok']} units, {summary['events']} records, {summary['wall_s']:.1f} s")
+    counts = f"{summary['units_ok']} units, {summary['collections']} collections"
+    say(f"{spec.name}: {counts}, {summary['wall_s']:.1f} s")
     return document

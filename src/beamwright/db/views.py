@@ -214,6 +214,7 @@ def chunks(conn: sa.Connection) -> list[Row]:
         run.c.number.label("run"),
         run.c.tier,
         run.c.is_mc,
+        run.c.is_resampled,
         run.c.version.label("run_version"),
     ).join(run)
     return rows(conn, chosen.order_by(run.c.series, run.c.number, run.c.tier, chunk.c.sequence))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,19 @@ def build(
     identity = production["id"]
     units = views.units(conn, identity)
     attempts = views.attempts(conn, identity)
-    made = collections(conn, identity)
+    lines = views.ledger_lines(conn, identity)
+    runs, made = _runs(conn, production), collections(conn, identity)
     return {
         "format": FORMAT,
         "production": _production(conn, production),
         "workspace": str(workspace) if workspace else None,
         "report": None,
-        "summary": _summary(conn, production, units, attempts, made),
-        "runs": _runs(conn, production),
+        "summary": _summary(lines, runs, units, attempts, made),
+        "runs": runs,
         "steps": _steps(conn, identity, production["spec"]),
         "grid": grids.grid(conn, production),
         "collections": made,
-        "ledger": [_ledger_line(row) for row in views.ledger_lines(conn, identity)],
+        "ledger": [_ledger_line(row) for row in lines],
         "quarantine": [_quarantined(row) for row in views.quarantined(conn, identity)],
         "calibration": links(conn, identity),
         "conditions": _conditions(conn),
@@ -66,16 +67,15 @@ def _production(conn: sa.Connection, row: Row) -> Row:
 
 
 def _summary(
-    conn: sa.Connection, production: Row, units: list[Row], attempts: list[Row], collections: list[Row]
+    lines: list[Row], runs: list[Row], units: list[Row], attempts: list[Row], collections: list[Row]
 ) -> Row:
-    lines = views.ledger_lines(conn, production["id"])
     ended = [row["ended"] for row in attempts if row["ended"]]
     started = [row["leased"] for row in attempts]
     return {
         "units": len(units),
         "units_ok": sum(unit["state"] in grids.DONE for unit in units),
         "collections": len(collections),
-        "events": sum(c["events"] for c in collections if not c["is_resampled"]),
+        "delivered": _delivered(runs),
         "bytes": sum(c["size"] for c in collections),
         "ledger_lines": len(lines),
         "unbalanced": sum(not balanced(line) for line in lines),
@@ -85,6 +85,15 @@ def _summary(
         "wall_s": max(ended) - min(started) if ended else 0.0,
         "farms": sorted({row["farm"] for row in attempts}),
     }
+
+
+def _delivered(runs: list[Row]) -> dict[str, int]:
+    """Return the delivered records by kind; resampled ones do not count."""
+    counts: Counter[str] = Counter()
+    for run in runs:
+        for chunk in run["chunks"] if not run["is_resampled"] else ():
+            counts.update(chunk["records"])
+    return dict(sorted(counts.items()))
 
 
 def balanced(line: Row) -> bool:
@@ -110,6 +119,7 @@ def _runs(conn: sa.Connection, production: Row) -> list[Row]:
             "state": row["state"],
             "version": row["version"],
             "is_mc": bool(row["is_mc"]),
+            "is_resampled": bool(row["is_resampled"]),
             "chunks": chunks[row["id"]],
         }
         for row in views.runs(conn)
@@ -219,6 +229,18 @@ def _link(row: Row) -> Row:
         "reason",
     )
     return {name: row[name] for name in names} | {"interval": views.interval_of(row)}
+
+
+def flat_figures(figures: Any) -> list[tuple[str, Any]]:
+    """Return what a link's calibrations say of their fits: the statistics and the figures, by name."""
+    found: list[tuple[str, Any]] = []
+    for name, told in sorted(figures.items()) if isinstance(figures, dict) else ():
+        if not isinstance(told, dict):
+            found.append((name, told))
+            continue
+        found += [(f"{name} {key}", told[key]) for key in ("statistics", "decision") if key in told]
+        found += [(f"{name} {key}", value) for key, value in sorted((told.get("figures") or {}).items())]
+    return [(name, value) for name, value in found if isinstance(value, int | float | str)]
 
 
 def _conditions(conn: sa.Connection) -> list[Row]:

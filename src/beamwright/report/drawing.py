@@ -20,7 +20,7 @@ def graph(document: Row) -> Markup:
     places = _places(nodes)
     width = max(x for x, _ in places.values()) + BOX_WIDTH + 8
     height = max(y for _, y in places.values()) + BOX_HEIGHT + 8
-    edges = [_edge(places, name, target) for target, node in nodes.items() for name in node["inputs"]]
+    edges = [_edge(places, source, target, streams) for source, target, streams in _joined(nodes)]
     boxes = [_box(name, node, *places[name]) for name, node in nodes.items()]
     style = f"min-width:{width * 0.72:.0f}px;max-width:{width}px"
     return tag(
@@ -66,10 +66,18 @@ def _places(nodes: dict[str, Row]) -> dict[str, tuple[int, int]]:
     return places
 
 
-def _edge(places: dict[str, tuple[int, int]], name: str, target: str) -> Markup:
-    source, _, stream = name.partition(".")
-    if source not in places:
-        return Markup("")
+def _joined(nodes: dict[str, Row]) -> list[tuple[str, str, str]]:
+    """Return each pair of boxes once, with all the streams that run between them."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for target, node in nodes.items():
+        for name in node["inputs"]:
+            source, _, stream = name.partition(".")
+            found.setdefault((source, target), []).append(stream)
+    known = [(source, target, streams) for (source, target), streams in found.items() if source in nodes]
+    return [(source, target, ", ".join(filter(None, streams))) for source, target, streams in known]
+
+
+def _edge(places: dict[str, tuple[int, int]], source: str, target: str, stream: str) -> Markup:
     x1, y1 = places[source][0] + BOX_WIDTH, places[source][1] + BOX_HEIGHT // 2
     x2, y2 = places[target][0], places[target][1] + BOX_HEIGHT // 2
     half = (x2 - x1) // 2

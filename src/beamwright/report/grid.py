@@ -115,8 +115,12 @@ def _cell(states: Iterable[str]) -> Row:
 
 
 def _row(chunk: Row, cells: dict[str, Row]) -> Row:
-    names = ("series", "run", "sequence", "tier", "is_mc", "first_section", "last_section")
-    return {name: chunk[name] for name in names} | {"is_mc": bool(chunk["is_mc"]), "cells": cells}
+    names = ("series", "run", "sequence", "tier", "first_section", "last_section")
+    return (
+        {name: chunk[name] for name in names}
+        | {name: bool(chunk[name]) for name in ("is_mc", "is_resampled")}
+        | {"cells": cells}
+    )
 
 
 def _reach(spec: Row) -> dict[str, list[Row]]:

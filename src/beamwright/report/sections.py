@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from beamwright.report import drawing, svg
-from beamwright.report.document import TERMS, interval_text, ledger_totals
+from beamwright.report.document import TERMS, flat_figures, interval_text, ledger_totals
 from beamwright.report.markup import Content, Markup, tag
 
 Row = dict[str, Any]
@@ -41,6 +41,9 @@ KINDS = {
     "active": "busy",
     "open": "busy",
 }
+
+
+FOLDED = 12
 
 
 @dataclass(frozen=True)
@@ -118,17 +121,19 @@ def tiles(document: Row) -> Markup:
     """Return the summary in numbers."""
     summary = document["summary"]
     chunks = sum(len(run["chunks"]) for run in document["runs"])
+    delivered = summary["delivered"]
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in delivered.items())
     shown = [
         (len(document["runs"]), "", f"runs in {chunks} chunks"),
         (summary["units_ok"], f" / {summary['units']}", "units of work done"),
-        (f"{summary['events']:,}", "", f"records in {summary['collections']} collections"),
+        (f"{sum(delivered.values()):,}", "", f"records delivered ({kinds})"),
+        (summary["collections"], "", f"collections, {size(summary['bytes'])}"),
         (
             summary["ledger_lines"] - summary["unbalanced"],
             f" / {summary['ledger_lines']}",
             "ledger lines balance",
         ),
         (summary["quarantined"], "", "records in quarantine"),
-        (size(summary["bytes"]), "", "written"),
         (
             f"{summary['wall_s']:.0f}",
             " s",
@@ -337,13 +342,7 @@ def _payloads(constants: Any) -> list[Content]:
 
 
 def _pairs(figures: Any) -> list[Content]:
-    if not isinstance(figures, dict):
-        return [cell_text(figures)]
-    return [
-        tag("div", f"{name} {cell_text(v)}")
-        for name, v in sorted(figures.items())
-        if not isinstance(v, dict | list)
-    ]
+    return [tag("div", f"{name} {cell_text(value)}", class_="w") for name, value in flat_figures(figures)]
 
 
 def _verdicts(document: Row) -> list[Markup]:
@@ -354,11 +353,18 @@ def _verdicts(document: Row) -> list[Markup]:
     return [table(("run", "tier", "of", "verdict", "why", "by"), rows, caption="Verdicts")] if rows else []
 
 
-def _collections(document: Row) -> Markup | None:
+def _collections(document: Row) -> Content:
+    """Return a table per step, the last step first; long ones are folded."""
+    steps = [step["step"] for step in document["steps"]]
+    made = {step: [c for c in document["collections"] if c["step"] == step] for step in reversed(steps)}
+    return [_collections_of(step, found) for step, found in made.items() if found] or None
+
+
+def _collections_of(step: str, found: list[Row]) -> Markup:
+    records, stored = sum(c["events"] for c in found), size(sum(c["size"] for c in found))
     rows = [
         [
             [c["name"], _flags(c)],
-            c["step"],
             c["stream"],
             interval_text(c["interval"]),
             cell_text(c["events"]),
@@ -366,10 +372,11 @@ def _collections(document: Row) -> Markup | None:
             tag("code", short(c["sha256"])),
             _parents(c["parents"]),
         ]
-        for c in document["collections"]
+        for c in found
     ]
-    columns = ("collection", "step", "stream", "interval", "records", "size", "sha256", "parents")
-    return table(columns, rows, (4, 5)) if rows else None
+    columns = ("collection", "stream", "interval", "records", "size", "sha256", "parents")
+    title = [tag("b", step), f" · {len(found)} collections · {records:,} records · {stored}"]
+    return tag("details", tag("summary", title), table(columns, rows, (3, 4)), open=len(found) <= FOLDED)
 
 
 def _flags(collection: Row) -> list[Markup]:

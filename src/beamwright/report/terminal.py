@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from beamwright.report import text
-from beamwright.report.document import TERMS, ledger_totals
+from beamwright.report.document import TERMS, flat_figures, ledger_totals
 
 Row = dict[str, Any]
 
@@ -86,11 +86,21 @@ def _links(document: Row) -> list[str]:
             link["state"],
             _short(link["start"]),
             _short(link["result"]),
+            _figures(link["figures"]),
             link["reason"],
         ]
         for link in document["calibration"]
     ]
-    return text.table(("step", "run", "state", "starts from", "gives", "reason"), rows) if rows else []
+    return (
+        text.table(("step", "run", "state", "starts from", "gives", "figures", "reason"), rows)
+        if rows
+        else []
+    )
+
+
+def _figures(figures: Any) -> str:
+    shown = [(name, value) for name, value in flat_figures(figures) if isinstance(value, int | float)]
+    return ", ".join(f"{name} {text.shown(value)}" for name, value in shown)
 
 
 def _short(constants: Any) -> str:
