@@ -169,3 +169,8 @@ def split_spans(pages: Array, limit: int) -> list[tuple[int, int]]:
             spans.append((first, first + max(1, fitting)))
             first = spans[-1][1]
     return spans
+
+
+def span_bytes(pages: Array, first: int, last: int) -> tuple[int, int]:
+    """Return where the run of pages from ``first`` to before ``last`` begins and ends, checksums included."""
+    return int(pages["offset"][first]), int(pages["offset"][last - 1]) + int(pages["size"][last - 1]) + 8

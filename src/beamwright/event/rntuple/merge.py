@@ -1,31 +1,33 @@
 """Join tuple files by copying their sealed pages.
 
 Pages are position independent, so a merge writes new page lists and copies the bytes. Runs of clusters
-below a quarter of the target are unpacked and sealed again as larger ones. Every page is checked before it is
-copied.
+below a quarter of the target are unpacked and sealed again as larger ones. The bytes that were checked are
+those that are written.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, BinaryIO
 from uuid import UUID
 
 import numpy as np
 
 from beamwright.core.errors import FormatError, SchemaMismatchError
-from beamwright.event.rntuple.cluster import CHECKSUM, CLUSTER_BYTES, SealedCluster, seal_cluster
+from beamwright.event.rntuple import tfile
+from beamwright.event.rntuple.cluster import CHECKSUM, CLUSTER_BYTES, SealedCluster, seal_cluster, split_spans
 from beamwright.event.rntuple.columns import join_columns
-from beamwright.event.rntuple.reader import NTupleFile, located
+from beamwright.event.rntuple.reader import NTupleFile, count_elements, located, page_extents
 from beamwright.event.rntuple.schema import Array, Schema
 from beamwright.event.rntuple.wire import PAGE
 from beamwright.event.rntuple.writer import FileWriter
 
-COPY_UNSUPPORTED = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+PORTION = 1 << 20
+"""Bytes read, checked and written at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +140,37 @@ class _Merger:
         self.resealed += len(parts)
 
     def _copy(self, part: _Part) -> None:
-        cluster = sealed_cluster(part.file, part.cluster)
         source = part.file
+        cluster = sealed_cluster(source, part.cluster)
+        column_of = np.repeat(np.arange(len(cluster.counts)), cluster.counts)
+        page_of = np.arange(len(column_of)) - np.repeat(
+            np.cumsum(cluster.counts) - cluster.counts, cluster.counts
+        )
+        extents = page_extents(cluster.pages)
 
-        def put(position: int, head: bytes, start: int, stop: int) -> None:
-            self.writer.write_at(position, head)
-            copy_range(source, self.writer, start, stop - start, position + len(head))
+        def put(key: tfile.Key, first: int, last: int) -> None:
+            self.writer.write_at(key.position, key.head())
+            position = key.data
+            for low, high in _portions(cluster, column_of, first, last):
+                found: list[bytes] = []
+                with located(source.path):
+                    block = source.block(
+                        int(column_of[low]), part.cluster, extents[low:high], int(page_of[low]), found
+                    )
+                cluster.checksums[low:high] = np.frombuffer(b"".join(found), CHECKSUM)
+                self.writer.write_at(position, block)
+                position += len(block)
 
         self.writer.place(cluster, put)
         self.copied += 1
+
+
+def _portions(cluster: SealedCluster, column_of: Array, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Split a run of pages at columns and into portions that stay in the processor's caches."""
+    breaks = np.flatnonzero(np.diff(column_of[first:last])) + 1 + first
+    for low, high in pairwise([first, *breaks.tolist(), last]):
+        for begin, end in split_spans(cluster.pages[low:high], PORTION):
+            yield low + begin, low + end
 
 
 def _read_cluster(part: _Part) -> list[Array]:
@@ -156,32 +180,13 @@ def _read_cluster(part: _Part) -> list[Array]:
 
 
 def sealed_cluster(file: NTupleFile, number: int) -> SealedCluster:
-    """Return a cluster of a file as sealed, every page checked; its offsets are those of the file."""
+    """Return the page table of a cluster of a file, offsets as in the file, checksums still to be filled."""
     cluster = file.clusters[number]
     tables = [column.pages for column in cluster.columns]
-    checksums: list[bytes] = []
-    with located(file.path):
-        for column, pages in enumerate(tables):
-            file.fetch(column, number, pages, 0, len(pages), checksums)
     counts = np.array([len(pages) for pages in tables], np.int32)
-    elements = np.array([np.abs(pages["elements"].astype(np.int64)).sum() for pages in tables], np.int64)
+    elements = np.array([count_elements(pages) for pages in tables], np.int64)
     level = cluster.columns[0].compression % 100
     pages = np.concatenate(tables).astype(PAGE, copy=False)
-    joined = np.frombuffer(b"".join(checksums), CHECKSUM)
-    return SealedCluster(cluster.n_entries, level, counts, elements, pages, joined, b"")
-
-
-def copy_range(source: NTupleFile, writer: FileWriter, start: int, size: int, position: int) -> None:
-    """Copy bytes of a file into the writer's, inside the kernel where it can."""
-    done = 0
-    try:
-        while done < size:
-            moved = os.copy_file_range(source.fd, writer.fd, size - done, start + done, position + done)
-            if moved == 0:
-                break
-            done += moved
-    except OSError as error:
-        if error.errno not in COPY_UNSUPPORTED:
-            raise
-    if done < size:
-        writer.write_at(position + done, source.pread(start + done, size - done))
+    return SealedCluster(
+        cluster.n_entries, level, counts, elements, pages, np.zeros(len(pages), CHECKSUM), b""
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -32,6 +33,9 @@ from beamwright.event.rntuple.wire import (
 from beamwright.event.rntuple.writer import METADATA_KEY
 
 Range = tuple[int, int]
+EMPTY = bytearray()
+MIN_SCRATCH = 1 << 20
+_scratch = threading.local()
 
 
 @contextmanager
@@ -114,6 +118,22 @@ class NTupleFile:
                 raise FormatError("the file was truncated while it was read", hint=DAMAGED)
             data += more
         return data
+
+    def _pread_scratch(self, offset: int, size: int) -> memoryview:
+        """Read into this thread's buffer: fresh memory for every read would cost more than the read."""
+        if offset < 0 or offset + size > self.size:
+            raise FormatError(f"the file ends before byte {offset + size}", hint=DAMAGED)
+        buffer: bytearray = getattr(_scratch, "buffer", EMPTY)
+        if len(buffer) < size:
+            buffer = _scratch.buffer = bytearray(max(MIN_SCRATCH, 1 << size.bit_length()))
+        view = memoryview(buffer)[:size]
+        done = 0
+        while done < size:
+            count = os.preadv(self.fd, [view[done:]], offset + done)
+            if not count:
+                raise FormatError("the file was truncated while it was read", hint=DAMAGED)
+            done += count
+        return view
 
     def payload(self, key: tfile.Key) -> Buffer:
         """Read the object of a listed key."""
@@ -351,27 +371,37 @@ class NTupleFile:
     ) -> list[memoryview]:
         """Read stored pages in as few reads as possible and check their checksums.
 
-        The checksums are appended to ``checksums`` as the file has them, empty where a page has none.
+        The views are valid until this thread reads again. The checksums are appended to ``checksums`` as the
+        file has them, empty where a page has none.
         """
         if begin == stop:
             return []
         extents = page_extents(pages[begin:stop])
-        joined = bool((extents[1:, 0] == extents[:-1, 2]).all())
+        if not (extents[1:, 0] == extents[:-1, 2]).all():
+            # the buffer is used again for each page, so each is copied out
+            single = (self.fetch(number, cluster, pages, i, i + 1, checksums)[0] for i in range(begin, stop))
+            return [memoryview(bytes(page)) for page in single]
+        block = self.block(number, cluster, extents, begin, checksums)
         base = int(extents[0, 0])
-        block = memoryview(self.pread(base, int(extents[-1, 2]) - base)) if joined else None
-        found: list[memoryview] = []
-        for page, (offset, size, end) in enumerate(extents.tolist(), begin):
-            if block is None:
-                data = memoryview(self.pread(offset, end - offset))
-            else:
-                data = block[offset - base : end - base]
-            checksum = bytes(data[size:])
-            if checksum and xxhash.xxh3_64_digest(data[:size])[::-1] != checksum:
+        return [block[offset - base : offset - base + size] for offset, size, _ in extents.tolist()]
+
+    def block(
+        self, number: int, cluster: int, extents: Array, first: int, checksums: list[bytes] | None = None
+    ) -> memoryview:
+        """Read pages that lie one behind the other, checksums between them, and check them.
+
+        ``first`` is the number of the first page. The view is valid until this thread reads again.
+        """
+        base = int(extents[0, 0])
+        block = self._pread_scratch(base, int(extents[-1, 2]) - base)
+        for page, (offset, size, end) in enumerate(extents.tolist(), first):
+            checksum = bytes(block[offset - base + size : end - base])
+            data = block[offset - base : offset - base + size]
+            if checksum and xxhash.xxh3_64_digest(data)[::-1] != checksum:
                 raise self._bad_page(number, cluster, page, offset)
-            found.append(data[:size])
             if checksums is not None:
                 checksums.append(checksum)
-        return found
+        return block
 
     def _bad_page(self, number: int, cluster: int, page: int, offset: int) -> ChecksumError:
         key = self.schema.columns[number].key

@@ -14,7 +14,7 @@ import numpy as np
 from beamwright.core.canonical import canonical_json, sha256_hex
 from beamwright.core.errors import FormatError
 from beamwright.event.rntuple import tfile
-from beamwright.event.rntuple.cluster import SealedCluster, split_spans
+from beamwright.event.rntuple.cluster import SealedCluster, span_bytes, split_spans
 from beamwright.event.rntuple.encoding import Buffer, compress
 from beamwright.event.rntuple.schema import Array, Schema
 from beamwright.event.rntuple.wire import (
@@ -80,23 +80,26 @@ class FileWriter:
         """Write one cluster behind the last."""
         view = memoryview(cluster.blob)
 
-        def put(position: int, head: bytes, start: int, stop: int) -> None:
-            self.write_at(position, head, view[start:stop])
+        def put(key: tfile.Key, first: int, last: int) -> None:
+            start, stop = span_bytes(cluster.pages, first, last)
+            self.write_at(key.position, key.head(), view[start:stop])
 
         self.place(cluster, put)
 
-    def place(self, cluster: SealedCluster, put: Callable[[int, bytes, int, int], None]) -> None:
-        """Register one cluster; ``put(position, key, start, stop)`` brings its bytes into the file."""
+    def place(self, cluster: SealedCluster, put: Callable[[tfile.Key, int, int], None]) -> None:
+        """Register one cluster; ``put(key, first page, last page + 1)`` brings its bytes into the file.
+
+        ``put`` may still fill ``cluster.checksums``.
+        """
         if self._closed or len(cluster.counts) != len(self.schema.columns):
             raise FormatError(
                 "the cluster does not belong to this file", hint="seal it with the writer's schema"
             )
         pages = cluster.pages.copy()
         for first, last in split_spans(cluster.pages, self.max_payload):
-            start = int(cluster.pages["offset"][first])
-            stop = int(cluster.pages["offset"][last - 1]) + int(cluster.pages["size"][last - 1]) + 8
+            start, stop = span_bytes(cluster.pages, first, last)
             key = tfile.blob_key(self._position, stop - start)
-            put(self._position, key.head(), start, stop)
+            put(key, first, last)
             # the shift may be negative: a merge can move pages towards the begin
             pages["offset"][first:last] = pages["offset"][first:last].astype(np.int64) + (key.data - start)
             self._position = key.end
