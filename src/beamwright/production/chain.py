@@ -181,7 +181,7 @@ def carry(
     outcomes = {role: Outcome(payload_id, origin, reason) for role, payload_id in start.items()}
     for link in group:
         _publish(conn, global_tag, link, chain.generation, outcomes, now)
-        values = {"start": start, "result": start, "reason": reason}
+        values = {"start": start, "result": start}
         history.move(
             conn,
             schema.chain_link,
@@ -193,6 +193,7 @@ def carry(
             at=now,
             **values,
         )
+        _note(conn, link, reason)
     _set_accumulated(conn, chain, [i for i in chain.accumulated if i not in {link.id for link in group}])
 
 
@@ -212,13 +213,28 @@ def conclude(
     )
     result = {role: outcome.payload_id for role, outcome in outcomes.items()}
     for link in group:
-        values: dict[str, Any] = {"result": result, "figures": dict(figures), "reason": reason}
+        values: dict[str, Any] = {"result": result, "figures": dict(figures)}
         history.move(
-            conn, schema.chain_link, link.id, "accumulating", "fitted", actor=ACTOR, at=now, **values
+            conn,
+            schema.chain_link,
+            link.id,
+            "accumulating",
+            "fitted",
+            actor=ACTOR,
+            reason=reason,
+            at=now,
+            **values,
         )
+        _note(conn, link, reason)
         if _settle(conn, link, bool(fitted), on_reject, reason, now):
             _publish(conn, global_tag, link, chain.generation, outcomes, now)
     _set_accumulated(conn, chain, [])
+
+
+def _note(conn: sa.Connection, link: Link, reason: str) -> None:
+    """Keep the reason with the link, too: a column of the same name as an argument of the history."""
+    table = schema.chain_link
+    conn.execute(sa.update(table).where(table.c.id == link.id).values(reason=reason))
 
 
 def _settle(
