@@ -141,7 +141,7 @@ class FitTrack(Module):
             "track": np.zeros(len(used), np.int32),
             "hit": used - hits.offsets[record],
         }
-        return Table.from_counts("TrackHit", np.bincount(record, minlength=hits.n), columns)
+        return Table.from_counts("TrackHit", np.bincount(record, minlength=hits.records), columns)
 
 
 class SoftwareTrigger(Builder):
@@ -179,7 +179,7 @@ class SoftwareTrigger(Builder):
             "dom": row, "channel": channel, "t": self.scale.times(row, channel, hits["tdc"][known]),
             **_axes(_PLACE, self.scale.geometry.position[row, channel]),
         }  # fmt: skip
-        return Rows(columns, offsets_of(np.bincount(hits.record_index[known], minlength=hits.n)))
+        return Rows(columns, offsets_of(np.bincount(hits.record_index[known], minlength=hits.records)))
 
 
 class Potassium(Module):
@@ -350,4 +350,4 @@ def _doms(hits: Table) -> Ints:
     dom, record = hits["dom_id"][order], hits.record_index[order]
     first = np.ones(len(order), bool)
     first[1:] = (np.diff(dom) != 0) | (np.diff(record) != 0)
-    return np.bincount(record[first], minlength=hits.n)
+    return np.bincount(record[first], minlength=hits.records)
