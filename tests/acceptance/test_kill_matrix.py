@@ -1,7 +1,7 @@
 """Every process of the job protocol killed at every step of it: nothing is lost, nothing is done twice.
 
-A tiny production runs in real processes; one of them dies by SIGKILL just before one system call or database statement;
-the production is started again. The outputs must be those of an undisturbed run, byte by byte.
+A tiny production runs in real processes; one of them dies by SIGKILL just before one system call or database
+statement; the production is started again. The outputs must be those of an undisturbed run, byte by byte.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import pytest
 
 from kill.harness import Harness, Point
 
-STRIDE = 23
+# One point in so many is in the sample, for warm and for fresh children; the slow test takes them all.
+STRIDE, FRESH_STRIDE = 37, 7
 
 
 @pytest.fixture(scope="module", params=["warm", "fresh"])
@@ -43,7 +44,7 @@ def test_a_sample_of_the_kill_matrix(harness: Harness) -> None:
     )
     if harness.fresh:
         points = [point for point in points if point.role in ("payload", "validate")]
-    survive(harness, points[:: STRIDE if not harness.fresh else 4], expected)
+    survive(harness, points[:: FRESH_STRIDE if harness.fresh else STRIDE], expected)
 
 
 @pytest.mark.slow
@@ -62,4 +63,4 @@ def test_the_harness_finds_a_planted_bug(tmp_path: Path, bug: str, role: str, wh
     with Harness(tmp_path, bug=bug) as harness:
         points, expected = harness.points()
         wanted = [point for point in points if point.role == role and point.what.startswith(what)]
-        assert any(harness.kill(point, expected)[0] for point in wanted)
+        assert any(harness.kill(point, expected)[0] for point in reversed(wanted))

@@ -1,4 +1,4 @@
-"""Runs the tiny production with one process killed at one operation, runs it again, and looks whether all is well."""
+"""Runs the tiny production with one process killed at one operation, runs it again, checks the result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENDED = {"accepted", "rejected", "superseded", "lost", "killed"}
 
 @dataclass(frozen=True)
 class Point:
-    """Where to kill: the process of a role that started as so manieth, before its operation of this number."""
+    """Where to kill: the process that started as so manieth of its role, before one of its operations."""
 
     role: str
     ordinal: int
@@ -151,7 +151,7 @@ def await_end(root: Path, seconds: float = 20.0) -> None:
 
 
 def check(root: Path, expected: dict[str, str]) -> list[str]:
-    """Return what is wrong with a finished workspace; ``expected`` holds the outputs of an undisturbed one."""
+    """Return what is wrong with a finished workspace; ``expected`` are the outputs of an undisturbed one."""
     workspace = Workspace.open(root)
     with workspace.db.read() as conn:
         rows = {t.name: list(conn.execute(sa.select(t))) for t in schema.metadata.sorted_tables}
@@ -167,7 +167,7 @@ def check(root: Path, expected: dict[str, str]) -> list[str]:
 
 
 def _once(rows: dict[str, list[Any]]) -> list[str]:
-    """Each unit has each declared output once, from its one accepted attempt; nothing starts after success."""
+    """Each unit has each declared output once, from one accepted attempt; nothing starts after success."""
     problems = []
     accepted = [a.job_id for a in rows["attempt"] if a.state == "accepted"]
     if sorted(accepted) != sorted(j.id for j in rows["job"]):

@@ -1,6 +1,6 @@
-"""Imports everything once, then forks one agents' process per line of JSON: ``workspace``, ``environment``, ``fresh``.
+"""Imports everything once, then forks one agents' process per line of JSON, and answers with its exit code.
 
-Answers each with the child's wait status. The standard output carries nothing else.
+A line names ``workspace``, ``environment``, ``fresh``, ``bug`` and ``log``.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Numbers the operations of every process that starts with this on its path, and kills one of them at one operation.
+"""Numbers the operations of every process that starts with this on its path, and kills one at one of them.
 
-An operation is a system call that changes a file system, or a statement or commit that changes the database. In the
-environment, ``KILL_NOTES`` is a directory in which each process leaves what it did (when ``KILL_POINT`` is not set),
-and ``KILL_POINT`` is ``ROLE:PROCESS:OPERATION``: the process of this role that started as so manieth dies by SIGKILL just
-before its operation of this number, a write after half of its bytes. Roles: agents, wrapper, runner, child (of a
-runner), payload, validate.
+An operation is a system call that changes a file system, or a statement or commit that changes the database.
+``KILL_NOTES`` names a directory in which each process leaves what it did. ``KILL_POINT`` is
+``ROLE:PROCESS:OPERATION``: the process that started as so manieth of its role dies by SIGKILL just before its
+operation of this number; a write is half done by then. Roles: agents, wrapper, runner, child (of a runner),
+payload, validate.
 """
 
 from __future__ import annotations
