@@ -47,9 +47,12 @@ def _commands(
     command: click.Command, path: str, parent: click.Context | None
 ) -> Iterator[tuple[str, click.Command, click.Context]]:
     name = path.rsplit(" ", 1)[-1]
-    context = click.Context(
-        command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH
-    )
+    options: dict[str, Any] = {
+        **command.context_settings,
+        "terminal_width": WIDTH,
+        "max_content_width": WIDTH,
+    }
+    context = click.Context(command, info_name=name, parent=parent, **options)
     yield path, command, context
     if isinstance(command, click.Group):
         for child_name in command.list_commands(context):
