@@ -36,6 +36,14 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Reported:
+    """What a step reports of one run."""
+
+    histograms: Mapping[str, Histogram]
+    figures: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
 class Judgement:
     """The verdict on one subject with the checks behind it."""
 
@@ -45,20 +53,24 @@ class Judgement:
     checks: tuple[Check, ...]
 
 
-def judge(
-    references: References,
-    histograms: Mapping[str, Histogram],
-    figures: Mapping[str, float | None],
-    step: str = "",
-) -> list[Judgement]:
-    """Return a verdict for each subject that the references name for this step, by name."""
+def judge(references: References, steps: Mapping[str, Reported]) -> list[Judgement]:
+    """Return a verdict on each subject that the references name for what steps reported, by name.
+
+    A reference without a step is held against all steps together.
+    """
+    everything = Reported(
+        {name: h for reported in steps.values() for name, h in reported.histograms.items()},
+        {name: v for reported in steps.values() for name, v in reported.figures.items()},
+    )
+    known = {"": everything} | dict(steps)
     checks: dict[str, list[Check]] = defaultdict(list)
     for limits in references.histogram:
-        if limits.step in ("", step):
-            checks[limits.subject] += check_histogram(histograms.get(limits.name), limits)
+        if limits.step in known:
+            found = known[limits.step].histograms.get(limits.name)
+            checks[limits.subject] += check_histogram(found, limits)
     for limit in references.figure:
-        if limit.step in ("", step):
-            checks[limit.subject].append(check_figure(figures.get(limit.name), limit))
+        if limit.step in known:
+            checks[limit.subject].append(check_figure(known[limit.step].figures.get(limit.name), limit))
     return [summarise(subject, found) for subject, found in sorted(checks.items())]
 
 
@@ -111,7 +123,7 @@ def moments(histogram: Histogram) -> tuple[float, float]:
 
 
 def agreement(counts: NDArray[np.int64], reference: NDArray[np.int64]) -> float | None:
-    """Return the probability (chi-square) that two sets of counts have one shape; None where it cannot be had.
+    """Return the chi-square probability that two sets of counts have one shape; None where there is none.
 
     Bins are joined until each expected count is at least five.
     """

@@ -9,7 +9,15 @@ import pytest
 
 from beamwright.core.errors import ConfigError, SchemaMismatchError
 from beamwright.core.histogram import Axis, Histogram
-from beamwright.quality.checks import agreement, check_figure, check_histogram, judge, moments, summarise
+from beamwright.quality.checks import (
+    Reported,
+    agreement,
+    check_figure,
+    check_histogram,
+    judge,
+    moments,
+    summarise,
+)
 from beamwright.quality.references import (
     FigureLimits,
     HistogramLimits,
@@ -133,9 +141,9 @@ def test_judging_gives_one_verdict_for_each_subject_of_the_step() -> None:
             FigureLimits(name="other", subject="pmt", step="pass2", range=(0, 1)),
         ),
     )
-    found = judge(references, {"h": histogram([0, 2, 2, 0])}, {"width": 7.0}, "pass1")
+    found = judge(references, {"pass1": Reported({"h": histogram([0, 2, 2, 0])}, {"width": 7.0})})
     assert [(one.subject, one.value) for one in found] == [("pmt", "good"), ("timing", "bad")]
-    assert [one.subject for one in judge(references, {}, {}, "elsewhere")] == ["pmt"]
+    assert [one.subject for one in judge(references, {"elsewhere": Reported({}, {})})] == ["pmt"]
 
 
 TEXT = """
