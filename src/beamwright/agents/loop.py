@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from beamwright.agents.calibrator import Calibrator
 from beamwright.agents.importer import Importer
+from beamwright.agents.inspector import Inspector
 from beamwright.agents.intake import Intake
 from beamwright.agents.planner import Planner
 from beamwright.agents.submitter import Submitter
@@ -87,10 +88,12 @@ class Produce:
         return made
 
     def _agents(self, schedulers: Mapping[str, Scheduler]) -> list[Agent]:
+        """Return the agents in the order of their turns: a run is judged before its pass 2 is planned."""
         run = Run(self.workers, self.workspace.settings.limits)
         return [
             Intake(self.workspace, self.experiment),
             Calibrator(self.workspace, self.experiment, self.production_id, run),
+            Inspector(self.workspace, self.experiment, self.production_id),
             Planner(self.workspace, self.production_id, run),
             Submitter(self.workspace, schedulers),
             Tracker(self.workspace, schedulers),

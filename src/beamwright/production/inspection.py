@@ -1,0 +1,67 @@
+"""What the steps of a production report of a run: histograms and figures, to be held against references."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright.core.histogram import HistogramSet
+from beamwright.core.messages import HISTOGRAMS
+from beamwright.db import schema
+from beamwright.production.inputs import verified_path
+from beamwright.production.progress import RunKey
+from beamwright.production.tasks import Plan, Task
+from beamwright.quality.checks import Reported
+
+
+def tier_of(task: Task) -> str:
+    """Return the tier that a step's quality is judged at: that of what it writes, raw for a calibration."""
+    return next(iter(task.facts.streams.values()), "raw")
+
+
+def accepted_units(conn: sa.Connection, plan: Plan) -> dict[tuple[str, RunKey], int]:
+    """Count, by step and run, the units whose work is accepted; accumulators count with their fit."""
+    unit, job, steps = schema.unit, schema.job, {task.id: name for name, task in plan.tasks.items()}
+    columns = (unit.c.task_id, unit.c.series, unit.c.first_run)
+    query = sa.select(*columns, sa.func.count().label("number")).join(job, job.c.unit_id == unit.c.id)
+    query = query.where(unit.c.task_id.in_(steps), unit.c.kind != "collect", job.c.state == "ok")
+    rows = conn.execute(query.group_by(*columns))
+    return {(steps[row.task_id], (row.series, row.first_run)): row.number for row in rows}
+
+
+def reported(conn: sa.Connection, task: Task, run: RunKey) -> Reported:
+    """Return the histograms of a step's accepted units of one run, added up, and the latest figures."""
+    file, output, unit = schema.file, schema.output, schema.unit
+    mine = (unit.c.task_id == task.id, unit.c.series == run[0], unit.c.first_run == run[1])
+    query = sa.select(file.c.id, file.c.name).join(output, output.c.file_id == file.c.id)
+    query = query.join(unit, output.c.unit_id == unit.c.id).where(*mine, output.c.stream == HISTOGRAMS)
+    paths = [Path(verified_path(conn, row.id, row.name)) for row in conn.execute(query.order_by(unit.c.id))]
+    histograms = HistogramSet.merged(HistogramSet.from_bytes(path.read_bytes(), str(path)) for path in paths)
+    return Reported(histograms, _figures(conn, mine))
+
+
+def _figures(conn: sa.Connection, mine: tuple[sa.ColumnElement[bool], ...]) -> dict[str, float | None]:
+    unit, job, attempt = schema.unit, schema.job, schema.attempt
+    query = (
+        sa.select(attempt.c.figures)
+        .join(job, attempt.c.job_id == job.c.id)
+        .join(unit, job.c.unit_id == unit.c.id)
+    )
+    query = query.where(*mine, attempt.c.state == "accepted").order_by(unit.c.first_run, unit.c.first_section)
+    found: dict[str, float | None] = {}
+    for figures in conn.execute(query).scalars():
+        found.update(_flat(figures or {}))
+    return found
+
+
+def _flat(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers among figures; those of a fit stand under its calibration."""
+    groups: dict[str, Mapping[str, Any]] = defaultdict(dict)
+    groups[""] = {name: value for name, value in figures.items() if name not in ("fits", "statistics")}
+    groups |= {name: fit["figures"] for name, fit in figures.get("fits", {}).items()}
+    numbers = (int, float)
+    return {k: float(v) for group in groups.values() for k, v in group.items() if isinstance(v, numbers)}
