@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from support.orca_samples import sample
 
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.errors import FormatError
@@ -23,6 +22,7 @@ from orca.errors import RawDataError
 from orca.paths import PATHS
 from orca.readers import BANKS, DstReader, OfflineReader, OnlineReader
 from orca.samples import complete, geometry, initial
+from support.orca_samples import sample
 
 RUN_25291 = {
     "daq": "online/KM3NeT_00000267_00025291_JDAQEvent_JDAQSummaryslice.root",

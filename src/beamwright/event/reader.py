@@ -60,6 +60,13 @@ class Reader(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @classmethod  # noqa: B027 - most readers need nothing
+    def warm(cls) -> None:
+        """Import what opening files takes; a process that forks one child per job does it once for all.
+
+        No thread may be left running.
+        """
+
     def reopen(self) -> None:  # noqa: B027 - most readers have nothing to do
         """Prepare for reading in a forked process; needed where a file position is shared."""
 

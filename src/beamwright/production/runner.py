@@ -43,7 +43,10 @@ def warm(argv: list[str]) -> None:
 
     if "--job" in argv:
         job = json.loads(Path(argv[argv.index("--job") + 1]).read_bytes())
-        release.current(experiment.load(job["experiment"]).distributions)
+        chosen = experiment.load(job["experiment"])
+        release.current(chosen.distributions)
+        for name in {file["reader"] for file in job["inputs"]} & set(chosen.readers):
+            chosen.readers[name].warm()
 
 
 def command_of(argv: list[str]) -> list[str]:

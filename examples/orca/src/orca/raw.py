@@ -178,7 +178,7 @@ def open_root(path: Path) -> Any:
     if not path.is_file():
         raise RawDataError(path, "no such file", "Check the path in the run's registration")
     try:
-        uproot = _uproot()
+        uproot = import_uproot()
         file = uproot.open(path, handler=uproot.source.file.MemmapSource)  # the default starts threads
         file.keys()
     except Exception as error:
@@ -189,7 +189,7 @@ def open_root(path: Path) -> Any:
 
 def branch_bytes(branch: Any, prefix: int = 0) -> tuple[Array, Ints]:
     """Take a branch as bytes: flat u1 and offsets in bytes, with `prefix` bytes cut off each entry."""
-    uproot = _uproot()
+    uproot = import_uproot()
     interpretation = uproot.AsJagged(uproot.AsDtype("u1"), header_bytes=prefix)
     try:
         layout = branch.array(interpretation, library="ak").layout.to_ListOffsetArray64(True)
@@ -210,10 +210,11 @@ def packets(dq: Array) -> tuple[Array, Array]:
     return received, received == (dq >> 16) + 1
 
 
-def _uproot() -> Any:
+def import_uproot() -> Any:
+    """Import uproot, late: it costs a second and only readers of foreign files need it."""
     # uproot brings Arrow, whose allocator starts a thread when it is loaded: workers could not fork then
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
-    import uproot  # costs half a second: only readers of foreign files pay
+    import uproot
 
     return uproot
 

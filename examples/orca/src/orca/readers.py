@@ -47,6 +47,10 @@ class TelescopeReader(Reader):
         self.series, self.run = series, run
         self._indices: dict[str, Index] = {}
 
+    @classmethod
+    def warm(cls) -> None:
+        raw.import_uproot()
+
     def records(self) -> tuple[str, ...]:
         return tuple(self.BANKS_OF)
 

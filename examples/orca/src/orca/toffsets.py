@@ -9,12 +9,11 @@ are short, and without the prior the fit follows the noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import erf
 
 from orca.detx import CHANNELS
 from orca.jagged import Array, Floats, Ints, Table
@@ -32,7 +31,9 @@ NEAR_BINS = (6, 7)
 CORE_NS = 11.5
 MAX_OFFSET_NS, MAX_CHANGE_NS = 12.0, 2.5
 ROUNDS, TOLERANCE_NS = 60, 1e-4
+CORE_ROUNDS, CORE_TOLERANCE = 1000, 1e-5
 _SHIFT = 32
+_SQRT_2PI = math.sqrt(2.0 * math.pi)
 _FRAME_SPAN = 1 << 27
 
 
@@ -193,19 +194,38 @@ def near_differences(
 
 
 def fit_core(dt: Floats, count: Ints) -> Width:
-    """Fit a Gaussian plus flat background to time differences within ± 11.5 ns."""
+    """Fit a Gaussian plus flat background within ± 11.5 ns, by expectation maximisation."""
     if not len(dt):
         return Width(float("nan"), float("nan"), float("nan"), 0)
+    mean, sigma, share = 0.0, SIGMA_NS, 0.5
+    for _ in range(CORE_ROUNDS):
+        gauss = np.exp(-0.5 * ((dt - mean) / sigma) ** 2) / (sigma * _SQRT_2PI * _cut(mean, sigma)[0])
+        signal = share * gauss
+        weight = count * signal / (signal + (1.0 - share) / (2.0 * CORE_NS))
+        before = mean, sigma, share
+        share = float(weight.sum() / count.sum())
+        mean, sigma = _core_moments(dt, weight, mean, sigma)
+        if max(abs(mean - before[0]), abs(sigma - before[1]), abs(share - before[2])) < CORE_TOLERANCE:
+            break
+    return Width(sigma, mean, share, int(count.sum()))
 
-    def loss(p: Floats) -> float:
-        mean, sigma, share = p[0], abs(p[1]), 1.0 / (1.0 + np.exp(-p[2]))
-        inside = 0.5 * (erf((CORE_NS - mean) / (sigma * 2**0.5)) + erf((CORE_NS + mean) / (sigma * 2**0.5)))
-        gauss = np.exp(-0.5 * ((dt - mean) / sigma) ** 2) / (sigma * np.sqrt(2.0 * np.pi) * inside)
-        return float(-(count * np.log(share * gauss + (1.0 - share) / (2.0 * CORE_NS))).sum())
 
-    mean, sigma, logit = minimize(loss, [0.0, SIGMA_NS, 0.5], method="Nelder-Mead").x
-    share = 1.0 / (1.0 + np.exp(-logit))
-    return Width(abs(float(sigma)), float(mean), float(share), int(count.sum()))
+def _core_moments(dt: Floats, weight: Floats, mean: float, sigma: float) -> tuple[float, float]:
+    """Turn weighted moments into those of the whole Gaussian, whose tails the window cuts off."""
+    total = float(weight.sum())
+    seen = float((weight * dt).sum()) / total
+    spread = float((weight * (dt - seen) ** 2).sum()) / total
+    _, shift, shrink = _cut(mean, sigma)
+    return seen - sigma * shift, math.sqrt(spread / shrink)
+
+
+def _cut(mean: float, sigma: float) -> tuple[float, float, float]:
+    """Of a Gaussian cut to the window: the share inside, its shift (in σ), its variance (in σ²)."""
+    low, high = (-CORE_NS - mean) / sigma, (CORE_NS - mean) / sigma
+    inside = 0.5 * (math.erf(high / math.sqrt(2.0)) - math.erf(low / math.sqrt(2.0)))
+    at_low, at_high = (math.exp(-0.5 * x * x) / (_SQRT_2PI * inside) for x in (low, high))
+    shift = at_low - at_high
+    return inside, shift, 1.0 + low * at_low - high * at_high - shift**2
 
 
 def problems(new: TimeOffsets, previous: TimeOffsets) -> list[str]:
