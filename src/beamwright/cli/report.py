@@ -47,9 +47,15 @@ def compile_document(workspace: Workspace, production: str | None) -> dict[str, 
 def _figures(conn: sa.Connection, production: dict[str, Any]) -> list[dict[str, Any]]:
     from beamwright.production import experiment as experiments
     from beamwright.production.access import Access
+    from beamwright.production.figures import Figures
+    from beamwright.quality.references import load_references
+    from beamwright.report.judged import add_judged
 
-    make = experiments.load(production["experiment"]).figures
-    return make(Access(conn, production["name"])).document() if make else []
+    experiment = experiments.load(production["experiment"])
+    access = Access(conn, production["name"])
+    made = experiment.figures(access) if experiment.figures else Figures()
+    add_judged(made, access, load_references(experiment.references))
+    return made.document()
 
 
 def write_html(workspace: Workspace, document: dict[str, Any], output: Path | None = None) -> Path:

@@ -231,16 +231,14 @@ def _link(row: Row) -> Row:
     return {name: row[name] for name in names} | {"interval": views.interval_of(row)}
 
 
-def flat_figures(figures: Any) -> list[tuple[str, Any]]:
-    """Return what a link's calibrations say of their fits: the statistics and the figures, by name."""
-    found: list[tuple[str, Any]] = []
-    for name, told in sorted(figures.items()) if isinstance(figures, dict) else ():
-        if not isinstance(told, dict):
-            found.append((name, told))
-            continue
-        found += [(f"{name} {key}", told[key]) for key in ("statistics", "decision") if key in told]
-        found += [(f"{name} {key}", value) for key, value in sorted((told.get("figures") or {}).items())]
-    return [(name, value) for name, value in found if isinstance(value, int | float | str)]
+def flat_figures(told: Any) -> list[tuple[str, Any]]:
+    """Return what one fit says of itself: statistics, decision and its own figures, by name."""
+    if not isinstance(told, dict):
+        return [("value", told)]
+    own = told.get("figures") or {}
+    found = [(key, told[key]) for key in ("statistics", "decision") if key in told]
+    found += sorted(own.items()) if isinstance(own, dict) else []
+    return [(name, value) for name, value in found if value is None or isinstance(value, int | float | str)]
 
 
 def _conditions(conn: sa.Connection) -> list[Row]:

@@ -10,7 +10,7 @@ from beamwright.report import svg
 from beamwright.report.markup import Markup, tag
 
 Row = dict[str, Any]
-BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 148, 48, 62, 20
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 148, 48, 72, 20
 LANE, BAR = 18, 11
 
 
@@ -73,8 +73,13 @@ def _joined(nodes: dict[str, Row]) -> list[tuple[str, str, str]]:
         for name in node["inputs"]:
             source, _, stream = name.partition(".")
             found.setdefault((source, target), []).append(stream)
-    known = [(source, target, streams) for (source, target), streams in found.items() if source in nodes]
-    return [(source, target, ", ".join(filter(None, streams))) for source, target, streams in known]
+    known = [(source, target, [s for s in streams if s]) for (source, target), streams in found.items()]
+    return [(source, target, _stream_label(streams)) for source, target, streams in known if source in nodes]
+
+
+def _stream_label(streams: list[str]) -> str:
+    text = ", ".join(streams)
+    return text if len(text) <= 11 else f"{len(streams)} streams" if len(streams) > 1 else f"{text[:10]}…"
 
 
 def _edge(places: dict[str, tuple[int, int]], source: str, target: str, stream: str) -> Markup:

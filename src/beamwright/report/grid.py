@@ -45,13 +45,13 @@ def grid(conn: sa.Connection, production: Row) -> Row:
     tasks = views.tasks(conn, production["id"])
     chunks = {row["id"]: row for row in views.chunks(conn)}
     states = _states(conn, production["id"])
-    reach = _reach(production["spec"])
     rows = []
     for chunk_id, chunk in chunks.items():
+        steps = _applicable(tasks, production["spec"], chunk)
         cells = {
             task["step"]: _cell(states[chunk_id, task["step"]])
             for task in tasks
-            if (chunk_id, task["step"]) in states or _applies(reach.get(task["step"], []), chunk)
+            if (chunk_id, task["step"]) in states or (task["step"] in steps and task["state"] != "closed")
         }
         if cells:
             rows.append(_row(chunk, cells))
@@ -123,17 +123,23 @@ def _row(chunk: Row, cells: dict[str, Row]) -> Row:
     )
 
 
-def _reach(spec: Row) -> dict[str, list[Row]]:
-    """Return per step the datasets that it reads, directly or through other steps."""
-    reach: dict[str, list[Row]] = {dataset["name"]: [dataset] for dataset in spec.get("dataset", [])}
+def _applicable(tasks: list[Row], spec: Row, chunk: Row) -> set[str]:
+    """Return the steps that will take something of a chunk: by its dataset, then by its kinds of records."""
+    facts = {task["step"]: (task["config"] or {}).get("facts", {}) for task in tasks}
+    known = {dataset["name"] for dataset in spec.get("dataset", []) if _holds(dataset, chunk)}
     for step in spec.get("step", []):
-        reach[step["name"]] = [
-            dataset for name in step["inputs"] for dataset in reach.get(name.partition(".")[0], [])
-        ]
-    return reach
+        for name in step["inputs"]:
+            head, _, stream = name.partition(".")
+            if head in known and (stream or _has_records(facts.get(step["name"], {}), step["kind"], chunk)):
+                known.add(step["name"])
+    return known
 
 
-def _applies(datasets: list[Row], chunk: Row) -> bool:
-    return any(
-        d["tier"] == chunk["tier"] and chunk["run"] in d["runs"].get(chunk["series"], []) for d in datasets
-    )
+def _holds(dataset: Row, chunk: Row) -> bool:
+    return bool(dataset["tier"] == chunk["tier"] and chunk["run"] in dataset["runs"].get(chunk["series"], []))
+
+
+def _has_records(facts: Row, kind: str, chunk: Row) -> bool:
+    """A chain of calibrations takes every chunk; a path takes those with records of its kind."""
+    record = facts.get("record", "")
+    return kind == "calibrate" or not record or chunk["records"].get(record, 0) != 0

@@ -156,7 +156,11 @@ def drawn(section: Row | None) -> list[Markup]:
         parts.append(tag("div", [_value(value) for value in section["values"]], class_="values"))
     if section["plots"]:
         parts.append(tag("div", [_plot(plot) for plot in section["plots"]], class_="plots"))
-    return parts + [_figure_table(table) for table in section["tables"]]
+    small = [table for table in section["tables"] if _is_small(table)]
+    large = [table for table in section["tables"] if not _is_small(table)]
+    if small:
+        parts.append(tag("div", [_figure_table(table) for table in small], class_="tables"))
+    return parts + [_folded(table) for table in large]
 
 
 def short(digest: str | None) -> str:
@@ -258,7 +262,18 @@ def _figure_table(figure: Row) -> Markup:
     rows = [[pill(c) if c in ("good", "bad") else cell_text(c) for c in row] for row in figure["rows"]]
     drawn_table = table(figure["columns"], rows, numeric, caption=figure["title"], units=figure["units"])
     note = tag("p", figure["note"], class_="note") if figure["note"] else ""
-    return Markup(drawn_table + note)
+    return tag("div", drawn_table, note)
+
+
+def _is_small(figure: Row) -> bool:
+    return len(figure["columns"]) <= 6 and len(figure["rows"]) <= FOLDED
+
+
+def _folded(figure: Row) -> Markup:
+    if len(figure["rows"]) <= FOLDED:
+        return _figure_table(figure)
+    title = f"{figure['title']}: {len(figure['rows'])} rows"
+    return tag("details", tag("summary", title), _figure_table(figure))
 
 
 def _is_numeric(rows: Sequence[Sequence[Any]], column: int) -> bool:
@@ -306,43 +321,55 @@ def _graph(document: Row) -> Markup | None:
 
 
 def _chain(document: Row) -> list[Markup]:
+    """Return what each chunk got from its predecessor and gave on, and what the fits say of themselves."""
     links = document["calibration"]
+    roles = sorted({role for link in links for role in (link["result"] or {})})
     if not links:
         return []
     rows = [
         [
             link["step"],
-            f"{link['series']} {link['run']}",
-            interval_text(link["interval"]),
+            _chunk(link),
             pill(link["state"]),
-            _payloads(link["start"]),
-            _payloads(link["result"]),
-            _pairs(link["figures"]),
-            link["reason"],
+            *(_constants(link["start"].get(role), link["result"].get(role)) for role in roles),
+            tag("span", link["reason"], class_="faint"),
         ]
         for link in links
     ]
-    columns = ("step", "run", "interval", "state", "starts from", "gives", "figures", "reason")
-    return [
-        table(
-            columns,
-            rows,
-            caption="Rolling constants, run by run: each run starts from what its predecessor gave",
-        )
+    caption = "Rolling constants: each chunk starts from what the one before it gave"
+    chain = table(("step", "chunk", "state", *roles, "why"), rows, caption=caption)
+    return [chain, *_fits(links)]
+
+
+def _chunk(link: Row) -> list[Content]:
+    tail = tag("span", f" chunk {link['sequence']}", class_="faint") if link["sequence"] != 1 else ""
+    return [tag("span", f"series {link['series']} ", class_="faint"), tag("b", link["run"]), tail]
+
+
+def _constants(before: str | None, after: str | None) -> Markup:
+    """Return payloads as ``before → after``; constants that were kept are pale."""
+    if after is None or before == after:
+        return tag("div", tag("code", (after or before or "–")[:8]), " kept", class_="w faint")
+    return tag(
+        "div", tag("code", (before or "–")[:8]), " → ", tag("code", after[:8], class_="new"), class_="w"
+    )
+
+
+def _fits(links: list[Row]) -> list[Markup]:
+    """Return a folded table per calibration: a row per chunk, a column per figure."""
+    names = sorted({name for link in links for name in (link["figures"] or {})})
+    return [_fit(name, [link for link in links if name in (link["figures"] or {})]) for name in names]
+
+
+def _fit(name: str, links: list[Row]) -> Markup:
+    told = [dict(flat_figures(link["figures"][name])) for link in links]
+    columns = list(dict.fromkeys(key for figures in told for key in figures))
+    rows = [
+        [_chunk(link), *(cell_text(figures.get(key)) for key in columns)]
+        for link, figures in zip(links, told, strict=True)
     ]
-
-
-def _payloads(constants: Any) -> list[Content]:
-    if not isinstance(constants, dict) or not constants:
-        return ["–"]
-    return [
-        tag("div", f"{name} ", tag("code", str(value)[:10]), class_="w")
-        for name, value in sorted(constants.items())
-    ]
-
-
-def _pairs(figures: Any) -> list[Content]:
-    return [tag("div", f"{name} {cell_text(value)}", class_="w") for name, value in flat_figures(figures)]
+    shown = table(("chunk", *columns), rows, range(1, len(columns) + 1))
+    return tag("details", tag("summary", f"what the fits of {name} say, chunk by chunk"), shown)
 
 
 def _verdicts(document: Row) -> list[Markup]:

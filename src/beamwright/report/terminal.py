@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from beamwright.report import text
-from beamwright.report.document import TERMS, flat_figures, ledger_totals
+from beamwright.report.document import TERMS, ledger_totals
 
 Row = dict[str, Any]
 
@@ -52,22 +52,19 @@ def _titled(title: str, body: list[str]) -> list[str]:
 
 
 def _collections(document: Row) -> list[str]:
+    """Return the collections in the order of the steps that made them."""
+    order = {step["step"]: number for number, step in enumerate(document["steps"])}
+    found = sorted(document["collections"], key=lambda c: (order.get(c["step"], len(order)), c["name"]))
     rows = [
-        [
-            c["name"],
-            c["stream"],
-            c["events"],
-            c["size"],
-            (c["sha256"] or "")[:12],
-            _some(c["parents"]),
-        ]
-        for c in document["collections"]
+        [c["name"], c["events"], c["size"], (c["sha256"] or "")[:12], c["is_mc"], _some(c["parents"])]
+        for c in found
     ]
-    return text.table(("collection", "stream", "events", "bytes", "sha256", "parents"), rows) if rows else []
+    columns = ("collection", "events", "bytes", "sha256", "simulated", "parents")
+    return text.table(columns, rows) if rows else []
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 2 else f"{names[0]} and {len(names) - 1} more"
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more" if names else ""
 
 
 def _ledger(document: Row) -> list[str]:
@@ -79,34 +76,25 @@ def _ledger(document: Row) -> list[str]:
 
 
 def _links(document: Row) -> list[str]:
+    links = document["calibration"]
+    roles = sorted({role for link in links for role in (link["result"] or {})})
     rows = [
         [
             link["step"],
-            f"{link['series']}/{link['run']}",
+            chunk_name(link | {"is_mc": False}),
             link["state"],
-            _short(link["start"]),
-            _short(link["result"]),
-            _figures(link["figures"]),
+            *(_constants(link["start"].get(role), link["result"].get(role)) for role in roles),
             link["reason"],
         ]
-        for link in document["calibration"]
+        for link in links
     ]
-    return (
-        text.table(("step", "run", "state", "starts from", "gives", "figures", "reason"), rows)
-        if rows
-        else []
-    )
+    return text.table(("step", "run", "state", *roles, "why"), rows) if rows else []
 
 
-def _figures(figures: Any) -> str:
-    shown = [(name, value) for name, value in flat_figures(figures) if isinstance(value, int | float)]
-    return ", ".join(f"{name} {text.shown(value)}" for name, value in shown)
-
-
-def _short(constants: Any) -> str:
-    if not isinstance(constants, dict):
-        return text.shown(constants)
-    return ", ".join(f"{name.rpartition('/')[2]} {str(value)[:8]}" for name, value in constants.items())
+def _constants(before: str | None, after: str | None) -> str:
+    if after is None or before == after:
+        return f"{(after or before or '–')[:8]} kept"
+    return f"{(before or '–')[:8]} → {after[:8]}"
 
 
 def _section(section: Row) -> list[str]:

@@ -1,0 +1,78 @@
+"""Histograms drawn against the references that judge them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from beamwright.core.histogram import Histogram
+from beamwright.production.access import Access
+from beamwright.production.figures import Curve, Figures, Plot, Section
+from beamwright.quality.checks import Check, check_histogram
+from beamwright.quality.references import HistogramLimits, References
+
+QUALITY = "quality"
+Found = dict[str, Histogram]
+
+
+def add_judged(figures: Figures, access: Access, references: References) -> None:
+    """Draw every histogram with a reference in the section on quality, with band and verdict.
+
+    A plot that the experiment drew under the histogram's title gets these instead of a second plot.
+    """
+    drawn = [(limits, _histograms(access, limits)) for limits in references.histogram]
+    drawn = [(limits, found) for limits, found in drawn if found]
+    if not drawn:
+        return
+    section = next((s for s in figures.sections if s.name == QUALITY), None)
+    section = section or figures.section(QUALITY, "Data quality", "Histograms against their references.")
+    for limits, found in drawn:
+        _place(section, limits, found)
+
+
+def _place(section: Section, limits: HistogramLimits, found: Found) -> None:
+    title = next(iter(found.values())).title or limits.name
+    plot = next((p for p in section.plots if p.title == title), None)
+    judged = _judged(plot or _overlay(title, found), limits, found)
+    if plot is None:
+        section.plots.append(judged)
+    else:
+        section.plots[section.plots.index(plot)] = judged
+
+
+def _histograms(access: Access, limits: HistogramLimits) -> Found:
+    """Return the histogram of each series of the step, summed over its runs, where it has entries."""
+    series = sorted({collection.series for collection in access.collections(step=limits.step or None)})
+    sets = {name: access.histograms(limits.step, series=name) for name in series}
+    chosen = {name: held[limits.name] for name, held in sets.items() if limits.name in held}
+    return {
+        name: histogram
+        for name, histogram in chosen.items()
+        if histogram.entries and len(histogram.axes) == 1
+    }
+
+
+def _overlay(title: str, found: Found) -> Plot:
+    curves = [Curve.histogram(h, f"series {name}", density=len(found) > 1) for name, h in found.items()]
+    label = next(iter(found.values())).axes[0].label
+    return Plot.of(title, label, "share" if len(found) > 1 else "entries", curves)
+
+
+def _judged(plot: Plot, limits: HistogramLimits, found: Found) -> Plot:
+    checks = {name: check_histogram(histogram, limits) for name, histogram in found.items()}
+    bands = ((*limits.mean, "where the mean should lie"),) if limits.mean else plot.bands
+    told = [f"series {name}: {text}" for name, done in checks.items() if (text := _told(done))]
+    note = "; ".join([*([plot.note] if plot.note else []), *told])
+    return replace(
+        plot, bands=bands, verdict=_worst(check for done in checks.values() for check in done), note=note
+    )
+
+
+def _worst(checks: Iterable[Check]) -> str:
+    outcomes = {check.outcome for check in checks}
+    return "bad" if "bad" in outcomes else "good" if "good" in outcomes else ""
+
+
+def _told(checks: Iterable[Check]) -> str:
+    shown = [f"{c.quantity} {c.value:.3g}" for c in checks if c.value is not None and c.outcome != "unknown"]
+    return ", ".join(shown)
