@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +15,11 @@ import awkward as ak
 import numpy as np
 import pytest
 
+from beamwright.core.errors import FormatError
 from beamwright.event.rntuple import (
     FileWriter,
     NTupleFile,
-    Schema,
-    collection,
-    leaf,
-    record,
     seal_cluster,
-    string,
-    vector,
     verify,
 )
 from support.tuples import LEAVES, SAMPLE, same_columns, sample_arrays, write_file
@@ -120,7 +117,7 @@ def test_files_of_uproot_are_read(tmp_path):
         assert (file.n_entries, len(file.clusters), file.is_own) == (200, 2, False)
         found = file.read()
         assert "fixed" in file.layout.unsupported
-        with pytest.raises(Exception, match="fixed cannot be read: fixed-size array"):
+        with pytest.raises(FormatError, match="fixed cannot be read: fixed-size array"):
             file.read(["fixed"])
     assert found["x"].tolist() == [*range(100)] * 2
     assert found["n"][:100].tolist() == data["n"].tolist()
@@ -135,12 +132,36 @@ def test_files_of_uproot_are_read(tmp_path):
     assert checked.unchecked_pages == checked.n_pages
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_files_raise_format_errors_and_nothing_else(sample, tmp_path, seed):
+    foreign, path = tmp_path / "foreign.root", tmp_path / "damaged.root"
+    with uproot.recreate(foreign) as file:
+        lists = ak.Array([[float(k)] * (k % 4) for k in range(100)])
+        file.mkrntuple(
+            "data", {"x": np.arange(100), "lists": lists, "text": ak.Array([f"e{k}" for k in range(100)])}
+        )
+    chooser = random.Random(seed)
+    for source in (sample, foreign):
+        whole = source.read_bytes()
+        for _ in range(60):
+            data = bytearray(whole)
+            at = chooser.randrange(len(data) - 8)
+            damage = [b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", chooser.randbytes(8), b""][
+                chooser.randrange(5)
+            ]
+            data[at : at + len(damage) if damage else len(data)] = damage
+            path.write_bytes(data)
+            verify(path)
+            with contextlib.suppress(FormatError), NTupleFile(path) as file:
+                file.read()
+
+
 # --- ROOT, in a process of its own
 
 READ = """
 import json, sys
 import ROOT
-path, out = sys.argv[1:]
+path, large, out = sys.argv[1:]
 result = {}
 reader = ROOT.RNTupleReader.Open("events", path)
 result["entries"] = reader.GetNEntries()
@@ -169,6 +190,7 @@ rows = frame.Define("rows", "(int)Hit.t.size()").Define("chars", "(int)tag.size(
 rows = rows.Define("samples", "int n = 0; for (auto &s : Hit.samples) n += s.size(); return n;")
 for name in ("rows", "chars", "samples", "l_u4", "Header.good"):
     result["sum " + name] = float(rows.Sum(name).GetValue())
+result["large"] = int(ROOT.RDataFrame("events", large).Define("n", "(int)Hit.t.size()").Sum("n").GetValue())
 file = ROOT.TFile.Open(path)
 result["uuid"] = str(file.GetUUID().AsString())
 result["metadata"] = json.loads(str(file.Get("metadata").GetString()))
@@ -178,7 +200,7 @@ json.dump(result, open(out, "w"))
 WRITE = """
 import sys
 import ROOT
-for path, compression in zip(sys.argv[1::2], sys.argv[2::2]):
+for path, compression in zip(sys.argv[3::2], sys.argv[4::2]):
     model = ROOT.RNTupleModel.Create()
     model.MakeField["std::int32_t"]("run", "run number")
     model.MakeField["std::uint64_t"]("event")
@@ -213,6 +235,58 @@ for path, compression in zip(sys.argv[1::2], sys.argv[2::2]):
     del entry, writer
 """
 
+SPECIAL = r"""
+ROOT.gInterpreter.Declare(r'''
+#include <ROOT/RField.hxx>
+#include <ROOT/RNTupleModel.hxx>
+#include <ROOT/RNTupleWriter.hxx>
+#include <map>
+#include <optional>
+#include <set>
+#include <variant>
+void late(const char *path) {
+   auto model = ROOT::RNTupleModel::Create();
+   auto a = model->MakeField<float>("a");
+   auto writer = ROOT::RNTupleWriter::Recreate(std::move(model), "data", path);
+   for (int i = 0; i < 10; i++) { *a = i; writer->Fill(); }
+   writer->CommitCluster();
+   auto updater = writer->CreateModelUpdater();
+   updater->BeginUpdate();
+   auto b = updater->MakeField<int>("b");
+   updater->CommitUpdate();
+   for (int i = 10; i < 20; i++) { *a = i; *b = i; writer->Fill(); }
+}
+void special(const char *path) {
+   auto model = ROOT::RNTupleModel::Create();
+   auto d32 = model->MakeField<Double32_t>("d32");
+   auto v = model->MakeField<std::vector<float>>("v");
+   auto half = std::make_unique<ROOT::RField<float>>("half");
+   half->SetHalfPrecision();
+   model->AddField(std::move(half));
+   auto cut = std::make_unique<ROOT::RField<float>>("cut");
+   cut->SetTruncated(20);
+   model->AddField(std::move(cut));
+   model->AddProjectedField(std::make_unique<ROOT::RField<ROOT::RNTupleCardinality<std::uint64_t>>>("nv"),
+                            [](const std::string &) { return "v"; });
+   auto o = model->MakeField<std::optional<float>>("o");
+   auto p = model->MakeField<std::pair<float, int>>("p");
+   auto names = model->MakeField<std::map<std::string, float>>("names");
+   auto either = model->MakeField<std::variant<int, float>>("either");
+   auto c = model->MakeField<char>("c");
+   auto h = model->GetDefaultEntry().GetPtr<float>("half");
+   auto writer = ROOT::RNTupleWriter::Recreate(std::move(model), "data", path);
+   for (int i = 0; i < 10; i++) {
+      *d32 = i / 4.; v->assign(i % 3, i); *h = i / 2.; *p = {i, -i}; *either = i; *c = -i;
+      if (i % 2) *o = i; else o->reset();
+      names->clear(); (*names)["k" + std::to_string(i)] = i;
+      writer->Fill();
+   }
+}
+''')
+ROOT.late(sys.argv[1])
+ROOT.special(sys.argv[2])
+"""
+
 
 def run_root(script, *arguments):
     """Run a ROOT script apart; ROOT installs signal handlers and its own views of memory."""
@@ -222,9 +296,21 @@ def run_root(script, *arguments):
 
 
 @pytest.fixture(scope="module")
-def seen_by_root(sample, tmp_path_factory):
+def large(tmp_path_factory):
+    """Write a sparse file whose pages lie beyond 5 GiB."""
+    path = tmp_path_factory.mktemp("large") / "large.root"
+    with path.open("wb") as out:
+        writer = FileWriter(out, SAMPLE)
+        writer._position = 5 << 30
+        writer.append(seal_cluster(SAMPLE, sample_arrays(100, 5)))
+        writer.close({})
+    return path
+
+
+@pytest.fixture(scope="module")
+def seen_by_root(sample, large, tmp_path_factory):
     out = tmp_path_factory.mktemp("root") / "seen.json"
-    run_root(READ, sample, out)
+    run_root(READ, sample, large, out)
     return json.loads(out.read_text())
 
 
@@ -288,11 +374,72 @@ def test_files_of_root_are_read(root_files, compression):
 
 
 @pytest.fixture(scope="module")
-def root_files(tmp_path_factory):
+def written_by_root(tmp_path_factory):
+    """Let one process of ROOT write all files: four compressions of common types, and the special ones."""
     directory = tmp_path_factory.mktemp("written")
+    special = directory / "late.root", directory / "special.root"
     paths = {compression: directory / f"{compression}.root" for compression in (0, 101, 207, 505)}
-    run_root(WRITE, *(word for compression, path in paths.items() for word in (path, compression)))
-    return paths
+    run_root(
+        WRITE + SPECIAL,
+        *special,
+        *(word for compression, path in paths.items() for word in (path, compression)),
+    )
+    return paths, special
+
+
+@pytest.fixture(scope="module")
+def root_files(written_by_root):
+    return written_by_root[0]
+
+
+@pytest.fixture(scope="module")
+def special_files(written_by_root):
+    return written_by_root[1]
+
+
+@pytest.mark.root
+@needs_root
+def test_columns_that_root_added_later_are_refused_and_the_others_read(special_files):
+    with NTupleFile(special_files[0]) as file:
+        assert file.read()["a"].tolist() == list(range(20))
+        with pytest.raises(FormatError, match="b cannot be read: column added after the first event"):
+            file.read(["b"])
+    assert verify(special_files[0]).ok
+
+
+@pytest.mark.root
+@needs_root
+def test_less_common_types_of_root_are_read_or_named(special_files):
+    with NTupleFile(special_files[1]) as file:
+        found = file.read()
+        assert set(file.layout.unsupported) == {"cut", "either", "nv"}
+        for name in ("cut", "either", "nv"):
+            with pytest.raises(FormatError, match=f"column {name} cannot be read"):
+                file.read([name])
+    k = np.arange(10)
+    assert np.array_equal(found["d32"], k / 4)
+    assert np.array_equal(found["half"], (k / 2).astype("f4"))
+    assert np.array_equal(np.diff(found["v@0"]), k % 3)
+    assert found["o"].tolist() == [1, 3, 5, 7, 9]
+    assert np.array_equal(found["p._1"], -k)
+    assert found["names._0"].tobytes() == b"k0k1k2k3k4k5k6k7k8k9"
+    assert np.array_equal(found["c"], -k)
+    checked = verify(special_files[1])
+    assert checked.problems == []
+    assert checked.unchecked_pages == 0
+
+
+@pytest.mark.root
+@needs_root
+def test_a_flip_in_a_column_that_is_not_read_is_found(special_files, tmp_path):
+    data = bytearray(special_files[1].read_bytes())
+    with NTupleFile(special_files[1]) as file:
+        number = [file.description.fields[c.field_id].name for c in file.description.columns].index("cut")
+        offset = int(file.clusters[0].columns[number].pages["offset"][0])
+    data[offset + 2] ^= 1
+    path = tmp_path / "flipped.root"
+    path.write_bytes(data)
+    assert "page 0 of column cut in cluster 0" in verify(path).problems[0]
 
 
 @pytest.mark.root
@@ -329,19 +476,6 @@ def test_hadd_merges_our_files(sample, whole, tmp_path, mode):
 
 @pytest.mark.root
 @needs_root
-def test_root_reads_beyond_four_gigabytes(tmp_path):
-    schema = Schema([leaf("l_u4", "u4"), record("Header", [leaf("good", "bool")]), string("tag"),
-                     collection("Hit", [leaf("t", "f4"), vector("samples", "u2")])])  # fmt: skip
-    path = tmp_path / "large.root"
-    batch = sample_arrays(100, 5, schema)
-    with path.open("wb") as out:
-        writer = FileWriter(out, schema)
-        writer._position = 5 << 30
-        writer.append(seal_cluster(schema, batch))
-        writer.close({})
-    script = (
-        "import ROOT, sys\n"
-        "frame = ROOT.RDataFrame('events', sys.argv[1])\n"
-        "assert int(frame.Define('n', '(int)Hit.t.size()').Sum('n').GetValue()) == int(sys.argv[2])\n"
-    )
-    run_root(script, path, int(batch["Hit@0"][-1]))
+def test_root_reads_beyond_four_gigabytes(seen_by_root, large):
+    with NTupleFile(large) as file:
+        assert seen_by_root["large"] == len(file.read(["Hit.t"])["Hit.t"])

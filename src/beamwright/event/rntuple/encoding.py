@@ -197,9 +197,9 @@ def _unpack(method: bytes, data: memoryview, size: int) -> bytes:
                 raise FormatError(f"a compressed block does not hold {size} bytes", hint=DAMAGED)
             return _decompressor().decompress(data, max_output_size=size)
         if method == b"ZL\x08":
-            return zlib.decompress(data, bufsize=max(size, 1))
+            return zlib.decompressobj().decompress(data, size + 1)
         if method == b"XZ\x00":
-            return lzma.decompress(data)
+            return lzma.LZMADecompressor().decompress(data, size + 1)
     except (zstandard.ZstdError, zlib.error, lzma.LZMAError, EOFError) as error:
         raise FormatError(f"a block does not unpack: {error}", hint=DAMAGED) from error
     raise FormatError(

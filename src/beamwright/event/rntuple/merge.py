@@ -21,7 +21,8 @@ from beamwright.core.errors import FormatError, SchemaMismatchError
 from beamwright.event.rntuple import tfile
 from beamwright.event.rntuple.cluster import CHECKSUM, CLUSTER_BYTES, SealedCluster, seal_cluster, split_spans
 from beamwright.event.rntuple.columns import join_columns
-from beamwright.event.rntuple.reader import NTupleFile, count_elements, located, page_extents
+from beamwright.event.rntuple.file import count_elements, located, page_extents
+from beamwright.event.rntuple.reader import NTupleFile
 from beamwright.event.rntuple.schema import Array, Schema
 from beamwright.event.rntuple.wire import PAGE
 from beamwright.event.rntuple.writer import FileWriter
@@ -147,6 +148,7 @@ class _Merger:
             np.cumsum(cluster.counts) - cluster.counts, cluster.counts
         )
         extents = page_extents(cluster.pages)
+        keys = [column.key for column in source.schema.columns]
 
         def put(key: tfile.Key, first: int, last: int) -> None:
             self.writer.write_at(key.position, key.head())
@@ -155,7 +157,7 @@ class _Merger:
                 found: list[bytes] = []
                 with located(source.path):
                     block = source.block(
-                        int(column_of[low]), part.cluster, extents[low:high], int(page_of[low]), found
+                        keys[column_of[low]], part.cluster, extents[low:high], int(page_of[low]), found
                     )
                 cluster.checksums[low:high] = np.frombuffer(b"".join(found), CHECKSUM)
                 self.writer.write_at(position, block)

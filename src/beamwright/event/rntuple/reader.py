@@ -1,154 +1,29 @@
-"""Read tuple files: lazily by column and event range, every page checked before use."""
+"""Read columns of tuple files: lazily by column and event range, every page checked before use."""
 
 from __future__ import annotations
 
-import json
 import os
-import struct
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import numpy as np
-import xxhash
 
-from beamwright.core.canonical import canonical_json, sha256_hex
-from beamwright.core.errors import ChecksumError, FormatError, UnknownNameError
-from beamwright.event.rntuple import tfile
-from beamwright.event.rntuple.encoding import DAMAGED, ENCODINGS, Buffer, Encoding, decode, decompress
+from beamwright.core.errors import FormatError, UnknownNameError
+from beamwright.event.rntuple.encoding import DAMAGED, ENCODINGS, Encoding, decode, decompress
+from beamwright.event.rntuple.file import TupleFile, count_elements, located
 from beamwright.event.rntuple.layout import Layout, build_layout
 from beamwright.event.rntuple.schema import Array, ColumnData, Schema
-from beamwright.event.rntuple.wire import (
-    WRITER,
-    ClusterPages,
-    ColumnPages,
-    read_footer,
-    read_header,
-    read_page_list,
-)
-from beamwright.event.rntuple.writer import METADATA_KEY
+from beamwright.event.rntuple.wire import ColumnPages
 
 Range = tuple[int, int]
-EMPTY = bytearray()
-MIN_SCRATCH = 1 << 20
-_scratch = threading.local()
 
 
-@contextmanager
-def located(path: Path) -> Iterator[None]:
-    """Name the file in every format error raised inside; bytes that make no sense are one too."""
-    try:
-        yield
-    except FormatError as error:
-        if str(path) in error.message:
-            raise
-        raise type(error)(f"{path}: {error.message}", hint=error.hint, **error.data) from error
-    except (struct.error, IndexError, OverflowError) as error:
-        raise FormatError(f"{path}: a record cannot be read", hint=DAMAGED) from error
-
-
-def count_elements(pages: Array) -> int:
-    """Return the elements in the pages of a list."""
-    return int(np.abs(pages["elements"].astype(np.int64)).sum())
-
-
-def page_extents(pages: Array) -> Array:
-    """Return begin, stored size and end (behind the checksum, if any) of pages, int64, one row per page."""
-    begins = pages["offset"].astype(np.int64)
-    sizes = pages["size"].astype(np.int64)
-    return np.stack([begins, sizes, begins + sizes + 8 * (pages["elements"] < 0)], axis=1)
-
-
-class NTupleFile:
-    """One tuple of a ROOT file, open for reading; threads may share it.
-
-    ``name`` chooses among several tuples. Opening checks anchor, header and footer; page lists are read and
-    checked when first needed, pages when read.
-    """
+class NTupleFile(TupleFile):
+    """The columns of one tuple of a ROOT file; see ``TupleFile`` for what is checked when."""
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
-        self.path = Path(path)
+        super().__init__(path, name)
         self._recent: dict[int, tuple[int, int, Array]] = {}
-        self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with located(self.path):
-                self._open(name)
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self, name: str | None) -> None:
-        self.size = os.fstat(self.fd).st_size
-        end, begin, names = tfile.read_file_header(self.pread(0, min(self.size, 100)))
-        if end > self.size:
-            raise FormatError(f"the file has {self.size} bytes, its head says {end}", hint=DAMAGED)
-        keys, keys_size, self.uuid = tfile.read_directory(self.pread(begin + names, 60))
-        self.keys = tfile.read_key_list(self.pread(keys, keys_size))
-        self.anchor_key = self._find_anchor(name)
-        self.name = self.anchor_key.name
-        self.anchor = tfile.read_anchor(self.payload(self.anchor_key))
-        at = self.anchor
-        header = self.envelope(at.header_offset, at.header_size, at.header_length)
-        _, self.writer, self.description, self.header_checksum = read_header(header)
-        footer = self.envelope(at.footer_offset, at.footer_size, at.footer_length)
-        self.groups = read_footer(footer, self.header_checksum, self.description)
-
-    def _find_anchor(self, name: str | None) -> tfile.Key:
-        anchors = {key.name: key for key in self.keys if key.class_name == tfile.ANCHOR_CLASS}
-        if not anchors:
-            raise FormatError("the file holds no RNTuple", hint="convert it, or name another file")
-        if name is not None and name not in anchors:
-            raise UnknownNameError(f"tuple of {self.path}", name, anchors)
-        return next(iter(anchors.values())) if name is None else anchors[name]
-
-    # --- bytes
-
-    def pread(self, offset: int, size: int) -> bytes:
-        """Read bytes of the file; raise FormatError beyond its end."""
-        if offset < 0 or size < 0 or offset + size > self.size:
-            raise FormatError(f"the file ends before byte {offset + size}", hint=DAMAGED)
-        data = os.pread(self.fd, size, offset)
-        while len(data) < size:
-            more = os.pread(self.fd, size - len(data), offset + len(data))
-            if not more:
-                raise FormatError("the file was truncated while it was read", hint=DAMAGED)
-            data += more
-        return data
-
-    def _pread_scratch(self, offset: int, size: int) -> memoryview:
-        """Read into this thread's buffer: fresh memory for every read would cost more than the read."""
-        if offset < 0 or offset + size > self.size:
-            raise FormatError(f"the file ends before byte {offset + size}", hint=DAMAGED)
-        buffer: bytearray = getattr(_scratch, "buffer", EMPTY)
-        if len(buffer) < size:
-            buffer = _scratch.buffer = bytearray(max(MIN_SCRATCH, 1 << size.bit_length()))
-        view = memoryview(buffer)[:size]
-        done = 0
-        while done < size:
-            count = os.preadv(self.fd, [view[done:]], offset + done)
-            if not count:
-                raise FormatError("the file was truncated while it was read", hint=DAMAGED)
-            done += count
-        return view
-
-    def payload(self, key: tfile.Key) -> Buffer:
-        """Read the object of a listed key."""
-        return decompress(self.pread(key.data, key.payload), key.unpacked)
-
-    def envelope(self, offset: int, size: int, length: int) -> Buffer:
-        """Read and unpack an envelope."""
-        return decompress(self.pread(offset, size), length)
-
-    # --- what the file says of itself
-
-    @property
-    def is_own(self) -> bool:
-        """Return whether this package wrote the file."""
-        return bool(self.writer == WRITER)
 
     @cached_property
     def layout(self) -> Layout:
@@ -159,58 +34,6 @@ class NTupleFile:
     def schema(self) -> Schema:
         """Return the schema: all fields that can be read."""
         return self.layout.schema
-
-    @property
-    def n_entries(self) -> int:
-        """Return the number of events."""
-        return sum(group.span for group in self.groups)
-
-    @cached_property
-    def clusters(self) -> list[ClusterPages]:
-        """Return the clusters of the file in event order."""
-        found: list[ClusterPages] = []
-        for group in self.groups:
-            with located(self.path):
-                data = self.envelope(group.offset, group.size, group.length)
-                found += read_page_list(data, self.header_checksum)
-        position = 0
-        for number, cluster in enumerate(found):
-            if cluster.first_entry != position:
-                raise FormatError(f"{self.path}: cluster {number} begins at another event", hint=DAMAGED)
-            position += cluster.n_entries
-        if position != self.n_entries:
-            raise FormatError(f"{self.path}: clusters and groups count different events", hint=DAMAGED)
-        return found
-
-    @cached_property
-    def metadata_record(self) -> dict[str, object]:
-        """Return the metadata record with its digests; empty for files of other writers."""
-        keys = [key for key in self.keys if key.class_name == tfile.STRING_CLASS and key.name == METADATA_KEY]
-        if not keys:
-            return {}
-        with located(self.path):
-            text = tfile.read_string(self.payload(keys[0]))
-        try:
-            record = json.loads(text)
-            entries, digest = record["metadata"], record["sha256"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{self.path}: the metadata record cannot be read", hint=DAMAGED) from error
-        if sha256_hex(canonical_json(entries)) != digest:
-            raise ChecksumError(f"{self.path}: the checksum of the metadata does not match", hint=DAMAGED)
-        return dict(record)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Return the metadata entries that the writer was given; empty for files of other writers.
-
-        Mergers that do not know the record copy it from their inputs, where it was true.
-        """
-        if not self.is_own:
-            return {}
-        entries = self.metadata_record.get("metadata", {})
-        return dict(entries) if isinstance(entries, dict) else {}
-
-    # --- columns
 
     def cluster_bytes(self, cluster: int) -> int:
         """Return the in-memory bytes of a cluster, from its page table."""
@@ -337,7 +160,8 @@ class NTupleFile:
             key = self.schema.columns[number].key
             raise FormatError(f"column {key} has too few elements in cluster {cluster}", hint=DAMAGED)
         begin, stop = int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, last, "left")) + 1
-        stored = self.fetch(number, cluster, column.pages, begin, stop)
+        what = self.schema.columns[number].key
+        stored = self.fetch(what, cluster, column.pages, begin, stop)
         position = int(ends[begin] - counts[begin])
         for data, count in zip(stored, counts[begin:stop].tolist(), strict=True):
             page = decompress(data, encoding.page_bytes(count))
@@ -359,72 +183,3 @@ class NTupleFile:
         values = recent[2][first - recent[1] :][: len(out)]
         out[: len(values)] = values
         return first + len(values), out[len(values) :]
-
-    def fetch(
-        self,
-        number: int,
-        cluster: int,
-        pages: Array,
-        begin: int,
-        stop: int,
-        checksums: list[bytes] | None = None,
-    ) -> list[memoryview]:
-        """Read stored pages in as few reads as possible and check their checksums.
-
-        The views are valid until this thread reads again. The checksums are appended to ``checksums`` as the
-        file has them, empty where a page has none.
-        """
-        if begin == stop:
-            return []
-        extents = page_extents(pages[begin:stop])
-        if not (extents[1:, 0] == extents[:-1, 2]).all():
-            # the buffer is used again for each page, so each is copied out
-            single = (self.fetch(number, cluster, pages, i, i + 1, checksums)[0] for i in range(begin, stop))
-            return [memoryview(bytes(page)) for page in single]
-        block = self.block(number, cluster, extents, begin, checksums)
-        base = int(extents[0, 0])
-        return [block[offset - base : offset - base + size] for offset, size, _ in extents.tolist()]
-
-    def block(
-        self, number: int, cluster: int, extents: Array, first: int, checksums: list[bytes] | None = None
-    ) -> memoryview:
-        """Read pages that lie one behind the other, checksums between them, and check them.
-
-        ``first`` is the number of the first page. The view is valid until this thread reads again.
-        """
-        base = int(extents[0, 0])
-        block = self._pread_scratch(base, int(extents[-1, 2]) - base)
-        for page, (offset, size, end) in enumerate(extents.tolist(), first):
-            checksum = bytes(block[offset - base + size : end - base])
-            data = block[offset - base : offset - base + size]
-            if checksum and xxhash.xxh3_64_digest(data)[::-1] != checksum:
-                raise self._bad_page(number, cluster, page, offset)
-            if checksums is not None:
-                checksums.append(checksum)
-        return block
-
-    def _bad_page(self, number: int, cluster: int, page: int, offset: int) -> ChecksumError:
-        key = self.schema.columns[number].key
-        return ChecksumError(
-            f"{self.path}: the checksum of page {page} of column {key} in cluster {cluster} "
-            f"(byte {offset}) does not match",
-            hint=DAMAGED,
-            column=key,
-            cluster=cluster,
-            page=page,
-            offset=offset,
-        )
-
-    def close(self) -> None:
-        """Close the file; harmless when closed already."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

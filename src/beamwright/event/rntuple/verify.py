@@ -18,7 +18,8 @@ from beamwright.core.canonical import canonical_json
 from beamwright.core.errors import FormatError
 from beamwright.event.rntuple import tfile
 from beamwright.event.rntuple.encoding import DAMAGED, Buffer
-from beamwright.event.rntuple.reader import NTupleFile, count_elements, located, page_extents
+from beamwright.event.rntuple.file import count_elements, located, page_extents
+from beamwright.event.rntuple.reader import NTupleFile
 from beamwright.event.rntuple.schema import Array
 from beamwright.event.rntuple.writer import seal_of
 
@@ -52,7 +53,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     """
     result = Verification(Path(path))
     try:
-        with NTupleFile(path) as file:
+        with NTupleFile(path) as file, located(result.path):
             _verify(file, result)
     except FormatError as error:
         result.problems.append(error.message)
@@ -77,18 +78,28 @@ def _verify(file: NTupleFile, result: Verification) -> None:
 
 
 def _verify_pages(file: NTupleFile, cluster: int, result: Verification, checksums: list[bytes]) -> None:
-    for number in range(len(file.schema.columns)):
+    """Check the pages of all columns, also of those that the schema leaves out."""
+    names = column_names(file)
+    for number, column in enumerate(file.clusters[cluster].columns):
         if len(result.problems) >= MAX_PROBLEMS:
             return
+        before = len(checksums)
         try:
             with located(file.path):
-                _, column = file.stored(number, cluster)
-                before = len(checksums)
-                file.fetch(number, cluster, column.pages, 0, len(column.pages), checksums)
-                result.n_pages += len(column.pages)
-                result.unchecked_pages += sum(not checksum for checksum in checksums[before:])
+                file.fetch(names[number], cluster, column.pages, 0, len(column.pages), checksums)
         except FormatError as error:
             result.problems.append(error.message)
+        result.n_pages += len(column.pages)
+        result.unchecked_pages += sum(not checksum for checksum in checksums[before:])
+
+
+def column_names(file: NTupleFile) -> dict[int, str]:
+    """Return a name for each physical column: its key, or its field's name where the schema leaves it out."""
+    fields = file.description.fields
+    names = {number: fields[column.field_id].name for number, column in enumerate(file.description.columns)}
+    for column, candidates in zip(file.schema.columns, file.layout.physical, strict=True):
+        names |= dict.fromkeys(candidates, column.key)
+    return names
 
 
 def _verify_starts(file: NTupleFile, result: Verification) -> None:
