@@ -44,6 +44,9 @@ def process(path: Path) -> int:
         (scratch / "progress.json").write_text('{"events": 7}')
         print("sleeping", flush=True)
         time.sleep(60)
+    if wish == "nap":
+        print("napping", flush=True)
+        time.sleep(1.0)
     if wish == "eat":
         hoard = [bytearray(1 << 20) for _ in range(400)]
         time.sleep(30 + len(hoard))

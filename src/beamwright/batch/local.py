@@ -35,10 +35,11 @@ WRAPPER = (sys.executable, "-m", "beamwright.batch.wrapper")
 
 @dataclass
 class _Slot:
-    """One serving wrapper and the id of the job that it has."""
+    """One serving wrapper and the id of the job that it has; one that was told to end gets no further job."""
 
     process: subprocess.Popen[bytes]
     job: str = ""
+    is_ending: bool = False
     buffer: bytes = b""
 
     @property
@@ -106,6 +107,7 @@ class LocalScheduler:
                 self._remember(batch_id)
             for slot in self._slots:
                 if slot.job in wanted:
+                    slot.is_ending = True
                     slot.process.terminate()
 
     def wait(self, seconds: float) -> bool:
@@ -145,8 +147,9 @@ class LocalScheduler:
     def _dispatch(self) -> None:
         """Give queued jobs to idle wrappers; make wrappers as long as there are fewer than slots."""
         while self._queue and not self._closing:
-            slot = next((s for s in self._slots if not s.job), None)
-            if slot is None and len(self._slots) < self.slots:
+            working = [slot for slot in self._slots if not slot.is_ending]
+            slot = next((slot for slot in working if not slot.job), None)
+            if slot is None and len(working) < self.slots:
                 slot = self._new_slot()
             if slot is None:
                 return

@@ -18,13 +18,14 @@ class Expected:
 
     ``records`` holds, by input record kind, the number to be read where it is known; it is empty for a
     merge. ``events`` holds, by stream, the events that were found in its file; ``declared`` every stream
-    of the unit.
+    of the unit; ``prescaled`` the record kinds that are prescaled.
     """
 
     interval: Interval
     records: Mapping[str, int | None]
     events: Mapping[str, int]
     declared: frozenset[str]
+    prescaled: frozenset[str] = frozenset()
 
 
 def problems(
@@ -37,6 +38,8 @@ def problems(
     counts = Counter((line["record"], line["stream"]) for line in lines)
     found = [f"{record}/{stream} has {n} lines" for (record, stream), n in counts.items() if n > 1]
     bad = Counter(record for record, _ in {(q["record"], q["key"]) for q in quarantined})
+    drawn = Counter(record for record, _ in {(line["record"], line["prescaled"]) for line in lines})
+    found += [f"{record} is prescaled otherwise in another stream" for record, n in drawn.items() if n > 1]
     for line in lines:
         found += _unbalanced(line) + _disagreeing(line, expected, bad)
     for stream, events in expected.events.items():
@@ -84,6 +87,8 @@ def _disagreeing(line: Mapping[str, Any], expected: Expected, bad: Mapping[str, 
         found.append(
             f"{_name(line)}: {foreign} is {line[foreign]} for a record kind that is not {foreign} here"
         )
+    if line["prescaled"] and line["record"] not in expected.prescaled:
+        found.append(f"{_name(line)}: prescaled is {line['prescaled']}, and it has no prescale")
     known = expected.records.get(line["record"])
     if known is not None and line["read"] != known:
         found.append(f"{_name(line)}: read is {line['read']}, the unit holds {known}")

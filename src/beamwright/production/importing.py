@@ -217,8 +217,9 @@ def _check_outputs(conn: sa.Connection, row: Any, examined: Examined) -> Expecte
     for stream, output in outputs.items():
         _check_content(stream, output, streams[stream], examined.contents[stream])
     events = {s: o["events"] for s, o in outputs.items() if not jobs.is_bundle(unit.kind, s)}
-    interval = row_interval(unit)
-    return Expected(interval, registration.known_records(conn, unit), events, frozenset(streams))
+    prescaled = frozenset(r for r, factor in (unit.definition.get("prescale") or {}).items() if factor > 1)
+    records = registration.known_records(conn, unit)
+    return Expected(row_interval(unit), records, events, frozenset(streams), prescaled)
 
 
 def _check_content(

@@ -1,0 +1,128 @@
+"""The local scheduler: slots, order, cancelling, the death of wrappers and of the scheduler's own process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from beamwright import durable
+from beamwright.batch.local import LocalScheduler
+from beamwright.batch.scheduler import JobSpec
+from beamwright.core.errors import SchedulerError
+from support.jobs import make_job, report_of, wish
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[LocalScheduler]:
+    made = LocalScheduler(1, log=tmp_path / "log", fresh=True)
+    yield made
+    made.close()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "it did not come about"
+        time.sleep(0.02)
+
+
+def state(scheduler: LocalScheduler, batch_id: str) -> str:
+    return scheduler.poll()[batch_id].state
+
+
+def read(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+def test_jobs_run_to_their_reports_in_order(tmp_path: Path, scheduler: LocalScheduler) -> None:
+    directories = [make_job(tmp_path, f"job{i}") for i in range(3)]
+    ids = scheduler.submit([JobSpec(directory) for directory in directories])
+    assert len(set(ids)) == 3
+    wait_for(lambda: all(scheduler.poll()[i].state == "finished" for i in ids))
+    assert [scheduler.poll()[i].exit_code for i in ids] == [0, 0, 0]
+    reports = [report_of(directory) for directory in directories]
+    assert sorted(r["started"] for r in reports) == [r["started"] for r in reports]
+    assert scheduler.history([*ids, "nonsense"]).keys() == set(ids)
+
+
+def test_one_slot_runs_one_job_and_the_next_waits(tmp_path: Path, scheduler: LocalScheduler) -> None:
+    first, second = make_job(tmp_path, "first", **wish("sleep")), make_job(tmp_path, "second")
+    ids = scheduler.submit([JobSpec(first), JobSpec(second)])
+    wait_for(lambda: b"sleeping" in read(first / "log"))
+    assert (state(scheduler, ids[0]), state(scheduler, ids[1])) == ("running", "queued")
+    scheduler.cancel([ids[0], "nonsense"])
+    wait_for(lambda: state(scheduler, ids[1]) == "finished")
+    assert report_of(first)["failure_class"] == "node" and report_of(second)["status"] == "ok"
+
+
+def test_a_queued_job_that_is_cancelled_never_starts(tmp_path: Path, scheduler: LocalScheduler) -> None:
+    first, second = make_job(tmp_path, "first", **wish("sleep")), make_job(tmp_path, "second")
+    ids = scheduler.submit([JobSpec(first), JobSpec(second)])
+    scheduler.cancel(ids[1:])
+    assert state(scheduler, ids[1]) == "finished"
+    wait_for(lambda: b"sleeping" in read(first / "log"))
+    scheduler.cancel(ids[:1])
+    wait_for(lambda: state(scheduler, ids[0]) == "finished")
+    assert not (second / "lock").exists()
+
+
+def test_the_death_of_a_wrapper_is_noticed_and_another_takes_over(
+    tmp_path: Path, scheduler: LocalScheduler
+) -> None:
+    first, second = make_job(tmp_path, "first", **wish("sleep")), make_job(tmp_path, "second")
+    ids = scheduler.submit([JobSpec(first), JobSpec(second)])
+    wait_for(lambda: b"sleeping" in read(first / "log"))
+    scheduler._slots[0].process.kill()
+    wait_for(lambda: state(scheduler, ids[1]) == "finished")
+    assert scheduler.poll()[ids[0]].exit_code == -9
+    assert not (tmp_path / "store" / "first" / "report.json").exists()
+    assert report_of(second)["status"] == "ok"
+
+
+def test_closing_stops_running_jobs_with_a_report(tmp_path: Path) -> None:
+    scheduler = LocalScheduler(2, log=tmp_path / "log", fresh=True)
+    directories = [make_job(tmp_path, name, **wish("sleep")) for name in ("one", "two")]
+    scheduler.submit([JobSpec(directory) for directory in directories])
+    wait_for(lambda: all(b"sleeping" in read(directory / "log") for directory in directories))
+    scheduler.close()
+    scheduler.close()
+    assert [report_of(directory)["failure_class"] for directory in directories] == ["node", "node"]
+    assert not any(durable.is_locked(directory / "lock") for directory in directories)
+    with pytest.raises(SchedulerError):
+        scheduler.submit([JobSpec(directories[0])])
+
+
+def test_wrappers_finish_the_job_at_hand_when_the_scheduler_is_killed(tmp_path: Path) -> None:
+    first, second = make_job(tmp_path, "first", **wish("nap")), make_job(tmp_path, "second")
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from beamwright.batch.local import LocalScheduler; from beamwright.batch.scheduler import JobSpec\n"
+        "scheduler = LocalScheduler(1, log=Path(sys.argv[1]), fresh=True)\n"
+        "scheduler.submit([JobSpec(Path(p)) for p in sys.argv[2:]]); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "log"), str(first), str(second)])
+    wait_for(lambda: b"napping" in read(first / "log"))
+    process.kill()
+    process.wait()
+    wait_for((tmp_path / "store" / "first" / "report.json").exists)
+    assert report_of(first)["status"] == "ok"
+    wait_for(lambda: not durable.is_locked(first / "lock"))
+    assert not (second / "lock").exists()
+
+
+def test_a_job_directory_without_a_job_ends_with_an_exit_code(
+    tmp_path: Path, scheduler: LocalScheduler
+) -> None:
+    (tmp_path / "empty").mkdir()
+    good = make_job(tmp_path)
+    ids = scheduler.submit([JobSpec(tmp_path / "empty"), JobSpec(good)])
+    wait_for(lambda: state(scheduler, ids[1]) == "finished")
+    assert scheduler.poll()[ids[0]].exit_code not in (None, 0)
+    assert report_of(good)["status"] == "ok"
+    assert json.loads((good / "heartbeat.json").read_bytes())["phase"]
