@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from beamwright.event.rntuple import (
@@ -74,6 +74,7 @@ def test_any_range_of_any_file_is_the_slice(cuts, target, start, stop):
 
 @settings(max_examples=15, deadline=None)
 @given(cuts=partitions, target=st.integers(400, 30_000), again=st.integers(1, 60_000))
+@example(cuts=[0, EVENTS], target=400, again=513)
 def test_merging_the_parts_gives_the_events_of_the_whole(cuts, target, again):
     with tempfile.TemporaryDirectory() as directory:
         paths = [

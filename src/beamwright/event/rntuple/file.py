@@ -69,6 +69,7 @@ class TupleFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        self.fd = -1
         self.path = Path(path)
         self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -258,6 +259,9 @@ class TupleFile:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()
 
     def __enter__(self) -> Self:
         return self
