@@ -61,7 +61,10 @@ def test_any_partition_into_batches_gives_the_same_bytes(cuts, target):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    cuts=partitions, target=st.integers(400, 30_000), start=st.integers(0, EVENTS), stop=st.integers(0, EVENTS)
+    cuts=partitions,
+    target=st.integers(400, 30_000),
+    start=st.integers(0, EVENTS),
+    stop=st.integers(0, EVENTS),
 )
 def test_any_range_of_any_file_is_the_slice(cuts, target, start, stop):
     with (
