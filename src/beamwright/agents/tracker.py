@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 
 from beamwright import durable
 from beamwright.batch.scheduler import Scheduler, Status
+from beamwright.core.errors import StateError
 from beamwright.core.messages import HEARTBEAT_FILE
 from beamwright.db import history, schema
 from beamwright.production import jobs
@@ -47,7 +49,7 @@ def decide(attempt: Any, job_state: str, status: Status, signs: Signs, now: floa
         return "wait"
     if job_state in UNWANTED:
         return "kill"
-    if status.state == "queued":
+    if status.state == "queued" and not signs.is_locked:
         return "renew" if now > attempt.deadline else "wait"
     if not signs.is_locked and status.state in ("finished", "unknown"):
         return "lose"
@@ -77,16 +79,18 @@ class Tracker:
         if not self._is_tidy:
             self._tidy({row.nonce for row in rows})
         polled = {farm: scheduler.poll() for farm, scheduler in self.schedulers.items()} if rows else {}
-        return sum(self._follow(row, polled.get(row.farm, {}), now) for row in rows)
+        steps = [(self._decide(row, polled.get(row.farm, {}), now), row) for row in rows]
+        prepared = [(step, row) for step, row in steps if step != "wait" and self._prepare(step, row)]
+        return self._write(prepared, now) if prepared else 0
 
-    def _follow(self, row: Any, polled: Mapping[str, Status], now: float) -> int:
+    def _decide(self, row: Any, polled: Mapping[str, Status], now: float) -> Step:
         if row.state == "leased" and self._is_being_submitted(row, now):
-            return 0
+            return "wait"
         status = polled.get(row.batch_id or "", Status("unknown"))
         if row.state == "running" and status.state == "running" and now <= row.deadline:
-            return 0 if row.job_state not in UNWANTED else self._perform("kill", row, now)
+            return "kill" if row.job_state in UNWANTED else "wait"
         silence = SILENT_HEARTBEATS * self.workspace.settings.limits.heartbeat_s
-        return self._perform(decide(row, row.job_state, status, self._signs(row), now, silence), row, now)
+        return decide(row, row.job_state, status, self._signs(row), now, silence)
 
     def _is_being_submitted(self, row: Any, now: float) -> bool:
         """Tell whether the submitter may still be at this lease: it is younger than we are, and young."""
@@ -107,54 +111,48 @@ class Tracker:
 
     # --- steps --------------------------------------------------------------------------------------------
 
-    def _perform(self, step: Step, row: Any, now: float) -> int:
-        if step == "wait":
-            return 0
+    def _prepare(self, step: Step, row: Any) -> bool:
+        """Do what a step does outside the database; tell whether it still holds."""
         if step in ("kill", "hang") and row.farm in self.schedulers:
             self.schedulers[row.farm].cancel([row.batch_id or ""])
-        return {"start": self._start, "renew": self._renew, "lose": self._lose}.get(step, self._end)(row, now)
+        return self._bury(row) if step == "lose" else True
 
-    def _start(self, row: Any, now: float) -> int:
-        with self.workspace.db.begin() as conn:
-            at: dict[str, Any] = {"actor": ACTOR, "at": now}
-            history.move(conn, schema.attempt, row.id, row.state, "running", **at, started=now)
-            if row.job_state == "submitted":
-                history.move(conn, schema.job, row.job_id, "submitted", "running", **at)
-        return 1
-
-    def _renew(self, row: Any, now: float) -> int:
-        """Move the deadline of an attempt that lives."""
-        deadline = now + self.workspace.settings.limits.lease_s
-        attempt = schema.attempt
-        with self.workspace.db.begin() as conn:
-            conn.execute(sa.update(attempt).where(attempt.c.id == row.id).values(deadline=deadline))
-        return 1
-
-    def _lose(self, row: Any, now: float) -> int:
-        """Declare an attempt lost, once it is certain that it can neither start nor have reported."""
+    def _bury(self, row: Any) -> bool:
+        """Make sure that an attempt neither starts nor has reported, and remove what it left."""
         places = self._places(row)
         if not jobs.revoke(places) or places.report.exists():
-            return 0
+            return False
         shutil.rmtree(places.output, ignore_errors=True)
         shutil.rmtree(places.scratch, ignore_errors=True)
-        message = f"the attempt at farm {row.farm} vanished without a report"
-        with self.workspace.db.begin() as conn:
-            tries = self.workspace.settings.limits.tries
-            jobs.lose(conn, row, message, failure_class="lost", tries=tries, actor=ACTOR, now=now)
-        return 1
+        return True
 
-    def _end(self, row: Any, now: float) -> int:
-        """End an attempt that nobody wants, or whose wrapper hangs; its report may still come."""
-        silent = row.job_state not in UNWANTED
-        message = "its heart stands still" if silent else f"job {row.job_id} is {row.job_state}"
+    def _write(self, steps: Sequence[tuple[Step, Any]], now: float) -> int:
+        """Write the steps in one transaction; one that somebody else was faster with is passed over."""
+        written = 0
         with self.workspace.db.begin() as conn:
-            if silent:
-                tries = self.workspace.settings.limits.tries
-                jobs.lose(conn, row, message, failure_class="lost", tries=tries, actor=ACTOR, now=now)
-            else:
-                at: dict[str, Any] = {"actor": ACTOR, "at": now, "reason": message, "ended": now}
-                history.move(conn, schema.attempt, row.id, row.state, "killed", **at, message=message)
-        return 1
+            for step, row in steps:
+                with suppress(StateError), conn.begin_nested():
+                    self._perform(conn, step, row, now)
+                    written += 1
+        return written
+
+    def _perform(self, conn: sa.Connection, step: Step, row: Any, now: float) -> None:
+        limits = self.workspace.settings.limits
+        if step == "start":
+            _start(conn, row, now)
+        elif step == "renew":
+            attempt = schema.attempt
+            values = {"deadline": now + limits.lease_s}
+            conn.execute(sa.update(attempt).where(attempt.c.id == row.id).values(values))
+        elif step == "kill":
+            message = f"job {row.job_id} is {row.job_state}"
+            at: dict[str, Any] = {"actor": ACTOR, "at": now, "reason": message, "ended": now}
+            history.move(conn, schema.attempt, row.id, row.state, "killed", **at, message=message)
+        else:
+            message = "its heart stands still" if step == "hang" else "it vanished without a report"
+            message = f"the attempt at farm {row.farm} is lost: {message}"
+            common: dict[str, Any] = {"failure_class": "lost", "actor": ACTOR, "now": now}
+            jobs.lose(conn, row, message, tries=limits.tries, **common)
 
     def _tidy(self, living: set[str]) -> None:
         """Remove the scratch directories that attempts of an earlier process left behind."""
@@ -164,3 +162,10 @@ class Tracker:
                 if entry.name not in living:
                     shutil.rmtree(entry, ignore_errors=True)
         self._is_tidy = True
+
+
+def _start(conn: sa.Connection, row: Any, now: float) -> None:
+    at: dict[str, Any] = {"actor": ACTOR, "at": now}
+    history.move(conn, schema.attempt, row.id, row.state, "running", **at, started=now)
+    if row.job_state == "submitted":
+        history.move(conn, schema.job, row.job_id, "submitted", "running", **at)

@@ -1,0 +1,296 @@
+"""Submitter, tracker and importer on real job directories, with a scheduler that does what it is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from beamwright import durable
+from beamwright.agents import tracker
+from beamwright.agents.importer import Importer
+from beamwright.agents.submitter import Submitter
+from beamwright.agents.tracker import Signs, Tracker
+from beamwright.batch import wrapper
+from beamwright.batch.children import Fresh
+from beamwright.batch.scheduler import JobSpec, Status
+from beamwright.core.clock import ManualClock
+from beamwright.core.errors import SchedulerError, StorageError
+from beamwright.db import history, schema
+from beamwright.production import jobs
+from beamwright.production.workspace import Workspace
+from kill.production import COMMANDS, make
+
+
+class Puppet:
+    """A batch system whose jobs do what a test says."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, tuple[Path, Status]] = {}
+        self.cancelled: list[str] = []
+        self.refuses = False
+
+    def submit(self, specs: Sequence[JobSpec]) -> list[str]:
+        if self.refuses:
+            raise SchedulerError("the queue is closed")
+        ids = [f"b{len(self.jobs) + i}" for i in range(len(specs))]
+        self.jobs |= {i: (spec.directory, Status("queued")) for i, spec in zip(ids, specs, strict=True)}
+        return ids
+
+    def poll(self) -> Mapping[str, Status]:
+        return {i: status for i, (_, status) in self.jobs.items()}
+
+    def history(self, ids: Iterable[str]) -> Mapping[str, Status]:
+        return {}
+
+    def cancel(self, ids: Iterable[str]) -> None:
+        self.cancelled += ids
+
+    def close(self) -> None:
+        self.jobs.clear()
+
+    def set(self, batch_id: str, status: Status) -> None:
+        self.jobs[batch_id] = (self.jobs[batch_id][0], status)
+
+    def run(self, batch_id: str) -> None:
+        """Run the job to its report."""
+        wrapper.run_job(self.jobs[batch_id][0], lambda job: Fresh(), wrapper.Stop())
+        self.set(batch_id, Status("finished", 0))
+
+
+class World:
+    """A workspace with two prepared jobs, its agents, and one puppet per farm."""
+
+    def __init__(self, root: Path) -> None:
+        opened = make(root)
+        opened.db.close()
+        self.workspace = Workspace(root, opened.settings, ManualClock(1000.0))
+        self.near, self.far = Puppet(), Puppet()
+        farms = {"near": self.near, "far": self.far}
+        self.submitter = Submitter(self.workspace, farms, COMMANDS)
+        self.tracker = Tracker(self.workspace, farms)
+        self.importer = Importer(self.workspace)
+
+    def rows(self, table: sa.Table) -> list[Any]:
+        with self.workspace.db.read() as conn:
+            return list(conn.execute(sa.select(table).order_by(table.c.id)))
+
+    def states(self, table: sa.Table) -> list[str]:
+        return [row.state for row in self.rows(table)]
+
+    def places(self, number: int = 0) -> jobs.Places:
+        with self.workspace.db.read() as conn:
+            row = jobs.attempt_row(conn, self.rows(schema.attempt)[number].id)
+        return jobs.Places(self.workspace.farm(row.farm), row.unit_key, row.nonce)
+
+    def later(self, seconds: float) -> None:
+        self.workspace.clock.sleep(seconds)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path / "workspace")
+    yield made
+    made.workspace.db.close()
+
+
+def test_work_goes_through_submitter_tracker_and_importer(world: World) -> None:
+    assert world.submitter.turn() == 2 and world.submitter.turn() == 0
+    assert world.states(schema.attempt) == ["submitted"] * 2 and world.states(schema.job) == ["submitted"] * 2
+    assert len(world.near.jobs) == len(world.far.jobs) == 1
+    for farm in (world.near, world.far):
+        farm.run("b0")
+    assert world.tracker.turn() == 0  # there are reports: the importer's affair
+    assert world.importer.turn() == 2 and world.importer.turn() == 0
+    assert world.states(schema.job) == ["ok"] * 2 and world.states(schema.attempt) == ["accepted"] * 2
+
+
+def test_a_job_directory_holds_what_a_worker_needs_and_keeps_its_ticket_to_itself(world: World) -> None:
+    world.submitter.turn()
+    directory = world.places().job
+    job = json.loads((directory / "job.json").read_bytes())
+    unit = world.rows(schema.unit)[0]
+    assert job["attempt"] == {"unit": unit.key, "number": 1, "nonce": directory.name, "farm": "near"} | {
+        "farm": job["attempt"]["farm"]
+    }
+    assert job["release"] == "sha256:trivial" and job["inputs"] == unit.definition["inputs"]
+    assert job["streams"]["dst"]["name"].startswith("p:pass.dst/")
+    assert job["interval"] == ["S", [1, 0, 0], [1, 1, 6]] and job["limits"]["heartbeat_s"] == 0.5
+    assert (directory / "ticket").stat().st_mode & 0o777 == 0o600
+    assert (directory / "ticket").read_text() not in (directory / "job.json").read_text()
+
+
+def test_farms_get_no_more_than_they_have_room_for(world: World) -> None:
+    world.submitter.schedulers = {"near": world.near}
+    assert world.submitter.turn() == 1 and world.submitter.turn() == 0
+    world.near.set("b0", Status("finished", 0))
+    assert world.submitter.turn() == 1
+
+
+def test_a_refusing_batch_system_gets_its_leases_taken_back(world: World) -> None:
+    world.near.refuses = world.far.refuses = True
+    world.submitter.turn()
+    assert world.states(schema.attempt) == ["lost"] * 2 and world.states(schema.job) == ["prepared"] * 2
+    assert all(row.failure_class == "submit" for row in world.rows(schema.attempt))
+    world.near.refuses = world.far.refuses = False
+    world.later(1.0)
+    assert world.submitter.turn() == 2
+
+
+def test_a_full_disk_at_the_farm_is_named_and_loses_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes, mode: int = 0) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(jobs.durable, "put_once", full)
+    with pytest.raises(StorageError, match="No space left") as caught:
+        world.submitter.turn()
+    assert "run the same command again" in caught.value.hint
+    monkeypatch.undo()
+    restarted = Tracker(world.workspace, {})
+    world.later(1.0)
+    again = Tracker(world.workspace, {})
+    assert restarted.turn() + again.turn() == 2
+    assert world.states(schema.attempt) == ["lost"] * 2 and world.states(schema.job) == ["prepared"] * 2
+
+
+def test_a_lease_of_this_very_moment_is_left_to_the_submitter(world: World) -> None:
+    with world.workspace.db.begin() as conn:
+        jobs.lease(conn, world.workspace, 1, "near", world.workspace.clock.now())
+    assert world.tracker.turn() == 0
+    world.later(tracker.SUBMITTING_S + 1)
+    assert world.tracker.turn() == 1
+    assert world.states(schema.attempt) == ["lost"]
+
+
+def test_an_attempt_that_holds_its_lock_is_running_and_lives(world: World) -> None:
+    world.submitter.turn()
+    with durable.FileLock(world.places().job / "lock"):
+        assert world.tracker.turn() == 1
+        assert world.states(schema.attempt)[0] == "running" and world.states(schema.job)[0] == "running"
+        for farm in (world.near, world.far):
+            farm.close()  # the batch system forgets everything
+        assert world.tracker.turn() == 1  # the other attempt is lost
+        assert world.states(schema.attempt) == ["running", "lost"]
+    assert world.tracker.turn() == 1
+    assert world.states(schema.attempt) == ["lost", "lost"] and world.states(schema.job) == ["prepared"] * 2
+
+
+def test_a_lost_attempt_can_never_start_again_and_leaves_nothing(world: World) -> None:
+    world.submitter.turn()
+    places = world.places()
+    places.output.mkdir(parents=True)
+    (places.output / "partial").touch()
+    for farm in (world.near, world.far):
+        farm.close()
+    world.tracker.turn()
+    assert not places.output.exists()
+    assert wrapper.run_job(places.job, lambda job: Fresh(), wrapper.Stop()) == wrapper.NOT_MINE
+    assert not places.report.exists()
+
+
+def test_a_vanished_attempt_with_a_report_is_not_lost(world: World) -> None:
+    world.submitter.turn()
+    world.near.run("b0")
+    world.far.run("b0")
+    world.near.close()
+    world.far.close()
+    assert world.tracker.turn() == 0
+    assert world.importer.turn() == 2
+
+
+def test_a_unit_whose_attempts_vanish_for_ever_fails_in_the_end(world: World) -> None:
+    world.submitter.schedulers = {"near": world.near}
+    for _ in range(2 * jobs.TRIES["lost"]):
+        world.submitter.turn()
+        world.near.close()
+        world.tracker.turn()
+        world.later(400.0)
+    assert world.states(schema.job) == ["failed", "failed"]
+    assert len(world.rows(schema.attempt)) == 2 * jobs.TRIES["lost"]
+    assert "vanished" in world.rows(schema.job)[0].reason
+
+
+@pytest.mark.parametrize("target", ["held", "cancelled"])
+def test_attempts_at_a_job_that_is_no_longer_wanted_are_cancelled(world: World, target: str) -> None:
+    world.submitter.turn()
+    with world.workspace.db.begin() as conn:
+        history.move(conn, schema.job, 1, "submitted", target, actor="operator", at=0.0)
+    world.tracker.turn()
+    farm = {"near": world.near, "far": world.far}[world.rows(schema.attempt)[0].farm]
+    assert farm.cancelled == ["b0"]
+    assert world.states(schema.attempt) == ["killed", "submitted"]
+
+
+def test_a_hanging_wrapper_loses_its_attempt_and_its_late_report_still_counts(world: World) -> None:
+    world.submitter.turn()
+    lease = world.workspace.settings.limits.lease_s
+    for farm in (world.near, world.far):
+        farm.set("b0", Status("running"))
+    with durable.FileLock(world.places().job / "lock"):
+        world.tracker.turn()
+        world.later(lease + 10)
+        world.tracker.turn()
+        assert world.states(schema.attempt)[0] == "lost" and world.states(schema.job)[0] == "prepared"
+    wrapper.run_job(world.places().job, lambda job: Fresh(), wrapper.Stop())
+    assert world.importer.turn() == 1
+    assert world.states(schema.attempt)[0] == "accepted" and world.states(schema.job)[0] == "ok"
+
+
+def test_a_beating_heart_renews_the_lease(world: World) -> None:
+    world.submitter.turn()
+    world.later(world.workspace.settings.limits.lease_s + 10)
+    for number, farm in enumerate((world.near, world.far)):
+        farm.set("b0", Status("running"))
+        beat = {"at": world.workspace.clock.now(), "phase": "process", "events": 5}
+        (world.places(number).job / "heartbeat.json").write_text(json.dumps(beat))
+    world.tracker.turn()
+    now = world.workspace.clock.now()
+    assert all(row.deadline > now for row in world.rows(schema.attempt))
+    assert set(world.states(schema.attempt)) <= {"submitted", "running"}
+
+
+def test_scratch_of_earlier_processes_is_removed_at_the_start(world: World) -> None:
+    world.submitter.turn()
+    farm = world.workspace.farm("near")
+    for name in ("stale", world.places().nonce):
+        (farm / "scratch" / name).mkdir(parents=True)
+    world.tracker.turn()
+    left = {path.name for path in (farm / "scratch").iterdir()}
+    assert left == {world.places().nonce}
+    shutil.rmtree(farm / "scratch")
+
+
+SUBMITTED = SimpleNamespace(state="submitted", deadline=100.0)
+RUNNING = SimpleNamespace(state="running", deadline=100.0)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "job", "status", "signs", "now", "step"),
+    [
+        (SUBMITTED, "submitted", "queued", (False, False, 0.0), 50.0, "wait"),
+        (SUBMITTED, "submitted", "queued", (False, False, 0.0), 150.0, "renew"),
+        (SUBMITTED, "submitted", "running", (False, False, 0.0), 50.0, "wait"),
+        (SUBMITTED, "submitted", "running", (False, True, 0.0), 50.0, "start"),
+        (SUBMITTED, "submitted", "unknown", (False, True, 0.0), 50.0, "start"),
+        (SUBMITTED, "submitted", "unknown", (False, False, 0.0), 50.0, "lose"),
+        (SUBMITTED, "submitted", "unknown", (True, False, 0.0), 50.0, "wait"),
+        (RUNNING, "running", "finished", (False, False, 0.0), 50.0, "lose"),
+        (RUNNING, "running", "finished", (False, True, 0.0), 50.0, "wait"),
+        (RUNNING, "running", "running", (False, True, 90.0), 150.0, "hang"),
+        (RUNNING, "running", "running", (False, True, 145.0), 150.0, "renew"),
+        (RUNNING, "ok", "running", (False, True, 145.0), 150.0, "kill"),
+        (RUNNING, "ok", "finished", (True, False, 0.0), 50.0, "wait"),
+    ],
+)
+def test_what_the_tracker_decides(
+    attempt: Any, job: str, status: Any, signs: tuple[bool, bool, float], now: float, step: str
+) -> None:
+    assert tracker.decide(attempt, job, Status(status), Signs(*signs), now, 20.0) == step
