@@ -38,12 +38,8 @@ class Inspector:
             return 0
         with self.workspace.db.read() as conn:
             current = plan(conn, self.production_id)
-            places = _places(current, inspection.accepted_units(conn, current))
-            news = {
-                place: steps
-                for place, steps in places.items()
-                if self._seen.get(place) != sum(steps.values())
-            }
+            places = _places(Progress(conn, current), inspection.accepted_units(conn, current))
+            news = {place: s for place, s in places.items() if self._seen.get(place) != sum(s.values())}
             judged = {}
             for (run, tier), steps in news.items():
                 found = {step: inspection.reported(conn, current.tasks[step], run) for step in sorted(steps)}

@@ -30,6 +30,7 @@ from beamwright.production.splitting import Run
 from beamwright.production.workspace import Workspace
 
 IDLE_SECONDS = 0.01
+REASONS_SHOWN = 5
 
 
 class Agent(Protocol):
@@ -125,14 +126,11 @@ class Produce:
             ):
                 return
             reasons = closing.obstacles(conn, tasks.plan(conn, self.production_id))
-        message = (
-            f"production {self.spec.name} cannot go on: {'; '.join(reasons) or 'its datasets lack runs'}"
-        )
-        raise ProductionFailedError(
-            message,
-            hint="`beamwright explain` on what is named says why; mend it and run the same command again",
-            reasons=reasons,
-        )
+        left = len(reasons) - REASONS_SHOWN
+        shown = [*reasons[:REASONS_SHOWN], *([f"and {left} more"] if left > 0 else [])]
+        message = f"production {self.spec.name} cannot go on: {'; '.join(shown) or 'its datasets lack runs'}"
+        hint = "`beamwright explain` on what is named says why; mend it and run the same command again"
+        raise ProductionFailedError(message, hint=hint, reasons=reasons)
 
     def _freeze(self) -> None:
         if not self.spec.freeze:
