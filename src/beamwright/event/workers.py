@@ -61,7 +61,8 @@ def check_forkable() -> None:
     if threads:
         raise ModuleError(
             f"cannot start workers while these threads live: {', '.join(threads)}",
-            hint="set OPENBLAS_NUM_THREADS=1 and OMP_NUM_THREADS=1, and start threads after the fork only",
+            hint="numerical libraries: set OPENBLAS_NUM_THREADS=1 and OMP_NUM_THREADS=1; "
+            "readers: start none before the first event (uproot: open with handler=uproot.MemmapSource)",
         )
     connections = _connections()
     if connections:

@@ -84,8 +84,9 @@ def read_rows(path: Path) -> dict[str, Array]:
     import uproot  # only who reads raw files pays for it
 
     try:
-        with uproot.open(path) as file:
-            return dict(file[TREE].arrays(_BRANCHES, library="np"))
+        # Mapped into memory: uproot's other sources start threads, and workers are forked later.
+        with uproot.open(path, handler=uproot.MemmapSource) as file:
+            rows = {name: file[TREE][name].array(library="np") for name in _BRANCHES}
     except FileNotFoundError as error:
         raise FormatError(
             f"raw file {path} is not there", hint="deliver it again with its right path"
