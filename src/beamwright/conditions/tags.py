@@ -182,13 +182,13 @@ def sweep(conn: sa.Connection, global_tag: str, versions: Mapping[str, int], now
     Raises: StateError when it is frozen, ConflictError when a role would get two tags, a tag an old version.
     """
     row = _global(conn, global_tag, lock=True)
-    if row.state != "open":
-        raise StateError(f"global tag {global_tag} is {row.state}", hint="publish into an open one")
     held = members(conn, global_tag)
     changed = {tag: version for tag, version in sorted(versions.items()) if held.get(tag) != version}
-    _check_members(conn, global_tag, held, changed)
     if not changed:
         return int(row.version)
+    if row.state != "open":
+        raise StateError(f"global tag {global_tag} is {row.state}", hint="publish into an open one")
+    _check_members(conn, global_tag, held, changed)
     version = int(row.version) + 1
     rows = [
         {
