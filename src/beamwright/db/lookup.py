@@ -27,7 +27,7 @@ class Found:
 
 def find(conn: sa.Connection, name: str) -> list[Found]:
     """Return what a name can mean: a DID, ``series/run``, ``production/step``, a name, a hash's start."""
-    found = [*_by_name(conn, name), *_by_did(conn, name), *_by_slash(conn, name)]
+    found = [*_by_name(conn, name), *_by_did(conn, name), *_by_slash(conn, name), *_by_job(conn, name)]
     return found or _by_hash(conn, name)
 
 
@@ -177,6 +177,15 @@ def _runs(conn: sa.Connection, series: str, number: int, sequence: int | None) -
         return [Found("run", row.id, f"{series}/{number} ({row.tier})") for row in found]
     chosen = sa.select(chunk.c.id).join(run).where(*is_run, chunk.c.sequence == sequence)
     return [Found("chunk", row[0], f"{series}/{number}/{sequence}") for row in conn.execute(chosen)]
+
+
+def _by_job(conn: sa.Connection, name: str) -> list[Found]:
+    """A short number is that of a job, as messages of the system give it."""
+    if not name.isdigit() or len(name) >= SHORTEST:
+        return []
+    unit, job = schema.unit, schema.job
+    chosen = sa.select(unit.c.id, unit.c.key).join_from(unit, job).where(job.c.id == int(name))
+    return [Found("unit", row.id, row.key) for row in conn.execute(chosen)]
 
 
 def _by_hash(conn: sa.Connection, text: str) -> list[Found]:

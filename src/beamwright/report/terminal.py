@@ -8,6 +8,7 @@ from beamwright.report import text
 from beamwright.report.document import TERMS, ledger_totals
 
 Row = dict[str, Any]
+SHOWN = 10
 
 
 def lines(document: Row) -> list[str]:
@@ -124,4 +125,7 @@ def _verdicts(document: Row) -> list[str]:
 
 def _quarantine(document: Row) -> list[str]:
     rows = [[q["key"], q["step"], q["module"], q["error"]] for q in document["quarantine"]]
-    return text.table(("key", "step", "module", "error"), rows) if rows else []
+    more = (
+        [f"and {len(rows) - SHOWN} more: `beamwright report --json` lists all"] if len(rows) > SHOWN else []
+    )
+    return [*text.table(("key", "step", "module", "error"), rows[:SHOWN]), *more] if rows else []
