@@ -77,20 +77,19 @@ def seal_cluster(
     n_entries = schema.n_entries(arrays)
     if n_entries == 0:
         raise FormatError("a cluster without events cannot be sealed", hint="an empty tuple has no cluster")
-    blob: list[Buffer] = []
+    blob = bytearray()
     rows: list[tuple[int, int, int, int]] = []
     counts = np.zeros(len(ordered), np.int32)
-    position = 0
     for number, (column, array) in enumerate(zip(schema.columns, ordered, strict=True)):
+        before = len(rows)
         values = array[1:] if column.is_index else array
-        added = _seal_column(column_code(schema, column), values, level, page_bytes, blob, position, rows)
-        counts[number] = len(rows) - int(counts.sum())
-        position += added
+        _seal_column(column_code(schema, column), values, level, page_bytes, blob, rows)
+        counts[number] = len(rows) - before
     table = np.array([row[:3] for row in rows], PAGE)
     checksums = np.array([row[3] for row in rows], CHECKSUM)
     lengths = [len(array) - c.is_index for c, array in zip(schema.columns, ordered, strict=True)]
     elements = np.array(lengths, np.int64)
-    return SealedCluster(n_entries, level, counts, elements, table, checksums, b"".join(blob))
+    return SealedCluster(n_entries, level, counts, elements, table, checksums, blob)
 
 
 def _seal_column(
@@ -98,22 +97,23 @@ def _seal_column(
     values: Array,
     level: int,
     page_bytes: int,
-    blob: list[Buffer],
-    position: int,
+    blob: bytearray,
     rows: list[tuple[int, int, int, int]],
-) -> int:
-    """Append the pages of one column to blob and rows; return the bytes added."""
+) -> None:
+    """Append the pages of one column to ``blob`` and ``rows`` (elements, size, offset, checksum)."""
     encoding = ENCODINGS[code]
     per_page = max(1, page_bytes * 8 // encoding.bits)
-    begin = position
     for start in range(0, len(values), per_page):
         part = values[start : start + per_page]
-        page = compress(encode(encoding, _from_page_start(part, encoding.transform)).data, level)
-        checksum = xxhash.xxh3_64_intdigest(page)
-        blob += (page, checksum.to_bytes(8, "little"))
-        rows.append((-len(part), len(page), position, checksum))
-        position += len(page) + 8
-    return position - begin
+        offset = len(blob)
+        page = encode(encoding, _from_page_start(part, encoding.transform))
+        for piece in compress(page.data, level):
+            blob += piece
+        size = len(blob) - offset
+        with memoryview(blob) as view:
+            checksum = xxhash.xxh3_64_intdigest(view[offset:])
+        blob += checksum.to_bytes(8, "little")
+        rows.append((-len(part), size, offset, checksum))
 
 
 def _from_page_start(part: Array, transform: str) -> Array:

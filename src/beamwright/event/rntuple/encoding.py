@@ -153,24 +153,25 @@ MAX_CHUNK = (1 << 24) - 1
 HEADER = 9
 
 
-def compress(data: Buffer, level: int) -> Buffer:
-    """Return the compression blocks of ``data``, or ``data`` itself where they would not be smaller.
+def compress(data: Buffer, level: int) -> list[Buffer]:
+    """Return the compression blocks of ``data`` in parts, or ``data`` itself where they would not be smaller.
 
     Level 0 stores unpacked.
     """
-    if level == 0:
-        return data
     view = memoryview(data)
-    parts: list[bytes] = []
+    if level == 0:
+        return [view]
+    parts: list[Buffer] = []
+    size = 0
     for start in range(0, len(view), MAX_CHUNK):
         chunk = view[start : start + MAX_CHUNK]
         packed = _compressor(level).compress(chunk)
-        if len(packed) > MAX_CHUNK:
-            return data
-        parts.append(b"ZS\x01" + len(packed).to_bytes(3, "little") + len(chunk).to_bytes(3, "little"))
-        parts.append(packed)
-    packed = b"".join(parts)
-    return packed if len(packed) < len(view) else data
+        size += HEADER + len(packed)
+        if len(packed) > MAX_CHUNK or size >= len(view):
+            return [view]
+        head = b"ZS\x01" + len(packed).to_bytes(3, "little") + len(chunk).to_bytes(3, "little")
+        parts += (head, packed)
+    return parts
 
 
 def decompress(data: Buffer, size: int) -> Buffer:

@@ -153,7 +153,7 @@ class FileWriter:
 
     def _add_envelope(self, envelope: bytes) -> tuple[int, int, int]:
         """Write an envelope into a record of its own; return its place, stored size and length."""
-        stored = compress(envelope, ENVELOPE_LEVEL)
+        stored = b"".join(compress(envelope, ENVELOPE_LEVEL))
         if len(stored) > self.max_payload:
             raise FormatError("an envelope exceeds 1 GiB", hint="write fewer clusters into one file")
         key = tfile.blob_key(self._position, len(stored), len(envelope))
