@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from beamwright import durable
+from beamwright import durable, fsck
 from beamwright.core import states
 from beamwright.db import schema
 from beamwright.production.workspace import Workspace
@@ -155,8 +155,9 @@ def check(root: Path, expected: dict[str, str]) -> list[str]:
     workspace = Workspace.open(root)
     with workspace.db.read() as conn:
         rows = {t.name: list(conn.execute(sa.select(t))) for t in schema.metadata.sorted_tables}
+    violations = [str(violation) for violation in fsck.run(workspace.db, root)]
     workspace.db.close()
-    problems = [f"job {j.id} is {j.state}" for j in rows["job"] if j.state != "ok"]
+    problems = violations + [f"job {j.id} is {j.state}" for j in rows["job"] if j.state != "ok"]
     problems += [f"attempt {a.id} is {a.state}" for a in rows["attempt"] if a.state not in ENDED]
     problems += _once(rows) + _history(rows) + _balance(rows) + _storage(root, rows)
     found = outputs_of(root)

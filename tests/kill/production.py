@@ -90,18 +90,19 @@ def _populate(conn: sa.Connection, raw: Path) -> None:
 
 def insert_task(conn: sa.Connection, production: int, step: str, kind: str) -> None:
     values: dict[str, Any] = {"config": {}, "config_hash": "c", "config_version": 1, "uniform": False}
-    insert_id(
-        conn, schema.task, production_id=production, step=step, kind=kind, state="active", **values, **TIMES
-    )
+    values |= {"production_id": production, "step": step, "kind": kind, "state": "draft"}
+    task_id = insert_id(conn, schema.task, **values, **TIMES)
+    history.record(conn, "task", task_id, "draft", actor="planner", at=0.0)
+    history.move(conn, schema.task, task_id, "draft", "active", actor="planner", at=0.0)
 
 
 def register_raw(conn: sa.Connection, path: Path) -> dict[str, Any]:
     """Register a raw file and return it as an input."""
     digest = durable.hash_file(path)
     content = {"size": digest.size, "sha256": digest.sha256, "adler32": digest.adler32}
-    insert_id(
-        conn, schema.file, scope="raw", name=path.name, kind="raw", tier="raw", lineage={}, **content, **TIMES
-    )
+    values = {"scope": "raw", "name": path.name, "kind": "raw", "tier": "raw", "lineage": {}}
+    file_id = insert_id(conn, schema.file, **values, **content, **TIMES)
+    _deliver(conn, file_id, path)
     place = {"reader": "trivial", "role": "main", "interval": None, "kind": "raw"}
     return {
         "path": str(path),
@@ -109,6 +110,25 @@ def register_raw(conn: sa.Connection, path: Path) -> dict[str, Any]:
         "size": digest.size,
         "sha256": digest.sha256,
     } | place
+
+
+def _deliver(conn: sa.Connection, file_id: int, path: Path) -> None:
+    """Write the run, chunk and replica that a delivery of one raw file leaves."""
+    run: dict[str, Any] = {"series": "S", "number": 1, "tier": "raw", "state": "announced", "version": 1}
+    run_id = insert_id(conn, schema.run, end_marker=True, is_mc=False, conditions={}, **run, **TIMES)
+    history.record(conn, "run", run_id, "announced", actor="intake", at=0.0)
+    chunk = {"run_id": run_id, "sequence": 1, "first_section": 0, "last_section": 99, "records": {}}
+    more = {"reader": "trivial", "index_file": "", "delivery_hash": ""}
+    chunk_id = insert_id(conn, schema.chunk, **chunk, **more, **TIMES)
+    conn.execute(sa.insert(schema.chunk_file).values(chunk_id=chunk_id, file_id=file_id, role="main"))
+    replica = {"file_id": file_id, "endpoint": "raw", "path": str(path), "state": "planned"}
+    replica_id = insert_id(conn, schema.replica, **replica)
+    history.record(conn, "replica", replica_id, "planned", actor="intake", at=0.0)
+    at: dict[str, Any] = {"actor": "intake", "at": 0.0}
+    for source, target in (("planned", "copying"), ("copying", "present"), ("present", "verified")):
+        history.move(
+            conn, schema.replica, replica_id, source, target, **at, verified_by="intake", verified_at=0.0
+        )
 
 
 def add_unit(
