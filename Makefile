@@ -11,9 +11,6 @@ OWN := . $(patsubst %/pyproject.toml,./%,$(wildcard examples/*/pyproject.toml))
 PIP := -m pip --disable-pip-version-check --no-input install --quiet
 SOURCES := $(shell find src examples -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml
 
-export PYTHONDONTWRITEBYTECODE ?=
-export MPLBACKEND ?= Agg
-
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all check format bench docs lock clean
 
@@ -59,20 +56,24 @@ clean:  ## remove what the targets made
 
 # The demo installs the packages as anyone would, so that its release is an exact one.
 $(RUN)/.requirements: requirements/demo.txt
-	$(PYTHON) -m venv $(RUN)
-	$(RUN)/bin/python $(PIP) --require-hashes -r requirements/demo.txt
-	touch $@
+	@echo "making $(RUN)"
+	@$(PYTHON) -m venv $(RUN)
+	@$(RUN)/bin/python $(PIP) --require-hashes -r requirements/demo.txt
+	@touch $@
 
 $(RUN)/.installed: $(RUN)/.requirements $(SOURCES)
-	$(RUN)/bin/python $(PIP) --no-deps --no-build-isolation --force-reinstall $(OWN)
-	touch $@
+	@echo "installing beamwright and the sample experiments"
+	@$(RUN)/bin/python $(PIP) --no-deps --no-build-isolation --force-reinstall $(OWN)
+	@touch $@
 
 # Developers work on the tree itself. WITH_ROOT=1 adds ROOT, for the tests that read our files with it.
 $(DEV)/.requirements: requirements/dev.txt requirements/root.txt
-	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python $(PIP) --require-hashes -r requirements/dev.txt $(if $(WITH_ROOT),-r requirements/root.txt)
-	touch $@
+	@echo "making $(DEV)"
+	@$(PYTHON) -m venv $(DEV)
+	@$(DEV)/bin/python $(PIP) --require-hashes -r requirements/dev.txt $(if $(WITH_ROOT),-r requirements/root.txt)
+	@touch $@
 
 $(DEV)/.installed: $(DEV)/.requirements pyproject.toml $(wildcard examples/*/pyproject.toml)
-	$(DEV)/bin/python $(PIP) --no-deps --no-build-isolation $(foreach own,$(OWN),-e $(own))
-	touch $@
+	@echo "installing beamwright and the sample experiments, to be edited in place"
+	@$(DEV)/bin/python $(PIP) --no-deps --no-build-isolation $(foreach own,$(OWN),-e $(own))
+	@touch $@
