@@ -46,6 +46,8 @@ _START, _WAIT = b"S", b"W"
 _SHORTEST_LIMIT = 0.05  # s
 _ENDING = 1.0  # s; the system may show a thread for a moment after it was joined
 _END = Task(-1, 0, 0)
+# Threads that only return memory to the system, and that their library starts anew after a fork.
+_HARMLESS = ("jemalloc_bg_thd",)
 
 
 def check_forkable() -> None:
@@ -79,7 +81,7 @@ def _native_threads() -> list[str]:
         for task in sorted(os.listdir("/proc/self/task"), key=int):
             with open(f"/proc/self/task/{task}/comm", encoding="utf-8") as stream:
                 names.append(f"{stream.read().strip()} ({task})")
-    return names[1:]
+    return [name for name in names[1:] if not name.startswith(_HARMLESS)]
 
 
 def _connections() -> list[str]:

@@ -94,8 +94,9 @@ def read_rows(path: Path) -> dict[str, Array]:
     except Exception as error:
         raise FormatError(
             f"raw file {path} cannot be read: {type(error).__name__}: {error}",
-            hint="is it truncated? send it again",
+            hint="is it truncated, or another file? send it again",
         ) from error
+    return rows
 
 
 def _first_rows(rows: dict[str, Array], run: int) -> tuple[dict[str, Array], Array]:
