@@ -11,7 +11,8 @@ from beamwright.cli.common import json_option, say
 from beamwright.core.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from beamwright.production.experiment import Experiment
+    from beamwright.production.experiment import Delivery, Experiment
+    from beamwright.production.spec import ProductionSpec
     from beamwright.production.workspace import Workspace
 
 NAME = "demo"
@@ -54,10 +55,29 @@ def demo(
     spec = load_spec(_production(chosen, production))
     workspace = _workspace(folder)
     say(f"{spec.title or spec.name}, in {workspace.root}")
-    deliveries = chosen.deliveries(spec.deliveries) if spec.deliveries else []
-    document = finish(workspace, spec, chosen, workers=workers, deliveries=list(deliveries), as_json=as_json)
+    deliveries = list(chosen.deliveries(spec.deliveries)) if spec.deliveries else []
+    if events is not None:
+        spec, more = _enlarged(
+            chosen, spec, events, sum(d.records.get("event", 0) for d in deliveries), workspace
+        )
+        deliveries += more
+    document = finish(workspace, spec, chosen, workers=workers, deliveries=deliveries, as_json=as_json)
     if show:
         _open(document["report"])
+
+
+def _enlarged(
+    experiment: Experiment, spec: ProductionSpec, events: int, have: int, workspace: Workspace
+) -> tuple[ProductionSpec, list[Delivery]]:
+    """Add resampled events to the delivered ones until there are so many."""
+    if experiment.enlarge is None:
+        raise UsageError(
+            f"experiment {experiment.name} cannot resample its events", hint="leave out --events"
+        )
+    if events <= have:
+        say(f"{have} events are delivered anyway: none are resampled")
+        return spec, []
+    return experiment.enlarge(spec, events - have, workspace.root / "resampled")
 
 
 def _default() -> Experiment:

@@ -25,6 +25,7 @@ from beamwright.event.reader import JoinedReader, Reader
 if TYPE_CHECKING:
     from beamwright.production.access import Access
     from beamwright.production.figures import Figures
+    from beamwright.production.spec import ProductionSpec
 
 T = TypeVar("T")
 
@@ -134,7 +135,9 @@ class Experiment:
 
     ``constants`` and ``deliveries`` are called with the names that a production file uses; ``figures`` with
     access to a finished
-    production. ``references`` are files of quality references.
+    production. ``references`` are files of quality references. ``enlarge`` adds so many resampled events to a
+    production, for tests of load: it returns the production with more datasets and their deliveries, and may
+    write to the folder it is given.
     """
 
     name: str
@@ -148,6 +151,7 @@ class Experiment:
     constants: Callable[[str], list[LoadedConstants]] = _no_constants
     deliveries: Callable[[str], list[Delivery]] = _no_deliveries
     figures: Callable[[Access], Figures] | None = None
+    enlarge: Callable[[ProductionSpec, int, Path], tuple[ProductionSpec, list[Delivery]]] | None = None
 
     def make_path(self, name: str, parameters: Parameters | None = None) -> EventPath:
         """Return a new path with its parameters set (by module, then name).

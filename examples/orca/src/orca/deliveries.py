@@ -14,6 +14,8 @@ from orca.constants import GEOMETRY
 from orca.samples import complete, geometry, initial, sample
 
 FOLDER = Path(__file__).parent / "productions"
+RUN_OFFSET = 9_000_000
+"""Resampled runs have the number of their source, and this added."""
 RUNS = {"44": (5971, 6884), "267": (25291, 25291), "133": (13339, 13340)}
 """First and last run that the loaded constants of a series hold for."""
 
@@ -38,9 +40,12 @@ def loaded_constants(name: str) -> list[LoadedConstants]:
         return [LoadedConstants(GEOMETRY, _validity(s), geometry(s)) for s in ("44", "267")]
     if name == "simulation":
         return [LoadedConstants(role, _validity("133"), p) for role, p in complete("133").items()]
+    if name == "resampled":
+        whole = Interval.runs("44", RUN_OFFSET, 2 * RUN_OFFSET)
+        return [LoadedConstants(role, whole, p) for role, p in complete("44").items()]
     series = name.removeprefix("initial-")
     if series not in ("44", "267"):
-        valid = ["geometry", "simulation", "initial-44", "initial-267"]
+        valid = ["geometry", "simulation", "initial-44", "initial-267", "resampled"]
         raise UnknownNameError("set of constants of orca", name, valid)
     return [LoadedConstants(role, _validity(series), p) for role, p in initial(series).items()]
 

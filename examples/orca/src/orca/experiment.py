@@ -9,6 +9,7 @@ from orca.calibrations import CALIBRATIONS
 from orca.deliveries import FOLDER, deliveries, loaded_constants
 from orca.paths import PATHS
 from orca.readers import BANKS, DstReader, OfflineReader, OnlineReader
+from orca.resample import BootstrapReader, MixedReader, enlarge
 
 if TYPE_CHECKING:
     from beamwright.production.access import Access
@@ -26,7 +27,13 @@ experiment = Experiment(
     name="orca",
     distributions=("beamwright-orca",),
     banks=BANKS,
-    readers={"online": OnlineReader, "offline": OfflineReader, "dst": DstReader},
+    readers={
+        "online": OnlineReader,
+        "offline": OfflineReader,
+        "dst": DstReader,
+        "mixed": MixedReader,
+        "bootstrap": BootstrapReader,
+    },
     paths=PATHS,
     calibrations=CALIBRATIONS,
     productions={"demo": FOLDER / "demo.toml"},
@@ -34,4 +41,5 @@ experiment = Experiment(
     constants=loaded_constants,
     deliveries=deliveries,
     figures=figures,
+    enlarge=enlarge,
 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from beamwright.core.histogram import Axis, Histogram, HistogramSet
 from beamwright.event.batch import Batch
-from beamwright.production.figures import Curve, Figures, Plot, Section, Table, Value
+from beamwright.production.figures import Cell, Curve, Figures, Plot, Section, Table, Value
 from orca import constants, match, toffsets, tot
 from orca.constants import TIME_OFFSETS, TOT_SCALE
 from orca.jagged import Array, Floats, concatenate
@@ -263,15 +263,17 @@ def _zenith(access: Access, section: Section) -> None:
 
 
 def _skims(access: Access, section: Section) -> None:
-    rows = []
-    for collection in access.collections(step="skim"):
-        kind = "simulation" if collection.is_mc else "data"
-        rows.append(
-            (collection.stream, kind, collection.series, collection.interval.first[0], collection.events)
-        )
-    if rows:
-        columns = ("skim", "kind", "series", "run", "events")
-        section.tables.append(Table.of("Skims, before merging", columns, sorted(rows)))
+    counts: dict[tuple[str, int, str], dict[str, int]] = {}
+    for c in access.collections(step="skim"):
+        kind = "simulation" if c.is_mc else "data"
+        row = counts.setdefault((c.series, c.interval.first[0], kind), {})
+        row[c.stream] = row.get(c.stream, 0) + c.events
+    if counts:
+        streams = sorted({stream for row in counts.values() for stream in row})
+        rows: list[Sequence[Cell]] = [
+            (*key, *(row.get(stream, 0) for stream in streams)) for key, row in sorted(counts.items())
+        ]
+        section.tables.append(Table.of("Events in the skims", ("series", "run", "kind", *streams), rows))
 
 
 # --- software trigger

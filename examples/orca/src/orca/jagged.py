@@ -77,3 +77,10 @@ def concatenate(tables: Iterable[Table]) -> Table:
     names = parts[0].columns
     columns = {name: np.concatenate([part[name] for part in parts]) for name in names}
     return Table(columns, offsets_of(np.concatenate([part.counts for part in parts])))
+
+
+def joined(first: Table, second: Table) -> Table:
+    """Put the rows of a second table behind those of the first, event by event."""
+    both = concatenate([first, second])
+    order = np.argsort(np.concatenate([first.owner, second.owner]), kind="stable")
+    return Table({n: v[order] for n, v in both.columns.items()}, first.offsets + second.offsets)

@@ -20,7 +20,7 @@ from orca.readers import EVENT, SLICE, SUMMARY
 
 HEADERS = ("RunHeader", "EventHeader")
 RECO = ("CalHit", "LineFit", "Track", "TrackHit")
-TRUE = ("McTruth", "StoredTrack")
+TRUE = ("McTruth", "StoredTrack", "Origin")
 
 
 def reco() -> Path:
@@ -42,19 +42,19 @@ def monitor() -> Path:
 
 def mdst() -> Path:
     """Make the mini-DST of reconstructed events."""
-    banks = (*HEADERS, "Summary", "McTruth")
+    banks = (*HEADERS, "Summary", "McTruth", "Origin")
     return Path("mdst", EVENT, [Summarise()], [Output("mdst", banks, tier="mdst")])
 
 
 def dst_import() -> Path:
     """Bring the collaboration's DST events into the mini-DST."""
-    banks = (*HEADERS, "Summary", "McTruth")
+    banks = (*HEADERS, "Summary", "McTruth", "Origin")
     return Path("dst-import", EVENT, [ImportDst()], [Output("mdst", banks, tier="mdst")])
 
 
 def skim() -> Path:
     """Select muons, up-going tracks and bright events from the mini-DST."""
-    banks = (*HEADERS, "Summary", "McTruth")
+    banks = (*HEADERS, "Summary", "McTruth", "Origin")
     outputs = [Output(name, banks, select=name, tier="skim") for name in ("muon", "upgoing", "bright")]
     return Path("skim", EVENT, [Select()], outputs)
 

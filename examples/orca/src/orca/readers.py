@@ -25,10 +25,10 @@ BANKS = BankSet.load(FOLDER / "raw.toml", FOLDER / "reco.toml")
 
 EVENT, SLICE, SUMMARY, SUPERNOVA = "event", "slice", "summary", "sn"
 DAQ, TRUTH, DST = "daq", "truth", "dst"
-EVENT_BANKS = ("RunHeader", "EventHeader", "TrigHit", "SnapHit", "McTruth", "StoredTrack")
+EVENT_BANKS = ("RunHeader", "EventHeader", "TrigHit", "SnapHit", "McTruth", "StoredTrack", "Origin")
 SLICE_BANKS = ("RunHeader", "EventHeader", "L1Hit")
 SUMMARY_BANKS = ("RunHeader", "EventHeader", "SummaryFrame")
-DST_BANKS = ("RunHeader", "EventHeader", "StoredTrack", "HitCounts", "McTruth")
+DST_BANKS = ("RunHeader", "EventHeader", "StoredTrack", "HitCounts", "McTruth", "Origin")
 _KINDS = {EVENT: raw.EVENT, SLICE: raw.L1, SUMMARY: raw.SUMMARY, SUPERNOVA: raw.SN}
 _OWN_ROLE = {SLICE: "l1", SUPERNOVA: "sn"}
 _HIT = ("dom_id", "channel", "tdc", "tot")
@@ -146,12 +146,12 @@ class OnlineReader(TelescopeReader):
         header = {name: values[entries] for name, values in found.header.items()}
         if isinstance(found, Events):
             truth = self._true_muons(header["trigger_counter"]) if "McTruth" in wanted else None
-            return _event_tables(
+            return event_tables(
                 header, found.triggered.take(entries), found.snapshot.take(entries), truth, None
             )
         rows = found.rows.take(entries)
         name = "SummaryFrame" if record == SUMMARY else "L1Hit"
-        return {**_header_tables(header), name: _frames(rows) if record == SUMMARY else _hits(name, rows)}
+        return {**header_tables(header), name: _frames(rows) if record == SUMMARY else _hits(name, rows)}
 
     def _true_muons(self, counter: Array) -> Columns | None:
         """Take the truth of simulated events: the trigger counter is the row, if there is such a row."""
@@ -187,7 +187,7 @@ class OfflineReader(TelescopeReader):
     def _tables(self, record: str, entries: Ints, wanted: frozenset[str]) -> Tables:
         events = self._file.events(entries)
         stored = _stored(self._file, entries) if "StoredTrack" in wanted else None
-        return _event_tables(events.header, events.triggered, events.snapshot, None, stored)
+        return event_tables(events.header, events.triggered, events.snapshot, None, stored)
 
 
 class DstReader(OfflineReader):
@@ -202,7 +202,7 @@ class DstReader(OfflineReader):
 
     def _tables(self, record: str, entries: Ints, wanted: frozenset[str]) -> Tables:
         return {
-            **_header_tables(self._file.headers(entries)),
+            **header_tables(self._file.headers(entries)),
             **_track_tables(len(entries), None, _stored(self._file, entries)),
             "HitCounts": Table.one(BANKS["HitCounts"], self._counts(entries)),
         }
@@ -223,7 +223,7 @@ def _stored(file: OfflineFile, entries: Ints) -> Columns:
     return {**directions, "likelihood": best["lik"], "beta0": info["beta0"], "energy": best["E"]}
 
 
-def _event_tables(
+def event_tables(
     header: Columns,
     triggered: jagged.Table,
     snapshot: jagged.Table,
@@ -231,18 +231,18 @@ def _event_tables(
     stored: Columns | None,
 ) -> Tables:
     trig = _hits(
-        "TrigHit", triggered, snap=_links(triggered, snapshot), trigger_mask=triggered["trigger_mask"]
+        "TrigHit", triggered, snap=hit_links(triggered, snapshot), trigger_mask=triggered["trigger_mask"]
     )
     zeros = np.zeros(snapshot.offsets[-1], np.int32)
     return {
-        **_header_tables(header),
+        **header_tables(header),
         "TrigHit": trig,
         "SnapHit": _hits("SnapHit", snapshot, header=zeros),
         **_track_tables(len(triggered), truth, stored),
     }
 
 
-def _header_tables(header: Columns) -> Tables:
+def header_tables(header: Columns) -> Tables:
     n = len(header["run"])
     zeros = np.zeros(n, np.uint64)
     ns = header["utc_ns"] if "utc_ns" in header else header["utc_16ns"].astype(np.int64) * 16
@@ -263,7 +263,11 @@ def _track_tables(n: int, truth: Columns | None, stored: Columns | None) -> Tabl
     """Make the banks of true and stored tracks: a row where there is one."""
     renamed = {"E": "energy", "pos_x": "x", "pos_y": "y", "pos_z": "z"}
     true = None if truth is None else {renamed.get(name, name): v for name, v in truth.items()}
-    return {"McTruth": _rows("McTruth", n, true), "StoredTrack": _rows("StoredTrack", n, stored)}
+    return {
+        "McTruth": _rows("McTruth", n, true),
+        "StoredTrack": _rows("StoredTrack", n, stored),
+        "Origin": Table.empty(BANKS["Origin"], n),
+    }
 
 
 def _rows(bank: str, n: int, columns: Columns | None) -> Table:
@@ -284,7 +288,7 @@ def _frames(rows: jagged.Table) -> Table:
     return Table(BANKS["SummaryFrame"], rows.offsets, {**words, "rate": lists})
 
 
-def _links(hits: jagged.Table, among: jagged.Table) -> Array:
+def hit_links(hits: jagged.Table, among: jagged.Table) -> Array:
     """Find each hit's row among others of the same event (same PMT and time), −1 where it is not there."""
     if not among.offsets[-1]:
         return np.full(hits.offsets[-1], -1, np.int32)
