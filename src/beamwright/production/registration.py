@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,12 +43,11 @@ def register(
 ) -> None:
     """Write everything that an accepted attempt gives; ``stamps`` holds path, inode and mtime by stream.
 
-    Raises: ReportError when an output's name is taken.
+    Raises: ReportError when an output's name is taken or an input is not registered.
     """
     unit = conn.execute(sa.select(schema.unit).where(schema.unit.c.id == row.unit_id)).one()
-    parents = _parents(conn, unit)
-    for output in sorted(report["outputs"], key=lambda o: str(o["stream"])):
-        _register_output(conn, row, unit, output, stamps[output["stream"]], parents, now)
+    outputs = {str(o["stream"]): o for o in sorted(report["outputs"], key=lambda o: str(o["stream"]))}
+    _Registration(conn, row, unit, outputs, now).write(stamps)
     payload = report["payload"]
     if payload["ledger"]:
         lines = [_ledger_line(row, line) for line in payload["ledger"]]
@@ -57,95 +57,91 @@ def register(
         conn.execute(sa.insert(schema.quarantine), list(records.values()))
 
 
-def _register_output(
-    conn: sa.Connection,
-    row: Any,
-    unit: Any,
-    output: Mapping[str, Any],
-    stamp: Stamp,
-    parents: list[int],
-    now: float,
-) -> None:
-    stream, declared = output["stream"], unit.definition["streams"][output["stream"]]
-    scope, name = jobs.declared_name(row.production, declared)
-    _refuse_taken(conn, scope, name)
-    is_bundle = jobs.is_bundle(unit.kind, stream)
-    content = {key: output[key] for key in ("size", "sha256", "adler32", "uuid")}
-    file_id = insert_id(
-        conn,
-        schema.file,
-        scope=scope,
-        name=name,
-        kind="bundle" if is_bundle else "rntuple",
-        tier=declared["tier"],
-        attempt_id=row.id,
-        lineage=_lineage(row, unit, stream),
-        created=now,
-        **content,
-    )
-    history.record(conn, "file", file_id, "registered", actor=ACTOR, at=now)
-    if parents:
-        rows = [{"file_id": file_id, "parent_id": parent} for parent in parents]
-        conn.execute(sa.insert(schema.file_parent), rows)
-    _add_replica(conn, file_id, row.farm, stamp, now)
-    collection_id = None
-    if not is_bundle:
-        collection_id = _add_collection(conn, row, unit, output, declared["tier"], (scope, name), now)
+@dataclass(frozen=True)
+class _Registration:
+    """The outputs of one unit on their way into the catalogue, all of them step by step."""
+
+    conn: sa.Connection
+    row: Any
+    unit: Any
+    outputs: Mapping[str, Mapping[str, Any]]
+    now: float
+
+    def write(self, stamps: Mapping[str, Stamp]) -> None:
+        names = {s: jobs.declared_name(self.row.production, self.declared(s)) for s in self.outputs}
+        _refuse_taken(self.conn, list(names.values()))
+        files = {stream: self._add_file(stream, names[stream]) for stream in self.outputs}
+        self._record("file", files.values(), "registered")
+        self._add_parents(files)
+        self._add_replicas(files, stamps)
+        events = [s for s in self.outputs if not jobs.is_bundle(self.unit.kind, s)]
+        collections = {
+            stream: self._add_collection(stream, names[stream], files[stream]) for stream in events
+        }
+        self._record("collection", collections.values(), "building")
+        self._move(schema.collection, collections.values(), "building", "valid")
+        self._add_outputs(files, collections)
+
+    def declared(self, stream: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.unit.definition["streams"][stream]
+        return found
+
+    def _record(self, kind: str, ids: Iterable[int], target: str) -> None:
+        history.record_all(self.conn, kind, ids, target, actor=ACTOR, at=self.now)
+
+    def _move(self, table: sa.Table, ids: Iterable[int], source: str, target: str, **values: Any) -> None:
+        history.move_all(self.conn, table, ids, source, target, actor=ACTOR, at=self.now, **values)
+
+    def _add_file(self, stream: str, did: tuple[str, str]) -> int:
+        is_bundle = jobs.is_bundle(self.unit.kind, stream)
+        content = {key: self.outputs[stream][key] for key in ("size", "sha256", "adler32", "uuid")}
+        origin = {"attempt_id": self.row.id, "lineage": _lineage(self.row, self.unit, stream)}
+        kind = {"kind": "bundle" if is_bundle else "rntuple", "tier": self.declared(stream)["tier"]}
+        place = {"scope": did[0], "name": did[1], "created": self.now}
+        return insert_id(self.conn, schema.file, **place, **kind, **origin, **content)
+
+    def _add_parents(self, files: Mapping[str, int]) -> None:
+        parents = _parents(self.conn, self.unit)
+        rows = [{"file_id": child, "parent_id": parent} for child in files.values() for parent in parents]
+        if rows:
+            self.conn.execute(sa.insert(schema.file_parent), rows)
+
+    def _add_replicas(self, files: Mapping[str, int], stamps: Mapping[str, Stamp]) -> None:
+        """Add the replicas that the wrapper put in place and the importer has read in full."""
+        ids = []
+        for stream, file_id in files.items():
+            path, inode, mtime_ns = stamps[stream]
+            place = {"endpoint": self.row.farm, "path": path, "inode": inode, "mtime_ns": mtime_ns}
+            ids.append(insert_id(self.conn, schema.replica, file_id=file_id, state="planned", **place))
+        self._record("replica", ids, "planned")
+        self._move(schema.replica, ids, "planned", "copying")
+        self._move(schema.replica, ids, "copying", "present")
+        read = {"verified_by": ACTOR, "verified_at": self.now}
+        self._move(schema.replica, ids, "present", "verified", **read)
+
+    def _add_collection(self, stream: str, did: tuple[str, str], file_id: int) -> int:
+        unit, definition = self.unit, self.unit.definition
+        ends = {f"{end}_{part}" for end in ("first", "last") for part in _POSITION}
+        copied = {name: getattr(unit, name) for name in ends | {"series", "config_hash", "resolved_hash"}}
+        flags = {name: bool(definition.get(name)) for name in ("is_mc", "is_resampled")}
+        values = {"scope": did[0], "name": did[1], "stream": stream, "state": "building", "unit_id": unit.id}
+        values |= {"tier": self.declared(stream)["tier"], "events": self.outputs[stream]["events"]}
+        values |= {"global_tag": definition.get("global_tag") or "", "release": self.row.task_release}
+        collection_id = insert_id(self.conn, schema.collection, **values, **copied, **flags, created=self.now)
         link = {"collection_id": collection_id, "file_id": file_id, "position": 0}
-        conn.execute(sa.insert(schema.collection_file), [link])
-    values = {"unit_id": unit.id, "stream": stream, "attempt_id": row.id, "file_id": file_id}
-    events = {"collection_id": collection_id, "events": output["events"]}
-    insert_id(conn, schema.output, **values, **events)
+        self.conn.execute(sa.insert(schema.collection_file), [link])
+        return collection_id
 
-
-def _add_replica(conn: sa.Connection, file_id: int, farm: str, stamp: Stamp, now: float) -> None:
-    """Add the replica that the wrapper put in place and the importer has read in full."""
-    path, inode, mtime_ns = stamp
-    place = {"endpoint": farm, "path": path, "state": "planned"}
-    replica_id = insert_id(conn, schema.replica, file_id=file_id, inode=inode, mtime_ns=mtime_ns, **place)
-    history.record(conn, "replica", replica_id, "planned", actor=ACTOR, at=now)
-    for source, target in (("planned", "copying"), ("copying", "present")):
-        history.move(conn, schema.replica, replica_id, source, target, actor=ACTOR, at=now)
-    at: dict[str, Any] = {"at": now, "verified_by": ACTOR, "verified_at": now}
-    history.move(conn, schema.replica, replica_id, "present", "verified", actor=ACTOR, **at)
-
-
-def _add_collection(
-    conn: sa.Connection,
-    row: Any,
-    unit: Any,
-    output: Mapping[str, Any],
-    tier: str,
-    did: tuple[str, str],
-    now: float,
-) -> int:
-    interval = {
-        f"{end}_{part}": getattr(unit, f"{end}_{part}") for end in ("first", "last") for part in _POSITION
-    }
-    definition = unit.definition
-    collection_id = insert_id(
-        conn,
-        schema.collection,
-        scope=did[0],
-        name=did[1],
-        tier=tier,
-        stream=output["stream"],
-        state="building",
-        events=output["events"],
-        unit_id=unit.id,
-        series=unit.series,
-        release=row.task_release,
-        config_hash=unit.config_hash,
-        global_tag=definition.get("global_tag") or "",
-        resolved_hash=unit.resolved_hash,
-        is_mc=bool(definition.get("is_mc")),
-        is_resampled=bool(definition.get("is_resampled")),
-        created=now,
-        **interval,
-    )
-    history.record(conn, "collection", collection_id, "building", actor=ACTOR, at=now)
-    history.move(conn, schema.collection, collection_id, "building", "valid", actor=ACTOR, at=now)
-    return collection_id
+    def _add_outputs(self, files: Mapping[str, int], collections: Mapping[str, int]) -> None:
+        common = {"unit_id": self.unit.id, "attempt_id": self.row.id}
+        rows = [
+            common
+            | {"stream": stream, "file_id": file_id, "collection_id": collections.get(stream)}
+            | {"events": self.outputs[stream]["events"]}
+            for stream, file_id in files.items()
+        ]
+        if rows:
+            self.conn.execute(sa.insert(schema.output), rows)
 
 
 def _parents(conn: sa.Connection, unit: Any) -> list[int]:
@@ -166,11 +162,13 @@ def _parents(conn: sa.Connection, unit: Any) -> list[int]:
     return found
 
 
-def _refuse_taken(conn: sa.Connection, scope: str, name: str) -> None:
-    query = sa.select(schema.file.c.id).where(schema.file.c.scope == scope, schema.file.c.name == name)
-    if conn.execute(query).first() is not None:
+def _refuse_taken(conn: sa.Connection, dids: list[tuple[str, str]]) -> None:
+    file = schema.file
+    same = sa.or_(*(sa.and_(file.c.scope == scope, file.c.name == name) for scope, name in dids))
+    taken = conn.execute(sa.select(file.c.scope, file.c.name).where(same)).first() if dids else None
+    if taken is not None:
         hint = "two units declare the same output: give one production or step another name"
-        raise ReportError(f"the name {scope}:{name} is taken", hint=hint)
+        raise ReportError(f"the name {taken.scope}:{taken.name} is taken", hint=hint)
 
 
 def _lineage(row: Any, unit: Any, stream: str) -> dict[str, Any]:
