@@ -11,16 +11,74 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from beamwright.db import schema
 from beamwright.db.engine import Database
 
 _numbers = count(1)
+
+
+class Server:
+    """Hands out migrated databases: the same one, emptied, unless a test changed its schema."""
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url = url
+        driver = url.set(drivername="postgresql+psycopg")
+        self.engine = sa.create_engine(driver, isolation_level="AUTOCOMMIT")
+        self.template = ""
+        self.free: list[sa.URL] = []
+
+    def create(self, template: str) -> sa.URL:
+        name = f"test{next(_numbers)}"
+        with self.engine.connect() as conn:
+            conn.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url.set(database=name)
+
+    def drop(self, url: sa.URL) -> None:
+        with self.engine.connect() as conn:
+            conn.exec_driver_sql(f"DROP DATABASE {url.database} WITH (FORCE)")
+
+    def take(self) -> sa.URL:
+        if not self.template:
+            migrated = Database(self.create("template1"))
+            migrated.migrate()
+            migrated.close()
+            self.template = str(migrated.url.database)
+        return self.free.pop() if self.free else self.create(self.template)
+
+    def give_back(self, url: sa.URL) -> None:
+        """Empty the database for the next test; drop it when its schema is no longer the template's."""
+        if self._schema(url) != self._schema(self.url.set(database=self.template)):
+            self.drop(url)
+            return
+        names = ", ".join(f'"{table.name}"' for table in schema.metadata.sorted_tables)
+        with self._connected(url) as conn:
+            conn.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+        self.free.append(url)
+
+    def _schema(self, url: sa.URL) -> tuple[str | None, int]:
+        with self._connected(url) as conn:
+            guards = conn.exec_driver_sql(
+                "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal"
+            ).scalar_one()
+            return conn.exec_driver_sql("SELECT version_num FROM alembic_version").scalar(), guards
+
+    @contextmanager
+    def _connected(self, url: sa.URL) -> Iterator[sa.Connection]:
+        engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+        with engine.begin() as conn:
+            yield conn
+        engine.dispose()
+
+    def close(self) -> None:
+        self.engine.dispose()
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +107,7 @@ def postgresql_cluster() -> Iterator[str]:
         pytest.skip("the binaries of a PostgreSQL server are not installed")
     if os.geteuid() == 0 and _unprivileged() is None:
         pytest.skip("PostgreSQL does not run as root, and there is no account 'postgres' or 'nobody'")
-    folder = Path(tempfile.mkdtemp(prefix="bw-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="bw-pg-", dir=_memory()))
     user = _unprivileged()
     if user is not None:
         shutil.chown(folder, user)
@@ -82,37 +140,27 @@ def postgresql_cluster() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgresql_new(postgresql_cluster: str) -> Iterator[Callable[[str], sa.URL]]:
-    """Give a function that makes an empty database, or a copy of another."""
-    engine = sa.create_engine(
-        sa.make_url(postgresql_cluster).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
-    )
-
-    def make(template: str = "template1") -> sa.URL:
-        name = f"test{next(_numbers)}"
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
-        return sa.make_url(postgresql_cluster).set(database=name)
-
-    yield make
-    engine.dispose()
-
-
-@pytest.fixture(scope="session")
-def postgresql_template(postgresql_new: Callable[[str], sa.URL]) -> str:
-    migrated = Database(postgresql_new("template1"))
-    migrated.migrate()
-    migrated.close()
-    return str(migrated.url.database)
+def postgresql_server(postgresql_cluster: str) -> Iterator[Server]:
+    server = Server(sa.make_url(postgresql_cluster))
+    yield server
+    server.close()
 
 
 @pytest.fixture
-def postgresql_database(
-    postgresql_new: Callable[[str], sa.URL], postgresql_template: str
-) -> Iterator[Database]:
-    made = Database(postgresql_new(postgresql_template), busy_seconds=1.0)
+def postgresql_new(postgresql_server: Server) -> Iterator[sa.URL]:
+    """Give an empty database."""
+    url = postgresql_server.create("template1")
+    yield url
+    postgresql_server.drop(url)
+
+
+@pytest.fixture
+def postgresql_database(postgresql_server: Server) -> Iterator[Database]:
+    url = postgresql_server.take()
+    made = Database(url, busy_seconds=1.0)
     yield made
     made.close()
+    postgresql_server.give_back(url)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -126,6 +174,13 @@ def _binaries() -> Path | None:
     found = [Path(on_path).parent] if on_path else []
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((folder for folder in found if (folder / "pg_ctl").exists()), None)
+
+
+def _memory() -> str | None:
+    """Return a folder in memory, where there is one with enough room."""
+    path = Path("/dev/shm")
+    has_room = path.is_dir() and os.access(path, os.W_OK) and shutil.disk_usage(path).free > 1 << 30
+    return str(path) if has_room else None
 
 
 def _unprivileged() -> str | None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,10 +88,10 @@ def test_an_empty_database_is_refused_until_migrated(tmp_path: Path) -> None:
     fresh.close()
 
 
-def test_revisions_can_be_undone(postgresql_new: Callable[[str], sa.URL]) -> None:
+def test_revisions_can_be_undone(postgresql_new: sa.URL) -> None:
     from alembic import command
 
-    fresh = Database(postgresql_new("template1"))
+    fresh = Database(postgresql_new)
     fresh.migrate()
     with fresh.begin() as conn:
         command.downgrade(migrations.config(conn), "base")
