@@ -2,4 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from beamwright.event.collection import CollectionReader
+
 __version__ = "0.1.0"
+
+
+def open(name: str, workspace: Path | str | None = None) -> CollectionReader:
+    """Open a collection, ``scope:name``, of a workspace (default: the nearest one upwards) for reading.
+
+    Raises: UnknownNameError, StorageError.
+    """
+    from beamwright.production.access import open_collection
+
+    return open_collection(name, workspace)

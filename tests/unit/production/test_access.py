@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+import beamwright
 from beamwright.conditions import tags
 from beamwright.conditions.payload import Payload
 from beamwright.core.errors import StorageError, UnknownNameError
@@ -68,7 +69,7 @@ def test_collection_opens_by_name_out_of_a_workspace(
     with open_collection("sample:merged/good.A", workspace.root) as reader:
         assert reader.metadata[0].events == 12
     monkeypatch.chdir(workspace.root / "farms")
-    with open_collection("sample:merged/good.A") as reader:
+    with beamwright.open("sample:merged/good.A") as reader:
         assert reader.metadata[0].events == 12
     with pytest.raises(UnknownNameError, match=r"sample:merged/good\.B"):
         open_collection("sample:merged/good.B", workspace.root)
