@@ -21,7 +21,7 @@ from beamwright.agents.tracker import Tracker
 from beamwright.batch.scheduler import Scheduler
 from beamwright.core import plugins
 from beamwright.core.errors import ProductionFailedError
-from beamwright.production import closing, publishing, release, tasks
+from beamwright.production import closing, jobs, publishing, release, tasks
 from beamwright.production.experiment import Experiment
 from beamwright.production.facts import production_facts
 from beamwright.production.source import Source
@@ -80,6 +80,7 @@ class Produce:
             now = self.workspace.clock.now()
             self.production_id = tasks.start(conn, self.spec, facts, current, now)
             publishing.load_constants(conn, self.spec, self.experiment, now)
+            jobs.prepare_again(conn, self.production_id, "the production was started again", now)
 
     def _schedulers(self) -> dict[str, Scheduler]:
         made = {}

@@ -26,7 +26,7 @@ from beamwright.db.engine import insert_id
 from beamwright.production.tickets import ticket
 from beamwright.production.workspace import Workspace
 
-ACTOR = "submitter"
+ACTOR, OPERATOR = "submitter", "operator"
 LOCK_FILE, REVOKED_FILE, LOG_FILE = "lock", "revoked", "log"
 COMMANDS = {
     "process": [sys.executable, "-m", "beamwright.cli.main", "process"],
@@ -147,12 +147,32 @@ def after_failure(failure_class: str, earlier: Mapping[str, int], tries: int) ->
 
 
 def failures(conn: sa.Connection, job_id: int) -> dict[str, int]:
-    """Count a job's ended attempts by failure class."""
-    attempt = schema.attempt
+    """Count a job's ended attempts by failure class, from where it was last made ready by hand."""
+    attempt, entry = schema.attempt, schema.history
+    restarted = sa.select(sa.func.max(entry.c.at)).where(
+        entry.c.kind == "job", entry.c.object == str(job_id), entry.c.actor == OPERATOR
+    )
+    since = conn.execute(restarted).scalar() or 0.0
     query = sa.select(attempt.c.failure_class, sa.func.count()).where(
-        attempt.c.job_id == job_id, attempt.c.failure_class.is_not(None)
+        attempt.c.job_id == job_id, attempt.c.failure_class.is_not(None), attempt.c.leased >= since
     )
     return {str(name): int(n) for name, n in conn.execute(query.group_by(attempt.c.failure_class))}
+
+
+def prepare_again(conn: sa.Connection, production_id: int, reason: str, now: float) -> int:
+    """Give a production's failed jobs all their tries anew; return how many there were."""
+    job, unit, task = schema.job, schema.unit, schema.task
+    query = (
+        sa.select(job.c.id)
+        .join(unit, job.c.unit_id == unit.c.id)
+        .join(task, unit.c.task_id == task.c.id)
+        .where(task.c.production_id == production_id, job.c.state == "failed")
+    )
+    ids = list(conn.execute(query).scalars())
+    values: dict[str, Any] = {"failures": 0, "not_before": 0.0}
+    common: dict[str, Any] = {"actor": OPERATOR, "reason": reason, "at": now}
+    history.move_all(conn, job, ids, "failed", "prepared", **common, **values)
+    return len(ids)
 
 
 def fail(

@@ -183,6 +183,22 @@ def test_a_failure_is_retried_within_bounds_and_then_stays(workspace: Workspace)
     assert row.failures == 3 and "told to fail" in row.reason
 
 
+def test_a_production_that_is_started_again_gives_failed_jobs_all_their_tries_anew(
+    workspace: Workspace,
+) -> None:
+    job_id = special(workspace, "fail")
+    for _ in range(2):
+        for _ in range(3):
+            take(workspace, attempt(workspace, job_id))
+        assert state(workspace, schema.job, job_id) == "failed"
+        workspace.clock.sleep(10.0)
+        with workspace.db.begin() as conn:
+            assert jobs.prepare_again(conn, 1, "started again", workspace.clock.now()) == 1
+    assert state(workspace, schema.job, job_id) == "prepared"
+    with workspace.db.read() as conn:
+        assert jobs.failures(conn, job_id) == {}
+
+
 @pytest.mark.parametrize("term", ["read", "created", "written", "filtered", "prescaled", "quarantined"])
 def test_a_miscount_of_any_term_of_the_ledger_is_caught(workspace: Workspace, term: str) -> None:
     job_id = special(workspace, f"miscount {term}")
