@@ -178,9 +178,7 @@ def test_an_endless_loop_is_ended_by_the_time_limit_of_an_event(lab: Lab, worker
         limits=Limits(event_s=0.08),
         reader=toy.ToyReader(raw, "A", 7),
     )
-    assert [(q["key"], q["error"]) for q in result.quarantined] == [
-        ("A:7:3:4", "more than 0.08 s per record")
-    ]
+    assert [(q["key"], q["error"]) for q in result.quarantined] == [("A:7:3:4", "more than 0.08 s")]
     assert line(result, "dst")["written"] == 5
 
 

@@ -89,7 +89,7 @@ class Conductor:
         group = self._groups[task.number]
         if isinstance(outcome, Result):
             self._keep(group, task, outcome)
-        elif task.tries == 0:
+        elif task.tries == 0 and not (outcome.is_late and task.records > 1):
             self._waiting.appendleft(task._replace(tries=1))
         elif task.records > 1:
             self._replace(group, task.halves())

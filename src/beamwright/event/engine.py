@@ -30,6 +30,8 @@ class Progress(Protocol):
 
     def __setitem__(self, index: int, value: int, /) -> None: ...
 
+    def __getitem__(self, index: int, /) -> int: ...
+
 
 class Stumble(Exception):
     """A module raised while it worked on a batch."""
@@ -47,6 +49,7 @@ class Failure:
     step: int
     error: str
     traceback: str = ""
+    is_late: bool = False
 
     @classmethod
     def of(cls, stumble: Stumble) -> Failure:
@@ -117,6 +120,11 @@ class Engine:
             else:
                 self._call(step, batch if created is None else created)
         return self._result(task, batch, created)
+
+    @property
+    def step(self) -> int:
+        """The step that the engine is in or was in last, -1: reading."""
+        return int(self.progress[0])
 
     def finish(self) -> Result:
         """End the run that is open."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from beamwright.event.engine import Engine, Failure, Result, Stumble
+from beamwright.event.patience import Patience
 from beamwright.event.plan import Task
 
 
@@ -23,7 +25,8 @@ class SerialPool:
 
     def __init__(self, engine: Engine, event_s: float | None) -> None:
         self._engine = engine
-        self._event_s = event_s if threading.current_thread() is threading.main_thread() else None
+        is_main = threading.current_thread() is threading.main_thread()
+        self._patience = Patience(event_s if is_main else None)
         self._task: Task | None = None
 
     def can_take(self) -> bool:
@@ -35,15 +38,18 @@ class SerialPool:
     def wait(self) -> tuple[Task, Result | Failure]:
         task, self._task = self._task, None
         assert task is not None, "wait follows submit"
+        begun = time.monotonic()
         try:
-            with _alarm((self._event_s or 0.0) * max(task.records, 1)):
-                return task, self._engine.run(task)
+            with _alarm(self._patience.limit(task)):
+                result = self._engine.run(task)
         except Stumble as stumble:
             return task, Failure.of(stumble)
         except _TimeUp as late:
-            failure = Failure.of(Stumble(self._engine.progress[0], late))  # type: ignore[index]
-            failure.error = f"more than {self._event_s:g} s per record"
+            failure = Failure.of(Stumble(self._engine.step, late))
+            failure.error, failure.is_late = self._patience.reason(task), True
             return task, failure
+        self._patience.learn(task, time.monotonic() - begun)
+        return task, result
 
     def finish(self) -> None:
         self._engine.finish()
@@ -53,8 +59,8 @@ class SerialPool:
 
 
 @contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    if not seconds:
+def _alarm(seconds: float | None) -> Iterator[None]:
+    if seconds is None:
         yield
         return
 

@@ -255,7 +255,7 @@ class Table:
                 f"the offsets of {bank.name} do not rise from 0", hint="n + 1 cumulative counts for n records"
             )
         if bank.rows == ONE and not np.array_equal(offsets, np.arange(len(offsets))):
-            raise ModuleError(f"bank {bank.name} has one row per record, and {self.rows} came for {self.records}")
+            raise ModuleError(f"bank {bank.name} has one row per record, not {self.rows} for {self.records}")
         for name in self.columns:
             bank[name]
         missing = [column.name for column in bank.columns if column.name not in self.columns]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import math
 import mmap
 import os
 import selectors
@@ -29,6 +30,7 @@ from typing import NoReturn
 
 from beamwright.core.errors import BeamwrightError, ModuleError
 from beamwright.event.engine import Engine, Failure, Result, Stumble
+from beamwright.event.patience import Patience
 from beamwright.event.plan import Task
 from beamwright.event.transport import (
     ConnectionLost,
@@ -43,7 +45,6 @@ from beamwright.event.transport import (
 _REQUEST = struct.Struct("<cq")
 _ANSWER = struct.Struct("<q")
 _START, _WAIT = b"S", b"W"
-_SHORTEST_LIMIT = 0.05  # s
 _ENDING = 1.0  # s; the system may show a thread for a moment after it was joined
 _END = Task(-1, 0, 0)
 # Threads that only return memory to the system, and that their library starts anew after a fork.
@@ -109,6 +110,7 @@ class _Worker:
     connection: socket.socket
     task: Task | None = None
     begun: float = 0.0
+    deadline: float = math.inf
 
 
 class WorkerPool:
@@ -117,7 +119,7 @@ class WorkerPool:
     def __init__(self, engine: Engine, workers: int, event_s: float | None = None) -> None:
         check_forkable()
         self._engine = engine
-        self._event_s = event_s
+        self._patience = Patience(event_s)
         self._shared = mmap.mmap(-1, 8 * workers)
         self._progress = memoryview(self._shared).cast("q")
         self._faults = [os.memfd_create(f"fault-{slot}") for slot in range(workers)]
@@ -141,6 +143,8 @@ class WorkerPool:
         """Give a task to an idle worker."""
         worker = next(worker for worker in self._workers if worker.task is None)
         worker.task, worker.begun = task, time.monotonic()
+        limit = self._patience.limit(task)
+        worker.deadline = math.inf if limit is None else worker.begun + limit
         with suppress(OSError):  # a dead worker is found when its answer is awaited
             send_task(worker.connection, task)
 
@@ -150,13 +154,12 @@ class WorkerPool:
         Raises: whatever ends the pass.
         """
         while True:
-            ready = self._selector.select(self._patience())
-            for key, _ in ready:
+            for key, _ in self._selector.select(self._time_left()):
                 if self._workers[key.data].task is not None:
                     return self._take(self._workers[key.data])
-            late = self._late()
-            if late is not None:
-                return self._replace(late, f"more than {self._event_s:g} s per record")
+            for worker in self._workers:
+                if worker.task is not None and time.monotonic() > worker.deadline:
+                    return self._replace(worker, self._patience.reason(worker.task))
 
     def finish(self) -> None:
         """Let every worker end its run."""
@@ -189,6 +192,8 @@ class WorkerPool:
         except ConnectionLost:
             return self._replace(worker, "")
         task, worker.task = worker.task, None
+        if isinstance(outcome, Result):
+            self._patience.learn(task, time.monotonic() - worker.begun)
         return task, outcome
 
     def _replace(self, worker: _Worker, reason: str) -> tuple[Task, Failure]:
@@ -197,9 +202,8 @@ class WorkerPool:
         with suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
         status = self._ask(_WAIT, worker.pid)
-        failure = Failure(
-            self._progress[worker.slot], reason or _cause(status), self._fault_text(worker.slot)
-        )
+        text = self._fault_text(worker.slot)
+        failure = Failure(self._progress[worker.slot], reason or _cause(status), text, is_late=bool(reason))
         self._selector.unregister(worker.connection)
         worker.connection.close()
         self._workers[worker.slot] = self._start(worker.slot)
@@ -234,23 +238,10 @@ class WorkerPool:
         os.lseek(self._faults[slot], 0, os.SEEK_SET)
         return text
 
-    def _limit(self, task: Task) -> float:
-        return max(_SHORTEST_LIMIT, (self._event_s or 0.0) * max(task.records, 1))
-
-    def _patience(self) -> float | None:
-        if self._event_s is None:
-            return None
-        ends = [
-            worker.begun + self._limit(worker.task) for worker in self._workers if worker.task is not None
-        ]
-        return max(0.0, min(ends) - time.monotonic()) if ends else None
-
-    def _late(self) -> _Worker | None:
-        if self._event_s is None:
-            return None
-        now = time.monotonic()
-        over = (w for w in self._workers if w.task is not None and now > w.begun + self._limit(w.task))
-        return next(over, None)
+    def _time_left(self) -> float | None:
+        """Return the seconds until the first deadline, None where there is none."""
+        first = min(worker.deadline for worker in self._workers if worker.task is not None)
+        return None if first == math.inf else max(0.0, first - time.monotonic())
 
     # --- in the nursery and in the workers
 

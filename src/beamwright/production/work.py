@@ -423,5 +423,6 @@ def _failed(job: JobDoc, error: Exception) -> PayloadDoc:
         message = f"{type(error).__name__}: {error}"
     return {
         "status": "failed", "failure_class": failure_class(error), "message": message,
-        "release": job["release"], "ledger": [], "outputs": [], "quarantined": [], "figures": {}, "statistics": {},
+        "release": job["release"], "ledger": [], "outputs": [], "quarantined": [],
+        "figures": {}, "statistics": {},
     }  # fmt: skip
