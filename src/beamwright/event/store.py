@@ -122,10 +122,12 @@ class StreamWriter:
     def close(self, quarantined: Sequence[str] = ()) -> Written:
         """Finish the file; the quarantined keys enter its lineage and with it its UUID."""
         last = self._cutter.finish()
-        if last is not None:
-            self._submit(last)
+        # There is nothing left to do beside it; a small file needs no thread at all.
+        sealed = None if last is None else seal_cluster(self.schema, last, self.level)
         while self._waiting:
             self._append(self._waiting.popleft().result())
+        if sealed is not None:
+            self._append(sealed)
         self._pool.shutdown()
         lineage = replace(self.lineage, quarantined=(*self.lineage.quarantined, *quarantined))
         metadata = FileMetadata(

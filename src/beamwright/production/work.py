@@ -73,7 +73,8 @@ def run(job_path: Path) -> int:
     except Exception as error:  # noqa: BLE001 - whatever it is, the report has to say it
         traceback.print_exc(file=sys.stderr)
         payload, code = _failed(job, error), getattr(error, "exit_code", 1)
-    durable.put_once(scratch / PAYLOAD_FILE, canonical_json(calibrating.plain(payload)))
+    # The wrapper reads it next; after a crash the scratch directory counts for nothing.
+    durable.replace(scratch / PAYLOAD_FILE, canonical_json(calibrating.plain(payload)), durable=False)
     return code
 
 
