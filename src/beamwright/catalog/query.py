@@ -1,8 +1,8 @@
 """The small language in which the catalogue is asked: ``tier == 'dst' and run in 5000..5200``.
 
 An expression is compiled to SQLAlchemy expressions over named fields; values are always bound, never pasted.
-Operators: ``== != < <= > >=``, ``~`` (a pattern with ``*`` and ``?``), ``in 1..9``, ``in ['a', 'b']``, a flag by
-its name, ``not``, ``and``, ``or``, parentheses. Errors name the column at which the expression goes wrong.
+Operators: ``== != < <= > >=``, ``~`` (a pattern with ``*`` and ``?``), ``in 1..9``, ``in ['a', 'b']``, a flag
+by its name, ``not``, ``and``, ``or``, parentheses. Errors name the column at which the expression goes wrong.
 """
 
 from __future__ import annotations
@@ -55,6 +55,15 @@ def compile(text: str, fields: Mapping[str, Field]) -> Condition:
     if len(text) > MAX_LENGTH:
         raise UsageError(f"an expression of {len(text)} characters", hint=f"{MAX_LENGTH} are allowed")
     return _Parser(text, fields).parse()
+
+
+def chosen(
+    conn: sa.Connection, table: sa.Table, text: str | None, fields: Mapping[str, Field]
+) -> set[int] | None:
+    """Return the ids of the rows that meet an expression; None, for all, where there is no expression."""
+    if text is None:
+        return None
+    return set(conn.execute(sa.select(table.c.id).where(compile(text, fields))).scalars())
 
 
 class _Parser:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from beamwright.cli.common import Columns, pick, reader, reading, write_document, write_rows
+from beamwright.cli.common import Columns, pick, reader, reading, where_option, write_document, write_rows
 
 
 @click.group()
@@ -19,8 +19,10 @@ def collection() -> None:
 @click.option("--tier", help="Of this tier only.")
 @click.option("--series", help="Of this series only.")
 @click.option("--production", help="Of this production only.")
+@where_option
 @reading
 def ls(
+    where: str | None,
     stream: str | None,
     tier: str | None,
     series: str | None,
@@ -29,14 +31,17 @@ def ls(
     as_json: bool,
 ) -> None:
     """List collections."""
+    from beamwright.catalog import query
+    from beamwright.db import schema
     from beamwright.report import text
     from beamwright.report.document import collections
 
     with reader(folder) as conn:
+        ids = query.chosen(conn, schema.collection, where, query.COLLECTIONS)
         wanted = {"stream": stream, "tier": tier, "series": series, "production": production}
         rows = [
             row
-            for row in collections(conn)
+            for row in collections(conn, ids=ids)
             if all(value in (None, row[name]) for name, value in wanted.items())
         ]
     columns: Columns = {

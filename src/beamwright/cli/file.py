@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from beamwright.cli.common import Columns, pick, reader, reading, write_document, write_rows
+from beamwright.cli.common import Columns, pick, reader, reading, where_option, write_document, write_rows
 
 
 @click.group()
@@ -17,13 +17,16 @@ def file() -> None:
 
 @file.command("ls")
 @click.option("--kind", help="Of this kind only: raw, rntuple or bundle.")
+@where_option
 @reading
-def ls(kind: str | None, folder: Path | None, as_json: bool) -> None:
+def ls(kind: str | None, where: str | None, folder: Path | None, as_json: bool) -> None:
     """List the files of the workspace."""
-    from beamwright.db import views
+    from beamwright.catalog import query
+    from beamwright.db import schema, views
 
     with reader(folder) as conn:
-        rows = [row for row in views.files(conn) if kind in (None, row["kind"])]
+        ids = query.chosen(conn, schema.file, where, query.FILES)
+        rows = [r for r in views.files(conn) if kind in (None, r["kind"]) and (ids is None or r["id"] in ids)]
     names = (
         "did",
         "kind",

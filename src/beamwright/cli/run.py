@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from beamwright.cli.common import Columns, reader, reading, write_document, write_rows
+from beamwright.cli.common import Columns, reader, reading, where_option, write_document, write_rows
 from beamwright.core.errors import UnknownNameError, UsageError
 
 
@@ -18,13 +18,18 @@ def run() -> None:
 
 @run.command("ls")
 @click.option("--series", help="Runs of this series only.")
+@where_option
 @reading
-def ls(series: str | None, folder: Path | None, as_json: bool) -> None:
+def ls(series: str | None, where: str | None, folder: Path | None, as_json: bool) -> None:
     """List runs."""
-    from beamwright.db import views
+    from beamwright.catalog import query
+    from beamwright.db import schema, views
 
     with reader(folder) as conn:
-        rows = [row for row in views.runs(conn) if series in (None, row["series"])]
+        ids = query.chosen(conn, schema.run, where, query.RUNS)
+        rows = [
+            r for r in views.runs(conn) if series in (None, r["series"]) and (ids is None or r["id"] in ids)
+        ]
         chunks: dict[int, int] = {}
         for chunk in views.chunks(conn):
             chunks[chunk["run_id"]] = chunks.get(chunk["run_id"], 0) + 1

@@ -146,13 +146,14 @@ def _steps(conn: sa.Connection, production_id: int, spec: Row) -> list[Row]:
     ]
 
 
-def collections(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
-    """Return the collections of a production, or all, with files and parents."""
+def collections(
+    conn: sa.Connection, production_id: int | None = None, ids: set[int] | None = None
+) -> list[Row]:
+    """Return the collections of a production, or all, or those of some ids, with files and parents."""
     files = views.files_of_collections(conn)
     parents = views.parents(conn)
-    return [
-        _collection(row, files.get(row["id"], []), parents) for row in views.collections(conn, production_id)
-    ]
+    rows = [row for row in views.collections(conn, production_id) if ids is None or row["id"] in ids]
+    return [_collection(row, files.get(row["id"], []), parents) for row in rows]
 
 
 def _collection(row: Row, files: list[Row], parents: dict[int, list[Row]]) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -11,7 +12,9 @@ from support.sample_production import digest
 
 COUNTS = {
     "run ls": 3,
+    "run ls --where 'run in 2..7 and is_mc'": 1,
     "collection ls": 9,
+    "collection ls --where \"stream == 'good' and not is_mc\"": 4,
     "collection ls --stream good --tier dst": 5,
     "collection ls --production other": 0,
     "task ls": 4,
@@ -25,6 +28,7 @@ COUNTS = {
     "production ls": 1,
     "file ls": 16,
     "file ls --kind raw": 4,
+    "file ls --where \"kind == 'raw' and size > 10001\"": 2,
     "dataset ls": 0,
 }
 
@@ -33,8 +37,9 @@ COUNTS = {
 def test_list_has_a_json_line_per_row_and_a_text_line_per_row(
     call, workspace: Workspace, command: str, count: int
 ) -> None:
-    assert len(call(*command.split(), "--json").rows) == count
-    shown = call(*command.split())
+    words = shlex.split(command)
+    assert len(call(*words, "--json").rows) == count
+    shown = call(*words)
     assert shown.code == 0
     assert len(shown.out.splitlines()) == (count + 2 if count else 0)
     assert "\x1b" not in shown.out
@@ -119,3 +124,9 @@ def test_report_is_written_where_it_is_wanted(call, workspace: Workspace, tmp_pa
     assert path.read_text().startswith("<!doctype html>")
     document = call("report", "sample", "--json").document
     assert json.dumps(document["summary"]["units"]) == "12"
+
+
+def test_a_wrong_condition_points_at_its_column(call, workspace: Workspace) -> None:
+    shown = call("collection", "ls", "--where", "tier == 'dst' and rum == 3")
+    assert shown.code == 2
+    assert "column 19" in shown.err and "did you mean run" in shown.err
