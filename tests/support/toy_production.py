@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from support import toy
 
 from beamwright import durable
 from beamwright.agents.loop import Produce
@@ -22,6 +21,7 @@ from beamwright.production import experiment as experiments
 from beamwright.production.experiment import DeliveredFile, Delivery, LoadedConstants
 from beamwright.production.spec import ProductionSpec, read_spec
 from beamwright.production.workspace import Workspace
+from support import toy
 
 SPEC = """
 name = "toy"
@@ -105,11 +105,11 @@ def deliver(
 
 
 def deliveries(folder: Path) -> list[Delivery]:
-    """Return three runs; the second comes in two chunks, the later one after pass 1 has begun on the first."""
+    """Return three runs; the second comes in two chunks, one after pass 1 has begun on the other."""
     return [
-        deliver(folder, 1, 1, range(0, 10)),
-        deliver(folder, 3, 1, range(0, 6)),
-        deliver(folder, 2, 1, range(0, 5), end_marker=False),
+        deliver(folder, 1, 1, range(10)),
+        deliver(folder, 3, 1, range(6)),
+        deliver(folder, 2, 1, range(5), end_marker=False),
         deliver(folder, 2, 2, range(5, 9), after="pass1@A:2:1"),
     ]
 
@@ -151,3 +151,8 @@ class ToyProduction:
     def rows(self, table: sa.Table, *where: Any) -> list[Any]:
         with self.workspace.db.read() as conn:
             return list(conn.execute(sa.select(table).where(*where).order_by(table.c.id)))
+
+    def rows_of(self, table: sa.Table, *where: Any) -> list[Any]:
+        """Return rows of a table that has no id."""
+        with self.workspace.db.read() as conn:
+            return list(conn.execute(sa.select(table).where(*where)))
