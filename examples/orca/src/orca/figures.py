@@ -176,16 +176,22 @@ def _quality(access: Access, made: Figures) -> None:
         ("swtrigger", "k40_dt", None),
         ("dst-import", "dst_trig_hits", None),
     ):
-        sets = {series: access.histograms(step, series=series) for series in _series(access, step)}
-        plot = _overlay(sets, name)
+        plot = _overlay(_histograms(access, step), name)
         if plot is not None:
             section.plots.append(
                 plot if band is None else Plot.of(plot.title, plot.x, plot.y, plot.curves, bands=[band])
             )
 
 
-def _series(access: Access, step: str) -> list[str]:
-    return sorted({c.series for c in access.collections(step=step)})
+def _histograms(access: Access, step: str) -> dict[str, HistogramSet]:
+    """Sum a step's histograms by series, those of resampled runs left out."""
+    runs = sorted({(c.series, c.interval.first[0]) for c in access.collections(step=step)})
+    return {
+        series: HistogramSet.merged(
+            access.histograms(step, series=s, run=run) for s, run in runs if s == series
+        )
+        for series in sorted({series for series, _ in runs})
+    }
 
 
 def _overlay(sets: dict[str, HistogramSet], name: str) -> Plot | None:
