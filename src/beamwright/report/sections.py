@@ -96,7 +96,12 @@ def all_sections(document: Row) -> list[Part]:
             "Which payload is valid where, and how it came to be.",
             _conditions(document),
         ),
-        Part("jobs", "Jobs and timing", "Who worked on what, when and for how long.", _jobs(document)),
+        Part(
+            "jobs",
+            "Jobs and timing",
+            "A lane per chunk, a colour per step: what ran when, and beside what else.",
+            _jobs(document),
+        ),
     ]
 
 
@@ -373,11 +378,34 @@ def _fit(name: str, links: list[Row]) -> Markup:
 
 
 def _verdicts(document: Row) -> list[Markup]:
+    """Return the newest verdicts as a matrix, and the reasons of those that are not good."""
+    verdicts = document["quality"]
+    if not verdicts:
+        return []
+    subjects = sorted({v["subject"] for v in verdicts})
+    places = dict.fromkeys((v["series"], v["run"], v["tier"]) for v in verdicts)
+    held = {(v["series"], v["run"], v["tier"], v["subject"]): v for v in verdicts}
     rows = [
-        [f"{v['series']} {v['run']}", v["tier"], v["subject"], pill(v["value"]), v["reason"], v["author"]]
-        for v in document["quality"]
+        [f"{series} {run}", tier, *(_verdict(held.get((series, run, tier, subject))) for subject in subjects)]
+        for series, run, tier in places
     ]
-    return [table(("run", "tier", "of", "verdict", "why", "by"), rows, caption="Verdicts")] if rows else []
+    author = ", ".join(sorted({v["author"] for v in verdicts}))
+    matrix = table(("run", "tier", *subjects), rows, caption=f"Verdicts by {author}")
+    doubts = [
+        [f"{v['series']} {v['run']}", v["tier"], v["subject"], pill(v["value"]), v["reason"]]
+        for v in verdicts
+        if v["value"] != "good"
+    ]
+    why = table(("run", "tier", "of", "verdict", "why"), doubts, caption="What is not good, and why")
+    return [matrix, why] if doubts else [matrix]
+
+
+def _verdict(verdict: Row | None) -> Content:
+    if verdict is None:
+        return ""
+    return tag(
+        "span", verdict["value"], class_=f"pill {KINDS.get(verdict['value'], '')}", title=verdict["reason"]
+    )
 
 
 def _collections(document: Row) -> Content:

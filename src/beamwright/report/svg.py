@@ -11,7 +11,7 @@ from beamwright.report.markup import Markup, tag
 Row = dict[str, Any]
 WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 44
-COLOURS = 6
+COLOURS = 8
 
 
 def plot(figure: Row) -> Markup:
