@@ -163,6 +163,9 @@ class Database:
             return StorageError(f"database {self.name}: {error}", hint="make room on its file system")
         if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             return FormatError(f"{self.name} is no sound database: {error}", hint="restore it from a backup")
+        if self.is_postgresql and not code and type(error).__name__ == "OperationalError":
+            message = f"database {self.name} cannot be reached: {str(error).strip()}"
+            return StorageError(message, hint="check its address, and that the server runs")
         if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR", "08", "57P")):
             return StorageError(
                 f"database {self.name}: {error}", hint="check that it is there and can be written"

@@ -136,6 +136,12 @@ def test_a_path_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         put(Database(tmp_path / "missing" / "x.db"), "x")
 
 
+def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
+    with pytest.raises(StorageError, match="cannot be reached") as caught:
+        put(Database("postgresql://u:secret@127.0.0.1:1/name"), "x")
+    assert "secret" not in str(caught.value)
+
+
 def test_another_kind_of_database_is_refused() -> None:
     with pytest.raises(ConfigError, match="mysql"):
         Database("mysql://u:secret@host/name")
