@@ -11,10 +11,14 @@ from beamwright.db.engine import Database
 # Where several writers commit at once, the newest history line does not tell all: look again after this time.
 LONGEST_SECONDS = 1.0
 
+# What gives nobody new work: a job on its way, and what comes with its end.
+PASSING = frozenset({"attempt", "file", "replica", "collection"})
+PASSING_MOVES = frozenset({("job", "prepared"), ("job", "submitted"), ("job", "running")})
+
 
 @dataclass
 class Watch:
-    """Is due when the history has grown since it was last due, or when some time has passed."""
+    """Is due when something has happened that may give work, or when some time has passed."""
 
     db: Database
     clock: Clock
@@ -25,8 +29,11 @@ class Watch:
         """Tell whether to look again; asking takes note of what is there."""
         with self.db.read() as conn:
             mark = history.last(conn)
+            news = history.moves_since(conn, self._mark) if mark != self._mark else set()
         now = self.clock.now()
-        if mark == self._mark and now - self._at < LONGEST_SECONDS:
+        is_quiet = all(kind in PASSING or (kind, target) in PASSING_MOVES for kind, target in news)
+        self._mark = mark
+        if is_quiet and now - self._at < LONGEST_SECONDS:
             return False
-        self._mark, self._at = mark, now
+        self._at = now
         return True
