@@ -37,6 +37,7 @@ from beamwright.event.module import Module, RunInfo
 from beamwright.event.path import Output, Path, When
 from beamwright.event.store import CollectionReader
 from beamwright.event.validate import validate_file
+from beamwright.event.workers import WorkerPool
 from support import toy
 
 RUN = Interval.sections("A", 7)
@@ -523,6 +524,34 @@ def test_live_threads_and_open_connections_are_named_before_forking(lab: Lab) ->
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
         with pytest.raises(ModuleError, match="while these connections are open: .*127.0.0.1"):
             lab.run(toy.events_path(), workers=2)
+
+
+def test_workers_killed_while_idle_are_replaced_and_missed_by_nobody(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = lab.everything(toy.events_path())
+    killed = []
+    submit, finish = WorkerPool.submit, WorkerPool.finish
+
+    def kill_idle(pool: Any) -> None:
+        for worker in pool._workers:
+            if worker.task is None and len(killed) < 5:
+                os.kill(worker.pid, signal.SIGKILL)
+                killed.append(worker.pid)
+
+    def submitting(pool: Any, task: Any) -> None:
+        submit(pool, task)
+        kill_idle(pool)
+
+    def finishing(pool: Any) -> None:
+        killed.clear()
+        kill_idle(pool)
+        finish(pool)
+
+    monkeypatch.setattr(WorkerPool, "submit", submitting)
+    monkeypatch.setattr(WorkerPool, "finish", finishing)
+    assert lab.everything(toy.events_path(), workers=3) == expected
+    assert len(killed) == 3
 
 
 def test_no_process_is_left_after_a_pass_nor_after_a_failed_one(lab: Lab) -> None:

@@ -155,8 +155,10 @@ class WorkerPool:
         """
         while True:
             for key, _ in self._selector.select(self._time_left()):
-                if self._workers[key.data].task is not None:
-                    return self._take(self._workers[key.data])
+                worker = self._workers[key.data]
+                if worker.task is not None:
+                    return self._take(worker)
+                self._bury(worker)  # it was killed while it had nothing to do
             for worker in self._workers:
                 if worker.task is not None and time.monotonic() > worker.deadline:
                     return self._replace(worker, self._patience.reason(worker.task))
@@ -164,7 +166,8 @@ class WorkerPool:
     def finish(self) -> None:
         """Let every worker end its run."""
         for worker in self._workers:
-            send_task(worker.connection, _END)
+            with suppress(OSError):
+                send_task(worker.connection, _END)
         for worker in self._workers:
             with suppress(ConnectionLost):
                 receive_outcome(worker.connection, self._engine.banks)
@@ -197,18 +200,22 @@ class WorkerPool:
         return task, outcome
 
     def _replace(self, worker: _Worker, reason: str) -> tuple[Task, Failure]:
-        """Bury a worker, start another in its place and say what it died of."""
-        assert worker.task is not None, "a worker that had nothing to do is not missed"
+        """Bury a worker that was at work, and say what it died of."""
+        assert worker.task is not None, "only a worker at work fails"
+        step, status = self._progress[worker.slot], self._bury(worker)
+        text = self._fault_text(worker.slot)
+        return worker.task, Failure(step, reason or _cause(status), text, is_late=bool(reason))
+
+    def _bury(self, worker: _Worker) -> int:
+        """End a worker for good, start another in its place, and return its status."""
         with suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
         status = self._ask(_WAIT, worker.pid)
-        text = self._fault_text(worker.slot)
-        failure = Failure(self._progress[worker.slot], reason or _cause(status), text, is_late=bool(reason))
         self._selector.unregister(worker.connection)
         worker.connection.close()
         self._workers[worker.slot] = self._start(worker.slot)
         self.died += 1
-        return worker.task, failure
+        return status
 
     def _start(self, slot: int) -> _Worker:
         ours, theirs = socket.socketpair()
