@@ -177,7 +177,7 @@ def test_nothing_reads_objects_or_runs_shells() -> None:
 def _closure(name: str, seen: set[str]) -> set[str]:
     """Return every module that one of ours imports, through ours, at any depth."""
     path = SOURCE.parent / (name.replace(".", "/") + ".py")
-    if not path.exists() or name in seen:
+    if not path.exists() or name in seen or name == "beamwright":
         return {name}
     seen.add(name)
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -193,9 +193,19 @@ def test_the_wrapper_needs_the_standard_library_and_durable_only() -> None:
     own = {name for name in needed if name.split(".")[0] == "beamwright"}
     assert {name for name in needed - own if name.split(".")[0] not in sys.stdlib_module_names} == set()
     assert own <= {"beamwright", "beamwright.durable", *(n for n in own if n.startswith("beamwright.batch"))}
-    for package in ("beamwright", "beamwright.batch"):  # imported before the wrapper itself
-        path = SOURCE.parent / package.replace(".", "/") / "__init__.py"
-        assert {name for name in _imported(ast.parse(path.read_text())) if name != "typing"} <= {"__future__"}
+
+
+LOADED = """
+import sys
+before = set(sys.modules)
+import beamwright.batch.wrapper
+print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
+"""
+
+
+def test_importing_the_wrapper_loads_nothing_else() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) - {"beamwright"} <= sys.stdlib_module_names
 
 
 # Each name as imported, with the distribution that brings it.
