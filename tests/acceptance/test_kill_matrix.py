@@ -1,7 +1,9 @@
 """Every process of the job protocol killed at every step of it: nothing is lost, nothing is done twice.
 
-A tiny production runs in real processes; one of them dies by SIGKILL just before one system call or database
-statement; the production is started again. The outputs must be those of an undisturbed run, byte by byte.
+A production runs in real processes; one of them dies by SIGKILL just before one system call or database
+statement; the production is started again. The outputs must be those of an undisturbed run, byte by byte, and
+every invariant must hold. Most points are taken with a trivial payload; a whole production in small (two
+passes, event framework, merge) takes its share.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ import pytest
 
 from kill.harness import Harness, Point
 
-# One point in so many is in the sample, for warm and for fresh children; the slow test takes them all.
-STRIDE, FRESH_STRIDE = 37, 7
+# One point in so many is in the sample; the slow tests take them all, or many more.
+STRIDES = {"warm": 37, "fresh": 7, "whole": 250}
 
 
-@pytest.fixture(scope="module", params=["warm", "fresh"])
+def harness_of(kind: str, folder: Path) -> Harness:
+    return Harness(folder, fresh=kind == "fresh", is_whole=kind == "whole")
+
+
+@pytest.fixture(scope="module", params=STRIDES)
 def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    folder = tmp_path_factory.mktemp(f"kill-{request.param}")
-    with Harness(folder, fresh=request.param == "fresh") as made:
+    with harness_of(request.param, tmp_path_factory.mktemp(f"kill-{request.param}")) as made:
+        made.stride = STRIDES[request.param]
         yield made
 
 
@@ -33,18 +39,16 @@ def survive(harness: Harness, points: list[Point], expected: dict[str, str]) -> 
         if problems:
             failures[f"{point} ({point.what})"] = problems
     assert not failures
-    assert fired >= 0.9 * len(points)
+    assert fired >= 0.8 * len(points)
 
 
 def test_a_sample_of_the_kill_matrix(harness: Harness) -> None:
     points, expected = harness.points()
-    roles = {point.role for point in points}
-    assert roles == {"agents", "wrapper"} | (
-        {"payload", "validate"} if harness.fresh else {"runner", "child"}
-    )
+    children = {"payload", "validate"} if harness.fresh else {"runner", "child"}
+    assert {point.role for point in points} == {"agents", "wrapper"} | children
     if harness.fresh:
-        points = [point for point in points if point.role in ("payload", "validate")]
-    survive(harness, points[:: FRESH_STRIDE if harness.fresh else STRIDE], expected)
+        points = [point for point in points if point.role in children]
+    survive(harness, points[harness.stride // 2 :: harness.stride], expected)
 
 
 @pytest.mark.slow
@@ -53,7 +57,7 @@ def test_the_whole_kill_matrix(harness: Harness) -> None:
     points, expected = harness.points()
     if harness.fresh:
         points = [point for point in points if point.role != "agents"]
-    survive(harness, points, expected)
+    survive(harness, points[:: 10 if harness.is_whole else 1], expected)
 
 
 @pytest.mark.parametrize(

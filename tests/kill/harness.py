@@ -18,7 +18,7 @@ from beamwright import durable, fsck
 from beamwright.core import states
 from beamwright.db import schema
 from beamwright.production.workspace import Workspace
-from kill import production
+from kill import production, whole
 
 HERE = Path(__file__).resolve().parent
 ENDED = {"accepted", "rejected", "superseded", "lost", "killed"}
@@ -40,13 +40,14 @@ class Point:
 class Harness:
     """Makes one workspace per run from a template; all runs are forked from one warm process."""
 
-    def __init__(self, folder: Path, fresh: bool = False, bug: str = "") -> None:
-        self.folder, self.fresh, self.bug = folder, fresh, bug
+    def __init__(self, folder: Path, fresh: bool = False, bug: str = "", is_whole: bool = False) -> None:
+        self.folder, self.fresh, self.bug, self.is_whole = folder, fresh, bug, is_whole
+        self.stride = 1
         folder.mkdir(exist_ok=True)
         self.template = folder / "template"
-        production.make(self.template, folder / "raw").db.close()
+        (whole if is_whole else production).make(self.template, folder / "raw").db.close()
         self._runs = 0
-        path = os.pathsep.join([str(HERE / "instrument"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(HERE / "instrument"), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {
             "PYTHONPATH": path,
             "KILL_NOTES": str(folder),
@@ -75,7 +76,7 @@ class Harness:
         notes = workspace.parent / "notes"
         exit_code = self._run(workspace, "", counted=True)
         assert exit_code == 0, (workspace.parent / "log").read_text()
-        problems = check(workspace, {})
+        problems = check(workspace, {}, self.is_whole)
         assert not problems, problems
         found = []
         for file in sorted(notes.iterdir()):
@@ -98,7 +99,7 @@ class Harness:
         if exit_code != 0:
             problems.append(f"the second run ended with {exit_code}")
         await_end(workspace)
-        problems += check(workspace, expected)
+        problems += check(workspace, expected, self.is_whole)
         fired = (notes / "fired").exists()
         if problems:
             problems.append((workspace.parent / "log").read_text()[-3000:])
@@ -124,7 +125,8 @@ class Harness:
             "fresh": self.fresh,
             "bug": self.bug,
         }
-        request["log"] = str(workspace.parent / "log")
+        request |= {"log": str(workspace.parent / "log"), "raw": str(self.folder / "raw")}
+        request["whole"] = self.is_whole
         assert self._zygote.stdin and self._zygote.stdout
         self._zygote.stdin.write(json.dumps(request) + "\n")
         self._zygote.stdin.flush()
@@ -150,16 +152,17 @@ def await_end(root: Path, seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def check(root: Path, expected: dict[str, str]) -> list[str]:
+def check(root: Path, expected: dict[str, str], is_whole: bool = False) -> list[str]:
     """Return what is wrong with a finished workspace; ``expected`` are the outputs of an undisturbed one."""
     workspace = Workspace.open(root)
     with workspace.db.read() as conn:
         rows = {t.name: list(conn.execute(sa.select(t))) for t in schema.metadata.sorted_tables}
-    violations = [str(violation) for violation in fsck.run(workspace.db, root)]
+    violations = [str(violation) for violation in fsck.run(workspace.db, root, deep=is_whole)]
     workspace.db.close()
     problems = violations + [f"job {j.id} is {j.state}" for j in rows["job"] if j.state != "ok"]
     problems += [f"attempt {a.id} is {a.state}" for a in rows["attempt"] if a.state not in ENDED]
-    problems += _once(rows) + _history(rows) + _balance(rows) + _storage(root, rows)
+    problems += _once(rows) + _history(rows) + _storage(root, rows)
+    problems += _whole(rows) if is_whole else _balance(rows)
     found = outputs_of(root)
     if expected and found != expected:
         names = sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n))
@@ -234,6 +237,18 @@ def _balance(rows: dict[str, list[Any]]) -> list[str]:
     wanted = {("pass", s): total for s in written} | {("merged", s): written[s] for s in written}
     if totals != wanted:
         problems.append(f"events are {totals}, wanted {wanted}")
+    return problems
+
+
+def _whole(rows: dict[str, list[Any]]) -> list[str]:
+    """The chain went on link by link, the tag is frozen, and every event is in the merged collection."""
+    problems = [f"task {t.step} is {t.state}" for t in rows["task"] if t.state != "closed"]
+    problems += [f"link {link.id} is {link.state}" for link in rows["chain_link"] if link.state != "accepted"]
+    problems += [f"tag {tag.name} is {tag.state}" for tag in rows["global_tag"] if tag.state != "frozen"]
+    steps = {unit.id: unit.definition["step"] for unit in rows["unit"]}
+    merged = sum(o.events for o in rows["output"] if steps[o.unit_id] == "merge")
+    if merged != whole.EVENTS or len(rows["chunk"]) != 2:
+        problems.append(f"{merged} events of {whole.EVENTS} are merged, from {len(rows['chunk'])} chunks")
     return problems
 
 

@@ -1,6 +1,6 @@
 """Imports everything once, then forks one agents' process per line of JSON, and answers with its exit code.
 
-A line names ``workspace``, ``environment``, ``fresh``, ``bug`` and ``log``.
+A line names ``workspace``, ``raw``, ``environment``, ``fresh``, ``whole``, ``bug`` and ``log``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 import sitecustomize  # the one in instrument/
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from kill import bugs, production
+from kill import bugs, production, whole
 
-LIMIT_S = 60
+LIMIT_S = 300
 
 
 def child(request: dict[str, object]) -> None:
@@ -30,7 +30,11 @@ def child(request: dict[str, object]) -> None:
     bugs.plant(str(request["bug"]))
     if os.environ.get("KILL_COUNTS") != "no":
         sitecustomize.process.enter("agents")
-    production.produce(Path(str(request["workspace"])), bool(request["fresh"]))
+    workspace = Path(str(request["workspace"]))
+    if request["whole"]:
+        whole.produce(workspace, Path(str(request["raw"])))
+    else:
+        production.produce(workspace, bool(request["fresh"]))
 
 
 def main() -> None:
