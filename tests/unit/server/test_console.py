@@ -1,0 +1,98 @@
+"""The console shows the grid to those who carry the token, and nothing to anybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.sample_production import Sample
+
+pytest.importorskip("fastapi", reason="the extra `server` is not installed")
+
+import httpx
+
+from beamwright.production.workspace import Workspace
+from beamwright.server import auth
+from beamwright.server.app import create_app
+
+PAGES = ("/", "/index.json", "/production/sample", "/production/sample.json", "/explain/A/2", "/nowhere")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    workspace = Workspace.create(tmp_path / "workspace")
+    with workspace.db.begin() as conn:
+        Sample(conn, folder=workspace.root).build()
+    yield workspace
+    workspace.db.close()
+
+
+@pytest.fixture
+def console(workspace: Workspace) -> Iterator[Console]:
+    yield Console(workspace)
+
+
+class Console:
+    """Asks the application without a network."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.app = create_app(workspace)
+        self.bearer = {"Authorization": f"Bearer {auth.token(workspace.secret)}"}
+
+    def get(self, path: str, **options: object) -> httpx.Response:
+        import asyncio
+
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://console") as client:
+                return await client.get(path, **options)
+
+        return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp5"}])
+def test_nothing_is_shown_without_the_token(console: Console, path: str, header: dict[str, str]) -> None:
+    answer = console.get(path, headers=header)
+    assert answer.status_code == 401
+    assert "sample" not in answer.text
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_home_is_the_grid_and_has_a_json_twin(console: Console) -> None:
+    page = console.get("/", headers=console.bearer)
+    assert page.status_code == 200
+    assert "Runs and steps" in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    (production,) = console.get("/index.json", headers=console.bearer).json()["productions"]
+    assert production["production"] == "sample"
+    assert production["grid"]["rows"][0]["cells"]["reco"]["state"] == "ok"
+
+
+def test_production_and_its_twin_tell_the_same(console: Console) -> None:
+    twin = console.get("/production/sample.json", headers=console.bearer).json()
+    page = console.get("/production/sample", headers=console.bearer).text
+    assert all(collection["name"] in page for collection in twin["collections"])
+
+
+def test_unknown_names_are_errors_with_status_and_hint(console: Console) -> None:
+    answer = console.get("/production/sampel.json", headers=console.bearer)
+    assert answer.status_code == 404
+    assert "sample" in answer.json()["hint"]
+    assert console.get("/nowhere", headers=console.bearer).status_code == 404
+
+
+def test_explanation_of_a_run(console: Console) -> None:
+    told = console.get("/explain/A/2", headers=console.bearer).json()
+    assert told["kind"] == "run"
+
+
+def test_token_in_a_link_becomes_a_cookie(console: Console, workspace: Workspace) -> None:
+    token = auth.token(workspace.secret)
+    answer = console.get(f"/login?token={token}")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert "HttpOnly" in answer.headers["set-cookie"]
+    assert console.get("/login?token=wrong").status_code == 401
+    assert console.get("/", headers={"Cookie": f"{auth.COOKIE}={token}"}).status_code == 200
