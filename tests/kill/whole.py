@@ -1,4 +1,4 @@
-"""A whole production in small: the toy experiment with all agents, two passes, the event framework and a merge.
+"""A whole production in small: the toy experiment, all agents, two passes, the event framework and a merge.
 
 Two chunks of one run are delivered, the second once pass 1 has begun on the first; one farm of one slot.
 """
