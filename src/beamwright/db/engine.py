@@ -8,6 +8,7 @@ without a bound.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from beamwright.core.errors import (
 from beamwright.core.settings import read_settings
 
 BUSY_SECONDS = 20.0
+_JOURNAL_TRIES, _JOURNAL_WAIT_S = 100, 0.05
 _BUSY_STATES = {"55P03": "a lock", "40P01": "a deadlock", "40001": "a serialisation conflict"}
 
 
@@ -236,13 +238,27 @@ def _connected(has_safe_wal: bool, is_writer: bool) -> Any:
         connection.isolation_level = None  # transactions begin and end where SQLAlchemy says, nowhere else
         cursor = connection.cursor()
         if is_writer:
-            cursor.execute(f"PRAGMA journal_mode={'WAL' if has_safe_wal else 'DELETE'}")
+            _set_journal(cursor, "wal" if has_safe_wal else "delete")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute(f"PRAGMA query_only={'OFF' if is_writer else 'ON'}")
         cursor.close()
 
     return prepare
+
+
+def _set_journal(cursor: Any, mode: str) -> None:
+    """Set the journal mode where it is another; that needs the file alone, and no busy wait covers it."""
+    for tries in range(1, _JOURNAL_TRIES + 1):
+        if cursor.execute("PRAGMA journal_mode").fetchone()[0] == mode:
+            return
+        try:
+            cursor.execute(f"PRAGMA journal_mode={mode}")
+        except Exception as error:
+            is_busy = getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+            if tries == _JOURNAL_TRIES or not is_busy:
+                raise
+            time.sleep(_JOURNAL_WAIT_S)
 
 
 def _begin_immediate(connection: sa.Connection) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,13 @@ def test_revisions_can_be_undone(postgresql_new: sa.URL) -> None:
     fresh.migrate()
     fresh.check()
     fresh.close()
+
+
+def test_two_that_migrate_at_once_do_it_once(tmp_path: Path) -> None:
+    both = [Database(tmp_path / "x.db") for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(database.migrate) for database in both]:
+            done.result()
+    for database in both:
+        database.check()
+        database.close()
