@@ -9,6 +9,7 @@ content of its tree and marked ``dev``.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.util
 import json
@@ -122,11 +123,7 @@ def _tree_of(name: str, distribution: metadata.Distribution) -> Path | None:
     origin = json.loads(distribution.read_text("direct_url.json") or "{}")
     if not origin.get("dir_info", {}).get("editable"):
         return None
-    paths = [
-        Path(str(distribution.locate_file(file)))
-        for file in distribution.files or ()
-        if file.suffix == ".pth"
-    ]
+    paths = [path for name, path in _recorded(distribution).items() if name.endswith(".pth")]
     lines = [line for path in paths for line in path.read_text().splitlines()]
     folders = [Path(line) for line in lines if line and Path(line).is_dir()]
     return folders[0] if folders else _module_tree(name)
@@ -154,12 +151,17 @@ def _hash_tree(root: Path) -> str:
     return content_hash({name: _sha256(path) for name, path in named if not _SKIPPED.search(name)})
 
 
+def _recorded(distribution: metadata.Distribution) -> dict[str, Path]:
+    """Return the files that an installer recorded; ``Distribution.files`` may leave out those that are gone.
+    """
+    rows = csv.reader((distribution.read_text("RECORD") or "").splitlines())
+    return {row[0]: Path(str(distribution.locate_file(row[0]))) for row in rows if row}
+
+
 def _hash_files(distribution: metadata.Distribution) -> str:
     """Return the hash of the files of an installed distribution as they are on the disk."""
-    files = [file for file in distribution.files or () if not _LOCAL.search(file.as_posix())]
-    return content_hash(
-        {file.as_posix(): _sha256(Path(str(distribution.locate_file(file)))) for file in files}
-    )
+    files = _recorded(distribution).items()
+    return content_hash({name: _sha256(path) for name, path in files if not _LOCAL.search(name)})
 
 
 def _hash_record(installed: _Installed) -> str:
