@@ -70,8 +70,9 @@ class Watch:
         now = time.monotonic()
         if self.quiet or now < self._next:
             return
-        self._next = now + SECONDS
         self.show()
+        # A large production costs more to look at: never more than a tenth of the time.
+        self._next = now + max(SECONDS, 10 * (time.monotonic() - now))
 
     def show(self) -> None:
         """Show the grid as it is now."""

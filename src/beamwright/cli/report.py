@@ -20,9 +20,19 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the HTML."
 )
+@click.option(
+    "--schema", is_flag=True, help="Write the JSON schema of the document, volatile members marked."
+)
 @reading
-def report(production: str | None, output: Path | None, folder: Path | None, as_json: bool) -> None:
+def report(
+    production: str | None, output: Path | None, schema: bool, folder: Path | None, as_json: bool
+) -> None:
     """Write the report of a production."""
+    if schema:
+        from beamwright.report.schema import schema as described
+
+        click.echo(dumps(described()))
+        return
     workspace = open_workspace(folder)
     document = compile_document(workspace, production)
     if output is not None or not as_json:

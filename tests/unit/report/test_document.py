@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from beamwright.cli.main import run
 from beamwright.core.errors import FormatError
 from beamwright.db import views
 from beamwright.db.engine import Database
@@ -38,6 +39,13 @@ def test_document_follows_its_schema_and_is_json(conn: sa.Connection) -> None:
     built = build(conn)
     schema.check(built)
     schema.check(json.loads(json.dumps(built)))
+
+
+def test_schema_is_written_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["report", "--schema"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["properties"]["workspace"]["volatile"] is True
+    assert set(written["required"]) == set(written["properties"])
 
 
 def test_volatile_members_are_these_and_no_others() -> None:
