@@ -152,8 +152,7 @@ def _hash_tree(root: Path) -> str:
 
 
 def _recorded(distribution: metadata.Distribution) -> dict[str, Path]:
-    """Return the files that an installer recorded; ``Distribution.files`` may leave out those that are gone.
-    """
+    """Return the files that an installer recorded, those that are gone since as well."""
     rows = csv.reader((distribution.read_text("RECORD") or "").splitlines())
     return {row[0]: Path(str(distribution.locate_file(row[0]))) for row in rows if row}
 
