@@ -169,7 +169,7 @@ def test_slices_in_files_of_their_own_are_found_by_role(tmp_path):
     assert (rows["doms"] > 400)[1:].all() and np.median(rows["rate"]) == pytest.approx(5700, rel=0.1)
 
 
-@pytest.mark.parametrize("options", [{"workers": 2}, {"workers": 3, "batch_events": 7}, {"batch_events": 1}])
+@pytest.mark.parametrize("options", [{"workers": 3, "batch_events": 11}, {"batch_events": 40}])
 def test_files_are_the_same_for_any_number_of_workers_and_batch_size(tmp_path, simulated, options):
     reader = online("133", 13339, **RUN_13339)
     other = run(tmp_path, "reco", reader, 13339, conditions("133"), **options)

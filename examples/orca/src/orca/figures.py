@@ -17,9 +17,9 @@ from orca.jagged import Table as Rows
 from orca.match import Spans
 from orca.modules import rows_of
 from orca.readers import SLICE, OnlineReader
-from orca.samples import detector
+from orca.samples import BORROWED, detector
 from orca.tally import Tally
-from orca.toffsets import TimeOffsets
+from orca.toffsets import TimeOffsets, Width
 from orca.tot import TotScales
 
 if TYPE_CHECKING:
@@ -89,40 +89,39 @@ def _links(access: Access, section: Section) -> None:
 
 def _judge(access: Access, section: Section, chunk: Delivered) -> None:
     """Measure width and spread on a chunk under no constants, those before it, and the key."""
-    pairs, tots = _accumulate(chunk)
-    sets = [*_constants_before(access, chunk)]
-    geometry = detector(chunk.series)
-    key = constants.intra_dom_offsets(geometry)
-    zero = TimeOffsets.zero(geometry.dom_id)
     name = f"{chunk.series}:{chunk.run}, chunk {chunk.sequence}"
-    rows = [
-        ("no constants", zero, None),
-        *((c.label, c.offsets, c.scales) for c in sets),
-        ("answer key", key, None),
+    geometry, borrowed = detector(chunk.series), BORROWED.get(chunk.series)
+    key_label = f"file of detector {borrowed}" if borrowed else "answer key"
+    none = TotScales.unity(geometry.dom_id)
+    sets = [
+        Constants("no constants", TimeOffsets.zero(geometry.dom_id), none),
+        *_constants_before(access, chunk),
+        Constants(key_label, constants.intra_dom_offsets(geometry), none),
     ]
-    table = []
-    for label, offsets, scales in rows:
-        width = toffsets.width(pairs, offsets)
-        spread = None if label == "answer key" else _rounded(tot.spread(tots, scales)[1])
-        distance = _rounded(toffsets.rms_difference(offsets, key))
-        table.append((label, _rounded(width.sigma), _rounded(width.mean), width.pairs, distance, spread))
-    columns = ("constants", "Δt width", "Δt mean", "pairs", "rms from the key", "ToT spread")
-    section.tables.append(
-        Table.of(f"Judged on {name}", columns, table, units=("", "ns", "ns", "", "ns", "ns"))
-    )
-    before, after, ideal = (
-        toffsets.width(pairs, o).sigma for o in (zero, sets[-1].offsets if sets else zero, key)
-    )
-    note = f"before calibration {before:.2f} ns, answer key {ideal:.2f} ns"
+    pairs, tots = _accumulate(chunk)
+    widths = [toffsets.width(pairs, c.offsets) for c in sets]
+    spreads = [tot.spread(tots, c.scales)[1] for c in sets[:-1]]
+    section.tables.append(_judged(name, sets, widths, spreads))
+    before, after, ideal = widths[0].sigma, widths[-2].sigma, widths[-1].sigma
+    note = f"before calibration {before:.2f} ns, {key_label} {ideal:.2f} ns"
     section.values.append(Value(f"⁴⁰K width, {name}", after, "ns", expected=ideal, high=before, note=note))
-    last = sets[-1].scales if sets else None
-    spread, raw = tot.spread(tots, last)[1], tot.spread(tots)[1]
-    section.values.append(
-        Value(f"ToT spread, {name}", spread, "ns", high=raw, note=f"before calibration {raw:.2f} ns")
-    )
-    labelled = [("no constants", zero), *((c.label, c.offsets) for c in sets[-1:]), ("answer key", key)]
-    curves = [_difference_curve(label, pairs, offsets) for label, offsets in labelled]
+    note = f"before calibration {spreads[0]:.2f} ns"
+    section.values.append(Value(f"ToT spread, {name}", spreads[-1], "ns", high=spreads[0], note=note))
+    shown = [sets[i] for i in sorted({0, len(sets) - 2, len(sets) - 1})]
+    curves = [_difference_curve(c.label, pairs, c.offsets) for c in shown]
     section.plots.append(Plot.of(f"Time differences of near PMTs, {name}", "Δt / ns", "pairs", curves))
+
+
+def _judged(name: str, sets: Sequence[Constants], widths: Sequence[Width], spreads: Sequence[float]) -> Table:
+    key = sets[-1].offsets
+    rows = []
+    for one, width, spread in zip(sets, widths, [*spreads, None], strict=True):
+        distance = _rounded(toffsets.rms_difference(one.offsets, key))
+        rows.append(
+            (one.label, _rounded(width.sigma), _rounded(width.mean), width.pairs, distance, _rounded(spread))
+        )
+    columns = ("constants", "Δt width", "Δt mean", "pairs", "rms from the last", "ToT spread")
+    return Table.of(f"Judged on {name}", columns, rows, units=("", "ns", "ns", "", "ns", "ns"))
 
 
 def _accumulate(chunk: Delivered) -> tuple[Tally, Tally]:
@@ -239,7 +238,9 @@ def _compare(access: Access, section: Section, bank: str, name: str, among: Sequ
     ]
     columns = ("fit", "events", "median angle", f"≥ {MIN_DOMS} DOMs", "median angle of these")
     section.tables.append(Table.of(f"Directions against {name}", columns, rows, units=("", "", "°", "", "°")))
-    section.values.append(Value(f"track fit to {name}, median", _median(angle), "°", high=_median(line)))
+    note = f"the line fit has {_median(line)}°"
+    fit = Value(f"track fit to {name}, median", _median(angle), "°", high=_median(line), note=note)
+    section.values.append(fit)
     axis = Axis(45, 0.0, 90.0, "angle / °")
     curves = [_counted(label, axis, values) for label, values in (("line fit", line), ("track fit", angle))]
     section.plots.append(Plot.of(f"Angles to {name}", "angle / °", "events", curves))
@@ -288,7 +289,8 @@ def _skims(access: Access, section: Section) -> None:
 def _matches(access: Access, made: Figures) -> None:
     text = (
         "Events that the software trigger found in the L1 slices, beside those the detector triggered in the"
-        " same frames. The two are streams of their own and never counted together."
+        " same frames. The two are streams of their own and never counted together. Events of five DOMs with"
+        " two hits each are mostly chance: the trigger is kept as loose as its definition."
     )
     section = made.section("matches", "Software trigger", text)
     found_in = access.collections(step="swtrigger", stream="swdst")
