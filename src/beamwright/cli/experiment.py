@@ -18,7 +18,7 @@ def ls(as_json: bool) -> None:
     """List experiments."""
     from beamwright.production import experiment as experiments
 
-    rows = [{"name": name} for name in experiments.installed()]
+    rows = [{"name": name} for name in sorted(experiments.installed())]
     write_rows(rows, {"experiment": "name"}, as_json)
 
 
