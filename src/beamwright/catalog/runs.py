@@ -12,7 +12,7 @@ from beamwright.catalog import files
 from beamwright.core.canonical import content_hash
 from beamwright.core.errors import ConflictError, FormatError, UnknownNameError
 from beamwright.db import history, schema
-from beamwright.db.engine import insert_id
+from beamwright.db.engine import insert_id, insert_new
 from beamwright.durable import Digest
 
 ACTOR = "intake"
@@ -113,12 +113,15 @@ def _total(counts: Any) -> dict[str, int]:
 
 
 def _run(conn: sa.Connection, delivery: Mapping[str, Any], now: float) -> int:
+    """Return the run of a delivery, locked; it is made when it is new."""
     table = schema.run
     identity = {"series": delivery["series"], "number": delivery["run"], "tier": delivery["tier"]}
+    is_new = insert_new(conn, table, _new_run(identity, delivery, now))
     same = sa.and_(*(table.c[name] == value for name, value in identity.items()))
-    row = conn.execute(sa.select(table).where(same).with_for_update()).first()
-    if row is None:
-        return _new_run(conn, identity, delivery, now)
+    row = conn.execute(sa.select(table).where(same).with_for_update()).one()
+    if is_new:
+        history.record(conn, "run", row.id, "announced", actor=ACTOR, at=now)
+        history.move(conn, table, row.id, "announced", "open", actor=ACTOR, reason="first chunk", at=now)
     for flag in ("is_mc", "is_resampled"):
         if bool(getattr(row, flag)) != bool(delivery.get(flag, False)):
             name = f"{row.series}:{row.number}"
@@ -129,27 +132,19 @@ def _run(conn: sa.Connection, delivery: Mapping[str, Any], now: float) -> int:
     return int(row.id)
 
 
-def _new_run(
-    conn: sa.Connection, identity: Mapping[str, Any], delivery: Mapping[str, Any], now: float
-) -> int:
-    run_id = insert_id(
-        conn,
-        schema.run,
-        state="announced",
-        version=1,
-        expected=None,
-        end_marker=False,
-        luminosity=delivery.get("luminosity"),
-        livetime=delivery.get("livetime"),
-        is_mc=bool(delivery.get("is_mc", False)),
-        is_resampled=bool(delivery.get("is_resampled", False)),
-        conditions=dict(delivery.get("conditions") or {}),
-        created=now,
-        **identity,
-    )
-    history.record(conn, "run", run_id, "announced", actor=ACTOR, at=now)
-    history.move(conn, schema.run, run_id, "announced", "open", actor=ACTOR, reason="first chunk", at=now)
-    return run_id
+def _new_run(identity: Mapping[str, Any], delivery: Mapping[str, Any], now: float) -> dict[str, Any]:
+    return dict(identity) | {
+        "state": "announced",
+        "version": 1,
+        "expected": None,
+        "end_marker": False,
+        "luminosity": delivery.get("luminosity"),
+        "livetime": delivery.get("livetime"),
+        "is_mc": bool(delivery.get("is_mc", False)),
+        "is_resampled": bool(delivery.get("is_resampled", False)),
+        "conditions": dict(delivery.get("conditions") or {}),
+        "created": now,
+    }
 
 
 def delivery_hash(delivery: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -179,3 +180,16 @@ def test_a_refused_delivery_leaves_nothing(database: Database) -> None:
         deliver(conn, delivery(1, 9, 0))
     with database.read() as conn:
         assert count(conn, schema.run) == count(conn, schema.file) == count(conn, schema.history) == 0
+
+
+def test_a_chunk_that_two_deliver_at_once_is_one(database: Database) -> None:
+    def register(_number: int) -> int:
+        with database.begin() as conn:
+            return deliver(conn, delivery(end_marker=True))
+
+    with ThreadPoolExecutor(2) as pool:
+        chunks = set(pool.map(register, range(4)))
+    assert len(chunks) == 1
+    with database.read() as conn:
+        assert states(conn) == ["announced", "open", "closed"]
+        assert count(conn, schema.file) == 1

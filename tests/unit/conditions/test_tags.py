@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -255,3 +257,36 @@ def test_a_damaged_snapshot_is_refused(database: Database) -> None:
     flipped[data.index(np.array([1.0]).tobytes())] ^= 1
     with pytest.raises(ChecksumError, match="other content"):
         Snapshot.from_bytes(bytes(flipped)).constants(constants(1).id)
+
+
+def test_two_that_append_at_once_each_get_a_version(database: Database) -> None:
+    with database.begin() as conn:
+        put(conn, "t", (run(100), 1.0))
+
+    def append(number: int) -> int:
+        with database.begin() as conn:
+            return put(conn, "t", (run(number), float(number)))
+
+    with ThreadPoolExecutor(4) as pool:
+        versions = sorted(pool.map(append, range(8)))
+    with database.read() as conn:
+        assert versions == list(range(2, 10))
+        assert len(tags.intervals(conn, "t")) == 9
+
+
+def test_of_two_that_append_the_same_interval_at_once_one_is_refused(database: Database) -> None:
+    with database.begin() as conn:
+        tags.create_tag(conn, "t", "arrays", 1.0)
+
+    def append(number: int) -> str:
+        try:
+            with database.begin() as conn:
+                put(conn, "t", (run(1), float(number)))
+        except ConflictError as error:
+            return error.message
+        return ""
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = sorted(pool.map(append, (1, 2)))
+    assert outcomes[0] == ""
+    assert "has constants for A:1..1 already" in outcomes[1]
