@@ -16,7 +16,7 @@ import pytest
 from kill.harness import Harness, Point
 
 # One point in so many is in the sample; the slow tests take them all, or many more.
-STRIDES = {"warm": 37, "fresh": 7, "whole": 250}
+STRIDES = {"warm": 47, "fresh": 11, "whole": 400}
 
 
 def harness_of(kind: str, folder: Path) -> Harness:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from beamwright.agents.tracker import Tracker
 from beamwright.db import history, schema
-from beamwright.production import importing, registration
+from beamwright.production import importing, jobs, registration
 
 
 def plant(name: str) -> None:
@@ -37,11 +36,9 @@ def _finish_early() -> None:
 def _take_vanished_for_done() -> None:
     """Take a job that vanished from the batch system for one that went well."""
 
-    def lose(self: Tracker, row: Any, now: float) -> int:
-        with self.workspace.db.begin() as conn:
-            values: dict[str, Any] = {"actor": "bug", "at": now}
-            history.move(conn, schema.attempt, row.id, row.state, "lost", ended=now, **values)
-            history.move(conn, schema.job, row.job_id, row.job_state, "ok", **values)
-        return 1
+    def lose(conn: Any, row: Any, message: str, *, now: float, **_: Any) -> None:
+        values: dict[str, Any] = {"actor": "bug", "at": now}
+        history.move(conn, schema.attempt, row.id, row.state, "lost", ended=now, **values)
+        history.move(conn, schema.job, row.job_id, row.job_state, "ok", **values)
 
-    Tracker._lose = lose  # type: ignore[method-assign]
+    jobs.lose = lose
