@@ -35,7 +35,10 @@ LEAVES: dict[str, np.dtype[Any]] = {
     for name in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8", "bool")
 }
 LINK = "link"
-RESERVED = frozenset({"run", "section", "event", "parent_section", "parent_event"})
+RESERVED = frozenset(
+    {"run", "section", "event", "parent_section", "parent_event"}
+    | {"source_high", "source_low", "source_entry"}
+)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _BANK_KEYS = frozenset({"version", "rows", "doc", "columns"})
 _COLUMN_KEYS = frozenset({"type", "unit", "doc", "to"})

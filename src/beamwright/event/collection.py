@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -15,11 +15,14 @@ from beamwright.core.errors import FormatError, SchemaMismatchError, UnknownName
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.keys import Index
-from beamwright.event.metadata import metadata_of
+from beamwright.event.metadata import FileMetadata, metadata_of
 from beamwright.event.reader import Reader
 from beamwright.event.rntuple import ColumnData, NTupleFile
-from beamwright.event.tuples import KEYS, PARENTS, tables_of
+from beamwright.event.sources import Borrower, SourceFiles
+from beamwright.event.table import Table
+from beamwright.event.tuples import KEYS, PARENTS, SOURCES, tables_of
 
+BATCH = 4096
 MAX_GAP = 2000
 """Records not asked for that are read along rather than starting another read."""
 
@@ -27,10 +30,11 @@ MAX_GAP = 2000
 class CollectionReader(Reader):
     """Reads the records of a collection: files of one stream, in any order.
 
-    ``series`` and ``declarations`` (the banks) come from the metadata of the files, which must agree.
+    ``series`` and ``declarations`` (the banks) come from the metadata of the files, which must agree. The
+    files that a pointer skim leads into are found through ``sources`` (default: beside it).
     """
 
-    def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
+    def __init__(self, paths: Iterable[str | os.PathLike[str]], sources: SourceFiles | None = None) -> None:
         with ExitStack() as stack:
             self.files = [stack.enter_context(NTupleFile(path)) for path in paths]
             if not self.files:
@@ -39,12 +43,9 @@ class CollectionReader(Reader):
             self._check_agreement()
             self._stack = stack.pop_all()
         first = self.metadata[0]
-        self.series, self.record, self.built, self.declarations = (
-            first.series,
-            first.record,
-            first.built,
-            first.banks,
-        )
+        self.series, self.record, self.built = first.series, first.record, first.built
+        self.declarations, self._own = first.declarations, first.banks
+        self._borrower = self._make_borrower(sources) if first.points else None
         self._starts = np.cumsum([0, *(file.n_entries for file in self.files)])
         self._index: Index | None = None
 
@@ -52,6 +53,15 @@ class CollectionReader(Reader):
     def open(cls, paths: Mapping[str, Path], **options: Any) -> Self:
         """Open the files given by role, in the order of the roles' names."""
         return cls([paths[role] for role in sorted(paths)])
+
+    def _make_borrower(self, sources: SourceFiles | None) -> Borrower:
+        found = sources or SourceFiles(folders={file.path.parent for file in self.files})
+        return self._stack.enter_context(Borrower(found, lambda path: type(self)([path], found)))
+
+    @property
+    def points(self) -> bool:
+        """Whether the records lead into other files."""
+        return self._borrower is not None
 
     def _check_agreement(self) -> None:
         first = self.metadata[0]
@@ -62,7 +72,7 @@ class CollectionReader(Reader):
                     f"{self.files[0].path} {first.record} of {first.series}",
                     hint="a collection has one series and one record kind",
                 )
-            if file.schema != self.files[0].schema:
+            if file.schema != self.files[0].schema or _borrows(other) != _borrows(first):
                 raise SchemaMismatchError(
                     f"{file.path} and {self.files[0].path} have different banks",
                     hint="read them as two collections, or write them anew with one declaration",
@@ -97,10 +107,26 @@ class CollectionReader(Reader):
         positions = np.asarray(positions, np.int64)
         chosen = self.declarations if banks is None else self.declarations.subset(banks)
         run = int(index.run[positions[0]]) if len(positions) else 0
-        parts = [self._read_piece(piece, run, chosen) for piece in self._pieces(index.entry[positions])]
-        if not parts:
-            return self._batch(run, self.files[0].read(self._names(chosen), 0, 0), chosen)
-        return Batch.concatenate(parts)
+        return self.read_entries(index.entry[positions], run, chosen)
+
+    def read_entries(self, entries: NDArray[np.int64], run: int, banks: BankSet) -> Batch:
+        """Return the records, of one run and in key order, at places counted through all files."""
+        parts = [self._read_piece(piece, run, banks) for piece in self._pieces(entries)]
+        return Batch.concatenate(parts) if parts else self._empty(run, banks)
+
+    def batches(self, banks: Iterable[str] | None = None, size: int = BATCH) -> Iterator[Batch]:
+        """Yield all records in key order, in batches that do not cross a run."""
+        index, chosen = self.index(self.record), None if banks is None else tuple(banks)
+        ends = np.flatnonzero(np.diff(index.run)) + 1
+        for part in np.split(np.arange(len(index)), ends):
+            for start in range(0, len(part), size):
+                yield self.read(self.record, part[start : start + size], chosen)
+
+    def places(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the number of the file of each position of the index, and its place in that file."""
+        entries = self.index(self.record).entry[positions]
+        numbers = np.searchsorted(self._starts, entries, "right") - 1
+        return numbers, entries - self._starts[numbers]
 
     def _pieces(self, entries: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Split entries where a file ends, the order turns or a gap is wide."""
@@ -115,16 +141,38 @@ class CollectionReader(Reader):
         number = int(np.searchsorted(self._starts, entries[0], "right")) - 1
         start = int(entries[0] - self._starts[number])
         local = entries - entries[0]
-        columns = self.files[number].read(self._names(banks), start, start + int(local[-1]) + 1)
-        batch = self._batch(run, columns, banks)
-        if batch.n == len(entries):
-            return batch
-        wanted = np.zeros(batch.n, np.bool_)
-        wanted[local] = True
-        return batch.take(wanted)
+        own = self._held(banks)
+        columns = self.files[number].read(self._names(own), start, start + int(local[-1]) + 1)
+        if (columns["run"][local] != run).any():
+            raise FormatError(
+                f"{self.files[number].path}: entries from {start} on are not all of run {run}",
+                hint="check the file with `beamwright validate`",
+            )
+        batch = self._batch(run, columns, own)
+        if batch.n != len(entries):
+            wanted = np.zeros(batch.n, np.bool_)
+            wanted[local] = True
+            batch = batch.take(wanted)
+        if self._borrower is not None:
+            sources = [columns[name][local] for name in SOURCES]
+            borrowed = banks.subset(name for name in banks if name not in own)
+            batch.tables |= self._borrower.tables(self.files[number].path, batch, sources, borrowed)
+            batch = batch.only(banks)
+        return batch
 
-    def _names(self, banks: BankSet) -> list[str]:
-        return [*KEYS, *(PARENTS if self.built else ()), *banks]
+    def _held(self, banks: BankSet) -> BankSet:
+        """Return those of the banks that lie in the files themselves."""
+        return banks.subset(name for name in banks if name in self._own)
+
+    def _names(self, own: BankSet) -> list[str]:
+        return [*KEYS, *(PARENTS if self.built else ()), *(SOURCES if self.points else ()), *own]
+
+    def _empty(self, run: int, banks: BankSet) -> Batch:
+        own = self._held(banks)
+        batch = self._batch(run, self.files[0].read(self._names(own), 0, 0), own)
+        empty = {name: Table.empty(bank, 0) for name, bank in banks.items() if name not in own}
+        batch.tables |= empty
+        return batch.only(banks)
 
     def _batch(self, run: int, columns: ColumnData, banks: BankSet) -> Batch:
         keys = columns["section"], columns["event"]
@@ -146,6 +194,10 @@ class CollectionReader(Reader):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _borrows(metadata: FileMetadata) -> tuple[Any, ...]:
+    return metadata.borrowed.document(), metadata.order
 
 
 def _record_bytes(file: NTupleFile) -> NDArray[np.int64]:

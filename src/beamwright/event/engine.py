@@ -290,7 +290,7 @@ class Engine:
         for output in self.streams:
             if self.path.record_of(output) != batch.record:
                 continue
-            part = batch.only(output.banks)
+            part = batch.only(self.path.carried(output))
             if output.select is not None:
                 mask = _selected(batch, output)
                 result.filtered[output.stream] = int((~mask).sum())

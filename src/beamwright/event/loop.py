@@ -12,16 +12,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
 
 from beamwright.conditions.snapshot import Snapshot
-from beamwright.core.errors import SchemaMismatchError, UnknownNameError, UsageError
+from beamwright.core.errors import ConfigError, SchemaMismatchError, UnknownNameError, UsageError
 from beamwright.core.lineage import Lineage
 from beamwright.core.runs import Interval
 from beamwright.event.banks import BankSet
+from beamwright.event.collection import CollectionReader
 from beamwright.event.commit import Commit, LoopResult, Merge, Sink
 from beamwright.event.conductor import Conductor, Limits, Pool
 from beamwright.event.engine import Engine
 from beamwright.event.module import RunInfo
 from beamwright.event.path import Output, Path
 from beamwright.event.plan import BATCH_BYTES, BATCH_EVENTS, ConditionsSource, make_plan, pieces_of
+from beamwright.event.pointer import PointerWriter
 from beamwright.event.reader import Reader
 from beamwright.event.serial import SerialPool
 from beamwright.event.store import StreamWriter
@@ -126,9 +128,24 @@ def _files(
         record = engine.path.record_of(output)
         built = record != engine.path.record or bool(getattr(engine.reader, "built", False))
         path, chosen = outputs[output.stream], banks.subset(output.banks)
+        if output.pointer:
+            return _pointers(path, output, chosen, lineage(output.stream), engine)
         return StreamWriter(path, output.stream, chosen, lineage(output.stream), record=record, built=built)
 
     return make
+
+
+def _pointers(path: FilePath, output: Output, banks: BankSet, lineage: Lineage, engine: Engine) -> Sink:
+    """Return the file of a pointer skim, which leads into the files that are read."""
+    reader, record = engine.reader, engine.path.record_of(output)
+    if not isinstance(reader, CollectionReader) or record != reader.record:
+        raise ConfigError(
+            f"pointer skim {output.stream}: its {record} records are not read from an event stream",
+            hint="pointers lead into files that beamwright wrote; make a deep copy here",
+        )
+    carried = engine.path.carried(output)
+    borrow = [name for name in banks if name not in carried]
+    return PointerWriter(path, output.stream, banks, lineage, parents=reader, borrow=borrow)
 
 
 def _open_sinks(wanted: tuple[Output, ...], make: Callable[[Output], Sink]) -> dict[str, Sink]:

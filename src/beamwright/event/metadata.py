@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from beamwright.core.errors import FormatError
@@ -20,7 +20,8 @@ class FileMetadata:
     """Lineage, bank declarations, runs, key range and number of the events of one file.
 
     ``built``: the records were created from others and name their parents. ``first`` and ``last`` are None in
-    a file without events.
+    a file without events. In a pointer skim ``borrowed`` are the banks that its records have in other files,
+    ``sources`` the UUIDs of these, and ``order`` names the banks of both kinds as a deep copy has them.
     """
 
     lineage: Lineage
@@ -31,6 +32,22 @@ class FileMetadata:
     first: Position | None
     last: Position | None
     events: int
+    borrowed: BankSet = field(default_factory=BankSet)
+    sources: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
+
+    @property
+    def points(self) -> bool:
+        """Whether the records lead into other files."""
+        return len(self.borrowed) > 0
+
+    @property
+    def declarations(self) -> BankSet:
+        """The banks of a record, wherever they are held."""
+        if not self.points:
+            return self.banks
+        held = {**self.banks, **self.borrowed}
+        return BankSet((held[name] for name in self.order), closed=False)
 
     @property
     def series(self) -> str:
@@ -53,6 +70,14 @@ class FileMetadata:
             "first": list(self.first) if self.first else None,
             "last": list(self.last) if self.last else None,
             "events": self.events,
+            **(self._pointer_document() if self.points else {}),
+        }
+
+    def _pointer_document(self) -> dict[str, Any]:
+        return {
+            "borrowed": banks_document(self.borrowed),
+            "sources": list(self.sources),
+            "order": list(self.order),
         }
 
     @classmethod
@@ -76,6 +101,9 @@ class FileMetadata:
                 (first[0], first[1], first[2]) if first else None,
                 (last[0], last[1], last[2]) if last else None,
                 int(document["events"]),
+                read_banks(document.get("borrowed", []), where),
+                tuple(document.get("sources", ())),
+                tuple(document.get("order", ())),
             )
         except (KeyError, TypeError, IndexError) as error:
             raise FormatError(

@@ -25,7 +25,8 @@ class Output:
     """A stream of a path: which banks of which records go to a file.
 
     ``select`` names a selection (None: all records); ``record`` is the kind of records ("": the last kind
-    that the path has).
+    that the path has). A ``pointer`` skim holds the banks that the path writes, and leads into the files that
+    were read for the others.
     """
 
     stream: str
@@ -33,6 +34,7 @@ class Output:
     select: str | None = None
     tier: str = "dst"
     record: str = ""
+    pointer: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,13 @@ class Path:
                 return output
         raise UnknownNameError(f"stream of path {self.name}", stream, [o.stream for o in self.outputs])
 
+    def carried(self, output: Output) -> tuple[str, ...]:
+        """Return the banks that go into the file of an output: all, or those that the path writes."""
+        if not output.pointer:
+            return tuple(output.banks)
+        written = {name for step in self.steps for name in step.writes}
+        return tuple(name for name in output.banks if name in written)
+
     def configuration(self) -> dict[str, Any]:
         """Return the parameters of all modules, for the hash of the configuration."""
         return {step.name: step.module.configuration() for step in self.steps}
@@ -141,7 +150,8 @@ class Path:
         for output in self.outputs:
             found = held[self.record_of(output)]
             self._check_output(output, banks, found)
-            needed.update(set(output.banks) & set(available) if self.record_of(output) == self.record else ())
+            carried = self.carried(output) if self.record_of(output) == self.record else ()
+            needed.update(set(carried) & set(available))
         return tuple(name for name in available if name in needed)
 
     def _check_step(self, step: Step, banks: BankSet, held: set[str], tags: Collection[str] | None) -> None:

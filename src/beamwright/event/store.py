@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from beamwright.core.errors import FormatError, SchemaMismatchError, StorageError
 from beamwright.core.lineage import Lineage
@@ -59,6 +59,9 @@ class StreamWriter:
     Clusters are sealed on ``threads`` threads of its own; batches handed over must not change afterwards.
     """
 
+    points: ClassVar[bool] = False
+    """Whether the records lead into other files."""
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -74,7 +77,7 @@ class StreamWriter:
     ) -> None:
         self.path, self.banks, self.record, self.built, self.level = Path(path), banks, record, built, level
         self.lineage = replace(lineage, stream=stream)
-        self.schema = schema_of(banks, built)
+        self.schema = schema_of(banks, built, self.points)
         self.events = 0
         self._cutter = ClusterCutter(self.schema, target)
         self._runs: list[int] = []
@@ -94,8 +97,16 @@ class StreamWriter:
         if not batch.n:
             return
         self._note(batch)
-        for cluster in self._cutter.add(columns_of(batch, self.banks, self.built)):
+        for cluster in self._cutter.add(self.columns(batch)):
             self._submit(cluster)
+
+    def columns(self, batch: Batch) -> ColumnData:
+        """Return what the file holds of a batch."""
+        return columns_of(batch, self.banks, self.built)
+
+    def describe(self, metadata: FileMetadata) -> FileMetadata:
+        """Return the metadata with what else there is to say of the file."""
+        return metadata
 
     def _note(self, batch: Batch) -> None:
         first = (batch.run, int(batch.section[0]), int(batch.event[0]))
@@ -141,7 +152,7 @@ class StreamWriter:
             self.events,
         )
         with storage_errors(self.path):
-            uuid = self._writer.close(metadata.document(), lineage=lineage.hash)
+            uuid = self._writer.close(self.describe(metadata).document(), lineage=lineage.hash)
         size = os.fstat(self._file.fileno()).st_size
         self._file.close()
         return Written(self.path, self.events, str(uuid), size)
@@ -205,6 +216,7 @@ def merge_collections(
         first=filled[0].first if filled else None,
         last=filled[-1].last if filled else None,
         events=sum(item.events for item in metadata),
+        sources=tuple(sorted({uuid for item in metadata for uuid in item.sources})),
     )
     with storage_errors(Path(path)), Path(path).open("xb", buffering=0) as out:
         names = [name for _, name in described]

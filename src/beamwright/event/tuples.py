@@ -1,7 +1,8 @@
 """Banks as fields of a tuple: the schema of a stream's files, and batches to columns and back.
 
 A file has the leaves ``run``, ``section`` and ``event`` (built streams also ``parent_section`` and
-``parent_event``), and one field per bank: a record where it has one row, a collection where it has many.
+``parent_event``, pointer skims ``source_high``, ``source_low`` and ``source_entry``), and one field per
+bank: a record where it has one row, a collection where it has many.
 """
 
 from __future__ import annotations
@@ -34,13 +35,19 @@ PARENT_FIELDS = (
     leaf("parent_section", "u4", "section of the record it was built from"),
     leaf("parent_event", "u8", "event number of the record it was built from"),
 )
+SOURCE_FIELDS = (
+    leaf("source_high", "u8", "UUID of the file that holds the record, upper half"),
+    leaf("source_low", "u8", "UUID of the file that holds the record, lower half"),
+    leaf("source_entry", "u8", "place of the record in that file"),
+)
 KEYS = tuple(field.name for field in KEY_FIELDS)
+SOURCES = tuple(field.name for field in SOURCE_FIELDS)
 PARENTS = tuple(field.name for field in PARENT_FIELDS)
 
 
-def schema_of(banks: BankSet, built: bool = False) -> Schema:
-    """Return the schema of a stream's files."""
-    keys = KEY_FIELDS + (PARENT_FIELDS if built else ())
+def schema_of(banks: BankSet, built: bool = False, points: bool = False) -> Schema:
+    """Return the schema of a stream's files; ``points``: their records lead into other files."""
+    keys = KEY_FIELDS + (PARENT_FIELDS if built else ()) + (SOURCE_FIELDS if points else ())
     return Schema([*keys, *(_bank_field(bank) for bank in banks.values())])
 
 

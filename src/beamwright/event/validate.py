@@ -13,7 +13,9 @@ from beamwright.core.errors import BeamwrightError
 from beamwright.durable import hash_file
 from beamwright.event.banks import ONE, Bank
 from beamwright.event.metadata import FileMetadata, metadata_of
+from beamwright.event.pointer import pointer_problems
 from beamwright.event.rntuple import Array, NTupleFile, derive_uuid, offsets_key, verify
+from beamwright.event.sources import SourceFiles
 from beamwright.event.tuples import KEYS, schema_of
 
 EXPECTED = (
@@ -29,18 +31,22 @@ EXPECTED = (
 )
 
 
-def validate_file(path: str | os.PathLike[str], expected: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def validate_file(
+    path: str | os.PathLike[str],
+    expected: Mapping[str, Any] | None = None,
+    sources: SourceFiles | None = None,
+) -> dict[str, Any]:
     """Return the verdict on a file as a JSON-ready document.
 
-    ``expected`` may name what the file has to be: events, uuid, stream, series, record, release, config_hash,
-    resolved_hash, is_mc, and interval (document form), in which all keys must lie. Raises OSError where the
-    file cannot be opened.
+    The pointers of a pointer skim are followed where ``sources`` are given. ``expected`` may name what the
+    file has to be: events, uuid, stream, series, record, release, config_hash, resolved_hash, is_mc, and
+    interval (document form), in which all keys must lie. Raises OSError where the file cannot be opened.
     """
     checked = verify(path)
     problems = list(checked.problems)
     if not problems:
         try:
-            problems += _content_problems(Path(path), checked.checksums, dict(expected or {}))
+            problems += _content_problems(Path(path), checked.checksums, dict(expected or {}), sources)
         except BeamwrightError as error:
             problems.append(error.message)
     digest = hash_file(Path(path))
@@ -56,7 +62,9 @@ def validate_file(path: str | os.PathLike[str], expected: Mapping[str, Any] | No
     }
 
 
-def _content_problems(path: Path, checksums: bytes, expected: dict[str, Any]) -> list[str]:
+def _content_problems(
+    path: Path, checksums: bytes, expected: dict[str, Any], sources: SourceFiles | None
+) -> list[str]:
     with NTupleFile(path) as file:
         metadata = metadata_of(file)
         found = list(_identity_problems(file, metadata, checksums))
@@ -64,11 +72,13 @@ def _content_problems(path: Path, checksums: bytes, expected: dict[str, Any]) ->
             found += _key_problems(file, metadata)
             for bank in metadata.banks.values():
                 found += _link_problems(file, metadata, bank)
+            if metadata.points:
+                found += pointer_problems(file, metadata, sources)
         return found + list(_unexpected(file, metadata, expected))
 
 
 def _identity_problems(file: NTupleFile, metadata: FileMetadata, checksums: bytes) -> Iterator[str]:
-    if file.schema != schema_of(metadata.banks, metadata.built):
+    if file.schema != schema_of(metadata.banks, metadata.built, metadata.points):
         yield f"{file.path}: the columns are not those of the banks that its metadata declares"
     if metadata.events != file.n_entries:
         yield f"{file.path}: the metadata counts {metadata.events} events, the file has {file.n_entries}"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
 from beamwright.conditions import tags
@@ -213,11 +212,7 @@ def batches(
     reader: CollectionReader, banks: Sequence[str] | None = None, size: int = BATCH
 ) -> Iterator[Batch]:
     """Yield all records of a reader in key order, in batches that do not cross a run."""
-    index = reader.index(reader.record)
-    ends = np.flatnonzero(np.diff(index.run)) + 1
-    for part in np.split(np.arange(len(index.run)), ends):
-        for start in range(0, len(part), size):
-            yield reader.read(reader.record, part[start : start + size], banks)
+    return reader.batches(banks, size)
 
 
 def valid_collections(conn: sa.Connection, production_id: int | None = None) -> list[Collection]:
