@@ -62,11 +62,11 @@ def make(root: Path, raw: Path | None = None) -> Workspace:
         durable.put_once(raw / f"chunk{chunk}", raw_bytes(chunk))
     with workspace.db.begin() as conn:
         if conn.execute(sa.select(schema.production.c.id)).first() is None:
-            _populate(conn, raw)
+            populate(conn, raw)
     return workspace
 
 
-def _populate(conn: sa.Connection, raw: Path) -> None:
+def populate(conn: sa.Connection, raw: Path) -> None:
     values: dict[str, Any] = {
         "name": "p",
         "experiment": "trivial",

@@ -68,6 +68,7 @@ class LocalScheduler:
         self._slots: list[_Slot] = []
         self._changed = threading.Condition()
         self._closing = False
+        self._failure: Exception | None = None
         self._wake_up, self._wake = os.pipe()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_up, selectors.EVENT_READ)
@@ -77,8 +78,7 @@ class LocalScheduler:
     def submit(self, jobs: Sequence[JobSpec]) -> list[str]:
         """Queue the jobs in order and return their ids."""
         with self._changed:
-            if self._closing:
-                raise SchedulerError("the local scheduler is closed", hint="start the production again")
+            self._check()
             ids = [f"{self._name}-{next(self._numbers)}" for _ in jobs]
             for batch_id, job in zip(ids, jobs, strict=True):
                 self._directories[batch_id] = job.directory
@@ -90,6 +90,7 @@ class LocalScheduler:
     def poll(self) -> Mapping[str, Status]:
         """Return the status of every job; of finished ones, the last thousands."""
         with self._changed:
+            self._check()
             return dict(self._status)
 
     def history(self, ids: Iterable[str]) -> Mapping[str, Status]:
@@ -132,9 +133,28 @@ class LocalScheduler:
         os.close(self._wake)
         os.close(self._wake_up)
 
+    def _check(self) -> None:
+        """Refuse to go on without the thread.
+
+        Raises: SchedulerError.
+        """
+        if self._failure is not None:
+            message = f"the local scheduler can start no more wrappers: {self._failure}"
+            raise SchedulerError(message, hint="see that processes can be started, then start again")
+        if self._closing:
+            raise SchedulerError("the local scheduler is closed", hint="start the production again")
+
     # --- the thread ----------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001 - the other thread must hear of it
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _work(self) -> None:
         while not self._closing:
             for key, _ in self._selector.select(1.0):
                 if key.fd == self._wake_up:

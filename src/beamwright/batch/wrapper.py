@@ -52,15 +52,16 @@ class JobFailed(Exception):
 
 
 class Stop:
-    """Whether the batch system has asked for an end (SIGTERM)."""
+    """Whether somebody has asked for an end (SIGTERM, SIGINT)."""
 
     def __init__(self) -> None:
         self.is_asked = False
         self.is_idle = False
 
     def install(self) -> None:
-        """Listen for SIGTERM; an idle wrapper ends at once."""
-        signal.signal(signal.SIGTERM, self._asked)
+        """Listen for signals; an idle wrapper ends at once."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._asked)
 
     def why(self) -> str:
         """Return the failure class for stopping now, or nothing."""

@@ -116,6 +116,19 @@ def test_wrappers_finish_the_job_at_hand_when_the_scheduler_is_killed(tmp_path: 
     assert not (second / "lock").exists()
 
 
+def test_a_machine_that_starts_no_process_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("beamwright.batch.local.subprocess.Popen", refuse)
+    scheduler = LocalScheduler(1, log=tmp_path / "log")
+    scheduler.submit([JobSpec(make_job(tmp_path))])
+    scheduler._thread.join(20)
+    with pytest.raises(SchedulerError, match="temporarily unavailable"):
+        scheduler.poll()
+    scheduler.close()
+
+
 def test_a_job_directory_without_a_job_ends_with_an_exit_code(
     tmp_path: Path, scheduler: LocalScheduler
 ) -> None:

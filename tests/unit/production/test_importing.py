@@ -15,10 +15,11 @@ from beamwright.batch import wrapper
 from beamwright.batch.children import Fresh
 from beamwright.core.clock import ManualClock
 from beamwright.db import history, schema
+from beamwright.db.engine import Database
 from beamwright.production import importing, jobs
 from beamwright.production.tickets import signature, ticket
 from beamwright.production.workspace import Workspace
-from kill.production import COMMANDS, EVENTS, UNIT, add_unit, make
+from kill.production import COMMANDS, EVENTS, UNIT, add_unit, make, populate
 
 
 @pytest.fixture(scope="module")
@@ -307,3 +308,20 @@ def test_one_bad_report_does_not_spoil_the_others_of_its_transaction(workspace: 
     bad = attempt(workspace, special(workspace, "few"))
     outcomes = importing.import_reports(workspace, [good.report, bad.report, other.report])
     assert [o.result for o in outcomes.values()] == ["accepted", "failed", "accepted"]
+
+
+def test_reports_are_taken_in_on_postgresql_as_well(postgresql_database: Database, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    opened = make(tmp_path / "workspace", raw)
+    opened.db.close()
+    workspace = Workspace(opened.root, opened.settings, ManualClock(1000.0))
+    workspace.__dict__["db"] = postgresql_database
+    with postgresql_database.begin() as conn:
+        populate(conn, raw)
+    first, second = attempt(workspace, 1), attempt(workspace, 2, "far")
+    outcomes = importing.import_reports(workspace, [first.report, second.report])
+    assert [outcome.result for outcome in outcomes.values()] == ["accepted", "accepted"]
+    assert take(workspace, first)[0] == "duplicate"
+    bad = attempt(workspace, special(workspace, "miscount read"))
+    assert take(workspace, bad)[0] == "rejected"
+    assert len(dump(workspace)["output"]) == 6
