@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beamwright.fsck.registry import CHECKS, run
 from beamwright.fsck.model import Check, Violation
+from beamwright.fsck.registry import CHECKS, run
 
 __all__ = ["CHECKS", "Check", "Violation", "run"]
