@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from beamwright.cli.common import Columns, pick, reader, reading, where_option, write_document, write_rows
+from beamwright.cli.common import (
+    Columns,
+    pick,
+    reader,
+    reading,
+    sources_option,
+    where_option,
+    write_document,
+    write_rows,
+)
+
+if TYPE_CHECKING:
+    from beamwright.event.sources import SourceFiles
 
 
 @click.group()
@@ -68,3 +81,42 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
     with reader(folder) as conn:
         found = pick(collections(conn), "name", "collection", name)
     write_document(found, as_json)
+
+
+@collection.command("promote")
+@click.argument("name", metavar="FILE|NAME")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file to write.",
+)
+@sources_option
+@reading
+def promote(name: str, output: Path, sources: tuple[Path, ...], folder: Path | None, as_json: bool) -> None:
+    """Write the deep copy of a pointer skim: a file, or a collection of one file."""
+    from beamwright.event.pointer import promote as write_copy
+    from beamwright.event.sources import SourceFiles
+
+    file, found = Path(name), SourceFiles.of(sources) if sources else None
+    if not file.is_file():
+        file, known = _only_file(name, folder)
+        found = found or known
+    written = write_copy(file, output, found)
+    document = {"file": str(output), "events": written.events, "uuid": written.uuid, "size": written.size}
+    write_document(document, as_json, [f"{output}: {written.events} records, {written.size} bytes"])
+
+
+def _only_file(name: str, folder: Path | None) -> tuple[Path, SourceFiles]:
+    """Return the file of a collection, and what finds the files that it leads into."""
+    from beamwright.cli.common import open_workspace
+    from beamwright.core.errors import UsageError
+    from beamwright.production.access import named, source_files, valid_collections
+
+    workspace = open_workspace(folder)
+    with workspace.db.read() as conn:
+        files = named(valid_collections(conn), name).files
+    if len(files) != 1:
+        raise UsageError(f"collection {name} has {len(files)} files", hint="promote them one by one")
+    return files[0], source_files(workspace)

@@ -30,6 +30,13 @@ where_option = click.option(
     metavar="EXPRESSION",
     help="Those only for which this holds: \"tier == 'dst' and run in 10..20\".",
 )
+sources_option = click.option(
+    "--sources",
+    multiple=True,
+    metavar="PLACE",
+    type=click.Path(exists=True, path_type=Path),
+    help="A file or folder that pointer skims lead into; may be repeated.",
+)
 workspace_option = click.option(
     "-w",
     "--workspace",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,7 +22,9 @@ def ls(folder: Path | None, as_json: bool) -> None:
     from beamwright.db import views
 
     with reader(folder) as conn:
-        rows = [{key: value for key, value in row.items() if key != "id"} for row in views.datasets(conn)]
+        rows = views.datasets(conn)
+        counted = [row | {"collections": len(_members(conn, row))} for row in rows]
+    rows = [{key: value for key, value in row.items() if key != "id"} for row in counted]
     columns: Columns = {
         "dataset": "did",
         "version": "version",
@@ -41,6 +44,15 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
 
     with reader(folder) as conn:
         found = pick(views.datasets(conn), "did", "dataset", name)
-        members = views.dataset_members(conn, found["id"])
+        members = _members(conn, found)
     document = {key: value for key, value in found.items() if key not in ("id", "collections")}
     write_document(document | {"collections": members}, as_json)
+
+
+def _members(conn: Any, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what is in a dataset: by its query while it is open, by its list afterwards."""
+    from beamwright.catalog import datasets
+    from beamwright.core.did import Did
+
+    found = datasets.collections(conn, datasets.find(conn, Did.parse(row["did"]), row["version"]))
+    return [{"name": str(c.did), "tier": c.tier, "stream": c.stream, "events": c.events} for c in found]

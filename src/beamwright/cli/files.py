@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from beamwright.cli.common import dry_run_option, json_option, say, write_document
+from beamwright.cli.common import dry_run_option, json_option, say, sources_option, write_document
 
 FILES = click.argument(
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -18,13 +18,31 @@ FILES = click.argument(
 @click.command()
 @FILES
 @click.option("--expect", "expected", metavar="JSON", help="What each file has to be, as a JSON object.")
+@sources_option
+@click.option(
+    "--verdict",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write each verdict to FOLDER/<file>.verdict.json too.",
+    metavar="FOLDER",
+)
 @json_option
-def validate(files: tuple[Path, ...], expected: str | None, as_json: bool) -> int:
+def validate(
+    files: tuple[Path, ...],
+    expected: str | None,
+    sources: tuple[Path, ...],
+    folder: Path | None,
+    as_json: bool,
+) -> int:
     """Check output files in full."""
     from beamwright.core.errors import ValidationError
+    from beamwright.event.sources import SourceFiles
     from beamwright.production import work
 
-    verdicts = work.validate(list(files), _expected(expected))
+    found = SourceFiles.of(sources) if sources else None
+    verdicts = work.validate(list(files), _expected(expected), found)
+    if folder is not None:
+        _write_verdicts(folder, verdicts)
     for path, verdict in zip(files, verdicts, strict=True):
         click.echo(json.dumps(verdict, sort_keys=True) if as_json else _line(path, verdict))
     bad = any(not verdict["valid"] for verdict in verdicts)
@@ -66,6 +84,23 @@ def merge(files: tuple[Path, ...], output: Path, dry_run: bool, as_json: bool) -
         "size": written.size,
     }
     write_document(document, as_json, [f"{written.file}: {written.events} records, {written.size} bytes"])
+
+
+def _write_verdicts(folder: Path, verdicts: list[dict[str, Any]]) -> None:
+    """Write one document per file; those of two files of one name would be one."""
+    from beamwright.core.canonical import canonical_json
+    from beamwright.core.errors import UsageError
+    from beamwright.durable import make_directory, replace
+
+    names = [verdict["file"] for verdict in verdicts]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"two files are called {twice[0]}: their verdicts would be too", hint="validate them one by one"
+        )
+    make_directory(folder)
+    for verdict in verdicts:
+        replace(folder / f"{verdict['file']}.verdict.json", canonical_json(verdict))
 
 
 def _expected(text: str | None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ COMMANDS = {
     "dataset": ("dataset", "dataset", "Datasets: sets of collections."),
     "collection": ("collection", "collection", "Collections: sets of events over files."),
     "file": ("file", "file", "Files and what they say of themselves."),
+    "event": ("event", "event", "Single events, by their keys."),
     "bank": ("bank", "bank", "Banks: the tables of an event."),
     "module": ("module", "module", "Modules and the paths that they stand in."),
     "task": ("task", "task", "Tasks: steps of a production over their inputs."),

@@ -38,12 +38,12 @@ def ls(folder: Path | None, as_json: bool) -> None:
 def show(name: str, folder: Path | None, as_json: bool) -> None:
     """Show a task: its configuration, its ledger and its units."""
     from beamwright.db import views
-    from beamwright.report.document import ledger_totals
+    from beamwright.report.document import ledger, ledger_totals
 
     with reader(folder) as conn:
         found = pick([_named(row) for row in views.tasks(conn)], "name", "task", name)
-        lines = [line for line in views.ledger_lines(conn) if line["step"] == found["step"]]
-        lines = [line for line in lines if line["production"] == found["production"]]
+        production = views.find_production(conn, str(found["production"]))
+        lines = [line for line in ledger(conn, production["id"]) if line["step"] == found["step"]]
         names = ("kind", "stream", "key", "state", "failures", "reason")
         units = [
             {name: unit[name] for name in names}

@@ -206,6 +206,15 @@ def runs(conn: sa.Connection) -> list[Row]:
     return rows(conn, sa.select(run).order_by(run.c.series, run.c.number, run.c.tier))
 
 
+def kinds(conn: sa.Connection) -> dict[tuple[str, int], str]:
+    """Return per (series, run number) whether its events are data, simulation or resampled."""
+    chosen = sa.select(run.c.series, run.c.number, run.c.is_mc, run.c.is_resampled)
+    return {
+        (row.series, row.number): "resampled" if row.is_resampled else "simulation" if row.is_mc else "data"
+        for row in conn.execute(chosen)
+    }
+
+
 def chunks(conn: sa.Connection) -> list[Row]:
     """Return chunks with series, run number, tier and flag of their run."""
     chosen = sa.select(

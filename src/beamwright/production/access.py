@@ -14,10 +14,11 @@ from beamwright.core.errors import StorageError, UnknownNameError
 from beamwright.core.histogram import HistogramSet
 from beamwright.core.messages import HISTOGRAMS
 from beamwright.core.runs import Interval
-from beamwright.db import views
+from beamwright.db import schema, views
 from beamwright.event.batch import Batch
 from beamwright.event.collection import CollectionReader
 from beamwright.event.module import Constants
+from beamwright.event.sources import SourceFiles
 from beamwright.production.workspace import Workspace
 
 BATCH = 4096
@@ -41,8 +42,8 @@ class Collection:
     files: tuple[Path, ...]
     parents: tuple[str, ...]
 
-    def open(self) -> CollectionReader:
-        """Return a reader over its files.
+    def open(self, sources: SourceFiles | None = None) -> CollectionReader:
+        """Return a reader over its files; ``sources`` finds what pointer skims lead into.
 
         Raises: StorageError when a file is gone.
         """
@@ -52,7 +53,7 @@ class Collection:
             raise StorageError(
                 f"{what} of collection {self.name} is missing", hint="`beamwright fsck` says what else is"
             )
-        return CollectionReader(self.files)
+        return CollectionReader(self.files, sources)
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class Access:
         row = views.find_production(conn, production)
         self.production: str = row["name"]
         self._conn, self._id = conn, int(row["id"])
+        self._sources = SourceFiles(look_up=lambda uuid: _path_of(conn, uuid))
 
     def collections(
         self,
@@ -133,14 +135,14 @@ class Access:
         """Return a reader over a collection, given itself or by name."""
         if isinstance(collection, str):
             collection = named(valid_collections(self._conn, self._id), collection)
-        return collection.open()
+        return collection.open(self._sources)
 
     def batches(
         self, collections: Iterable[Collection], banks: Sequence[str] | None = None, size: int = BATCH
     ) -> Iterator[Batch]:
         """Yield the records of collections, one after the other, in batches of one run."""
         for collection in collections:
-            with collection.open() as reader:
+            with collection.open(self._sources) as reader:
                 yield from batches(reader, banks, size)
 
     def histograms(self, step: str, *, series: str | None = None, run: int | None = None) -> HistogramSet:
@@ -205,7 +207,22 @@ def open_collection(name: str, workspace: Path | str | None = None) -> Collectio
     """
     found = Workspace.open(Path(workspace)) if workspace else Workspace.find(Path.cwd())
     with found.db.read() as conn:
-        return named(valid_collections(conn), name).open()
+        return named(valid_collections(conn), name).open(source_files(found))
+
+
+def source_files(workspace: Workspace) -> SourceFiles:
+    """Return what finds the files that pointer skims lead into, in the catalogue of a workspace."""
+
+    def look_up(uuid: str) -> Path | None:
+        with workspace.db.read() as conn:
+            return _path_of(conn, uuid)
+
+    return SourceFiles(look_up=look_up)
+
+
+def _path_of(conn: sa.Connection, uuid: str) -> Path | None:
+    rows = views.files(conn, schema.file.c.uuid == uuid)
+    return next((Path(row["path"]) for row in rows if row["path"] and row["replica"] in READABLE), None)
 
 
 def batches(

@@ -24,7 +24,7 @@ def build(
     identity = production["id"]
     units = views.units(conn, identity)
     attempts = views.attempts(conn, identity)
-    lines = views.ledger_lines(conn, identity)
+    lines = ledger(conn, identity)
     runs, made = _runs(conn, production), collections(conn, identity)
     return {
         "format": FORMAT,
@@ -36,7 +36,7 @@ def build(
         "steps": _steps(conn, identity, production["spec"]),
         "grid": grids.grid(conn, production),
         "collections": made,
-        "ledger": [_ledger_line(row) for row in lines],
+        "ledger": lines,
         "quarantine": [_quarantined(row) for row in views.quarantined(conn, identity)],
         "calibration": links(conn, identity),
         "conditions": _conditions(conn),
@@ -78,7 +78,7 @@ def _summary(
         "delivered": _delivered(runs),
         "bytes": sum(c["size"] for c in collections),
         "ledger_lines": len(lines),
-        "unbalanced": sum(not balanced(line) for line in lines),
+        "unbalanced": sum(not line["balanced"] for line in lines),
         "quarantined": sum(line["quarantined"] for line in lines),
         "attempts": len(attempts),
         "cpu_s": sum(row["cpu_s"] or 0.0 for row in attempts),
@@ -183,14 +183,16 @@ def _collection(row: Row, files: list[Row], parents: dict[int, list[Row]]) -> Ro
     }
 
 
-def _ledger_line(row: Row) -> Row:
-    line = {"step": row["step"], "record": row["record"], "stream": row["stream"], "unit": row["unit"]}
-    return (
-        line
-        | {"interval": views.interval_of(row)}
+def ledger(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
+    """Return the ledger lines, each with the kind of its events: data, simulation or resampled."""
+    kinds = views.kinds(conn)
+    return [
+        {"step": row["step"], "record": row["record"], "stream": row["stream"], "unit": row["unit"]}
+        | {"kind": kinds.get((row["series"], row["first_run"]), "data"), "interval": views.interval_of(row)}
         | {term: row[term] for term in TERMS}
         | {"balanced": balanced(row)}
-    )
+        for row in views.ledger_lines(conn, production_id)
+    ]
 
 
 def _quarantined(row: Row) -> Row:
@@ -204,16 +206,18 @@ def links(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
 
 
 def ledger_totals(lines: list[Row]) -> list[Row]:
-    """Return the sums of ledger lines per step, record kind and stream."""
-    sums: dict[tuple[str, str, str], Row] = {}
+    """Return the sums of ledger lines per step, record kind, stream and kind of events: these never mix."""
+    names = ("step", "record", "stream", "kind")
+    sums: dict[tuple[str, ...], Row] = {}
     for line in lines:
-        key = (line["step"], line["record"], line["stream"])
-        total = sums.setdefault(key, dict.fromkeys(TERMS, 0) | {"units": 0, "balanced": True})
+        total = sums.setdefault(
+            tuple(line[name] for name in names), dict.fromkeys(TERMS, 0) | {"units": 0, "balanced": True}
+        )
         for term in TERMS:
             total[term] += line[term]
         total["units"] += 1
-        total["balanced"] &= balanced(line)
-    return [dict(zip(("step", "record", "stream"), key, strict=True)) | total for key, total in sums.items()]
+        total["balanced"] &= line["balanced"]
+    return [dict(zip(names, key, strict=True)) | total for key, total in sums.items()]
 
 
 def _link(row: Row) -> Row:

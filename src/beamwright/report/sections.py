@@ -303,13 +303,13 @@ def _grid(document: Row) -> Markup:
 
 def _row_name(row: Row) -> list[Content]:
     chunk = tag("span", f" chunk {row['sequence']}", class_="faint") if row["sequence"] != 1 else ""
-    simulated = tag("span", "simulated", class_="tagged") if row["is_mc"] else ""
+    flags = _flags(row)
     tier = tag("span", row["tier"], class_="tagged") if row["tier"] != "raw" else ""
     return [
         tag("b", row["run"]),
         tag("span", f" series {row['series']}", class_="faint"),
         chunk,
-        simulated,
+        flags,
         tier,
     ]
 
@@ -448,7 +448,7 @@ def _parents(names: list[str]) -> Content:
 def _ledger(document: Row) -> Content:
     if not document["ledger"]:
         return None
-    names = ("step", "record", "stream")
+    names = ("step", "record", "stream", "kind")
     rows = [
         [
             *(row[name] for name in names),
@@ -458,8 +458,8 @@ def _ledger(document: Row) -> Content:
         ]
         for row in ledger_totals(document["ledger"])
     ]
-    columns = ("step", "record", "stream", *TERMS, "units", "balance")
-    summary = table(columns, rows, range(3, 3 + len(TERMS) + 1))
+    columns = (*names, *TERMS, "units", "balance")
+    summary = table(columns, rows, range(4, 4 + len(TERMS) + 1))
     return [summary, _ledger_lines(document), _quarantine(document)]
 
 

@@ -37,8 +37,12 @@ def grid_lines(grid: Row) -> list[str]:
 def chunk_name(row: Row) -> str:
     """Return a row of the grid by name."""
     chunk = f" chunk {row['sequence']}" if row["sequence"] != 1 else ""
-    simulated = " (simulated)" if row["is_mc"] else ""
-    return f"{row['series']}/{row['run']}{chunk}{simulated}"
+    kind = _kind(row)
+    return f"{row['series']}/{row['run']}{chunk}" + (f" ({kind})" if kind != "data" else "")
+
+
+def _kind(row: Row) -> str:
+    return "resampled" if row.get("is_resampled") else "simulation" if row.get("is_mc") else "data"
 
 
 def cell_text(cell: Row | None) -> str:
@@ -57,10 +61,10 @@ def _collections(document: Row) -> list[str]:
     order = {step["step"]: number for number, step in enumerate(document["steps"])}
     found = sorted(document["collections"], key=lambda c: (order.get(c["step"], len(order)), c["name"]))
     rows = [
-        [c["name"], c["events"], c["size"], (c["sha256"] or "")[:12], c["is_mc"], _some(c["parents"])]
+        [c["name"], c["events"], c["size"], (c["sha256"] or "")[:12], _kind(c), _some(c["parents"])]
         for c in found
     ]
-    columns = ("collection", "events", "bytes", "sha256", "simulated", "parents")
+    columns = ("collection", "events", "bytes", "sha256", "kind", "parents")
     return text.table(columns, rows) if rows else []
 
 
@@ -71,9 +75,10 @@ def _some(names: list[str]) -> str:
 def _ledger(document: Row) -> list[str]:
     totals = ledger_totals(document["ledger"])
     rows = [
-        [t["step"], t["record"], t["stream"], *(t[term] for term in TERMS), t["balanced"]] for t in totals
+        [t["step"], t["record"], t["stream"], t["kind"], *(t[term] for term in TERMS), t["balanced"]]
+        for t in totals
     ]
-    return text.table(("step", "record", "stream", *TERMS, "balanced"), rows) if rows else []
+    return text.table(("step", "record", "stream", "kind", *TERMS, "balanced"), rows) if rows else []
 
 
 def _links(document: Row) -> list[str]:
@@ -82,7 +87,7 @@ def _links(document: Row) -> list[str]:
     rows = [
         [
             link["step"],
-            chunk_name(link | {"is_mc": False}),
+            chunk_name(link),
             link["state"],
             *(_constants(link["start"].get(role), link["result"].get(role)) for role in roles),
             link["reason"],
