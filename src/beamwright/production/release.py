@@ -14,9 +14,10 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,9 +80,9 @@ def _current(names: tuple[str, ...]) -> str:
     is_dev = False
     for name in names:
         found = known.get(_plain(name))
-        tree = _tree_of(name, found.distribution) if found else _module_tree(name)
-        is_dev |= tree is not None
-        own[name] = _hash_tree(tree) if tree else _hash_files(known[_plain(name)].distribution)
+        trees = _trees_of(name, found.distribution) if found else {name: _module_tree(name)}
+        is_dev |= bool(trees)
+        own[name] = _hash_trees(trees) if trees else _hash_files(known[_plain(name)].distribution)
     needed = {name: _hash_record(known[name]) for name in sorted(_closure(names, known))}
     digest = content_hash({"own": own, "needed": needed})
     return f"{DEV if is_dev else EXACT}{digest}"
@@ -118,20 +119,39 @@ def _closure(names: Iterable[str], known: dict[str, _Installed]) -> set[str]:
     return seen - own
 
 
-def _tree_of(name: str, distribution: metadata.Distribution) -> Path | None:
-    """Return the source tree of software that is installed in place, or None."""
+def _trees_of(name: str, distribution: metadata.Distribution) -> dict[str, Path]:
+    """Return, by module, the source trees of software that is not imported from where it was installed."""
     origin = json.loads(distribution.read_text("direct_url.json") or "{}")
     if not origin.get("dir_info", {}).get("editable"):
-        return None
-    paths = [path for name, path in _recorded(distribution).items() if name.endswith(".pth")]
-    lines = [line for path in paths for line in path.read_text().splitlines()]
-    folders = [Path(line) for line in lines if line and Path(line).is_dir()]
-    return folders[0] if folders else _module_tree(name)
+        tops = {_top(path): Path(str(distribution.locate_file(path))) for path in _recorded(distribution)}
+        places = {top: path for top, path in tops.items() if top and path.suffix == ".py"}
+        found = {top: _module_tree(top) for top in places}
+        resolved = {top: path.resolve() for top, path in places.items()}
+        is_elsewhere = any(found[top] not in (path, *path.parents) for top, path in resolved.items())
+        return found if is_elsewhere else {}
+    paths = [path for file, path in _recorded(distribution).items() if file.endswith(".pth")]
+    folders = [Path(line) for path in paths for line in path.read_text().splitlines() if line]
+    modules = {
+        entry.stem for folder in folders if folder.is_dir() for entry in folder.iterdir() if _is_module(entry)
+    }
+    return {module: _module_tree(module) for module in sorted(modules)} or {name: _module_tree(name)}
+
+
+def _top(recorded: str) -> str:
+    """Return the top-level module that a recorded file belongs to, "" for none."""
+    first = recorded.partition("/")[0]
+    return "" if _LOCAL.search(recorded) or "." in first.removesuffix(".py") else first.removesuffix(".py")
+
+
+def _is_module(entry: Path) -> bool:
+    return (entry / "__init__.py").is_file() or entry.suffix == ".py"
 
 
 def _module_tree(name: str) -> Path:
+    """Return the package's folder, or the file of a module, that an import would take."""
+    module = name.replace("-", "_")
     try:
-        spec = importlib.util.find_spec(name.replace("-", "_"))
+        spec = (None if "." in module else PathFinder.find_spec(module)) or importlib.util.find_spec(module)
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None:
@@ -139,8 +159,12 @@ def _module_tree(name: str) -> Path:
             f"{name} is neither an installed distribution nor a module",
             hint="correct the distributions of the Experiment, or install it",
         )
-    origin = Path(spec.origin)
+    origin = Path(spec.origin).resolve()
     return origin.parent if spec.submodule_search_locations else origin
+
+
+def _hash_trees(trees: Mapping[str, Path]) -> str:
+    return content_hash({module: _hash_tree(root) for module, root in trees.items()})
 
 
 def _hash_tree(root: Path) -> str:

@@ -31,6 +31,7 @@ class Site:
         for folder in (package, info, package / "__pycache__"):
             folder.mkdir(parents=True, exist_ok=True)
         (package / "__init__.py").write_text(code)
+        (package / "extra.py").write_text(code)
         (package / "__pycache__" / "x.pyc").write_text(interpreter)
         (info / "METADATA").write_text(
             METADATA.format(name=name, needs="\n".join(f"Requires-Dist: {n}" for n in needs))
@@ -38,6 +39,7 @@ class Site:
         (info / "INSTALLER").write_text(interpreter)
         lines = [
             f"{package.name}/__init__.py,sha256={abs(hash(code))},{len(code)}",
+            f"{package.name}/extra.py,sha256={abs(hash(code))},{len(code)}",
             f"../../bin/{name},sha256={interpreter},9",
             f"{package.name}/__pycache__/x.pyc,,",
             f"{info.name}/INSTALLER,sha256={interpreter},3",
@@ -115,25 +117,46 @@ def test_a_tree_that_is_worked_on_is_marked_and_follows_its_content(site: Site) 
     assert site.current("loose") != first
 
 
-def test_an_editable_installation_is_a_tree(site: Site, tmp_path: Path) -> None:
+def test_an_editable_installation_is_a_tree(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    (source / "code.py").write_text("a = 1\n")
+    (source / "worked_on.py").write_text("a = 1\n")
     info = site.folder / "my_experiment-1.0.dist-info"
     (info / "direct_url.json").write_text('{"url": "file:///x", "dir_info": {"editable": true}}')
     (site.folder / "my.pth").write_text(f"{source}\n")
     with (info / "RECORD").open("a") as record:
         record.write("my.pth,,\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(source)])
     first = site.current("my-experiment")
     assert first.startswith("dev+")
-    (source / "code.py").write_text("a = 2\n")
-    assert site.current("my-experiment") != first
+    (source / "worked_on.py").write_text("a = 2\n")
+    second = site.current("my-experiment")
+    assert second != first
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "worked_on.py").write_text("a = 3\n")
+    monkeypatch.setattr(sys, "path", [str(other), *sys.path])
+    assert site.current("my-experiment") not in (first, second)
+
+
+def test_an_installation_that_another_folder_hides_is_no_exact_release(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = site.current("my-experiment")
+    package = tmp_path / "hiding" / "my_experiment"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("x = 1\n")
+    monkeypatch.setattr(sys, "path", [str(package.parent), *sys.path])
+    assert release.is_exact(first)
+    assert not release.is_exact(site.current("my-experiment"))
 
 
 def test_missing_software_is_named(site: Site) -> None:
     with pytest.raises(ReleaseError, match="nosuchthing is neither"):
         site.current("nosuchthing")
-    (site.folder / "my_experiment" / "__init__.py").unlink()
+    (site.folder / "my_experiment" / "extra.py").unlink()
     with pytest.raises(ReleaseError, match="lacks its file"):
         site.current("my-experiment")
 
