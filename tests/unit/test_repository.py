@@ -208,6 +208,25 @@ def test_importing_the_wrapper_loads_nothing_else() -> None:
     assert set(done.stdout.split()) - {"beamwright"} <= sys.stdlib_module_names
 
 
+# Who may write SQL statements: docs/adr/0021 gives the reasons. A new name needs a reason there.
+STATEMENTS = re.compile(
+    r"(db|catalog|fsck)/.*"
+    r"|conditions/tags|quality/verdicts"
+    r"|production/(tasks|units|inputs|chain|merging|closing|progress|jobs|importing|registration|inspection)"
+)
+
+
+def test_statements_are_written_where_the_tables_are_spoken_for() -> None:
+    verb = re.compile(r"\bsa\.(select|insert|update|delete|text)\(|\.execute\(")
+    writing = [
+        path.relative_to(SOURCE).with_suffix("").as_posix()
+        for path in _modules()
+        if verb.search(path.read_text(encoding="utf-8"))
+    ]
+    assert len(writing) > 10
+    assert not [name for name in writing if not STATEMENTS.fullmatch(name)]
+
+
 # Each name as imported, with the distribution that brings it.
 DISTRIBUTIONS = {"sqlalchemy": "SQLAlchemy"}
 OPTIONAL = {

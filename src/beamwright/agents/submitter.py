@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import sqlalchemy as sa
-
 from beamwright.batch.scheduler import JobSpec, Scheduler
 from beamwright.core.errors import SchedulerError, StorageError
 from beamwright.db import history, schema
@@ -53,15 +51,15 @@ class Submitter:
         farms = {n: f for n, f in self.workspace.settings.farm.items() if n in self.schedulers}
         with self.workspace.db.read() as conn:
             busy = dict.fromkeys(farms, 0)
-            if not _has_prepared(conn, now):
+            if not jobs.has_prepared(conn, now):
                 return []
             done = {farm: self._finished(farm) for farm in farms}
-            for farm, batch_id in _in_flight(conn):
+            for farm, batch_id in jobs.held_slots(conn):
                 if farm in busy and batch_id not in done[farm]:
                     busy[farm] += 1
             free = sum(max(0, farms[name].slots - busy[name]) for name in farms)
-            waiting = _prepared(conn, now, AHEAD * free) if free else []
-        return assign(waiting, farms, busy)
+            found = jobs.prepared(conn, now, AHEAD * free) if free else []
+        return assign([Candidate(*row) for row in found], farms, busy)
 
     def _finished(self, farm: str) -> set[str]:
         """Return the jobs that no longer take room at a farm, whether or not they are imported."""
@@ -100,30 +98,3 @@ class Submitter:
             for leased in stayed:
                 row = jobs.attempt_row(conn, leased.attempt_id)
                 jobs.lose(conn, row, str(error), failure_class="submit", tries=tries, actor=ACTOR, now=now)
-
-
-def _startable(now: float) -> sa.ColumnElement[bool]:
-    return sa.and_(schema.job.c.state == "prepared", schema.job.c.not_before <= now)
-
-
-def _has_prepared(conn: sa.Connection, now: float) -> bool:
-    return conn.execute(sa.select(schema.job.c.id).where(_startable(now)).limit(1)).first() is not None
-
-
-def _prepared(conn: sa.Connection, now: float, limit: int) -> list[Candidate]:
-    """Return jobs that may start now, the most urgent first."""
-    job, unit = schema.job, schema.unit
-    query = (
-        sa.select(job.c.id, unit.c.definition)
-        .join(unit, job.c.unit_id == unit.c.id)
-        .where(_startable(now))
-        .order_by(job.c.priority.desc(), job.c.id)
-        .limit(limit)
-    )
-    return [Candidate(row.id, tuple(row.definition.get("farms") or ())) for row in conn.execute(query)]
-
-
-def _in_flight(conn: sa.Connection) -> list[tuple[str, str | None]]:
-    attempt = schema.attempt
-    query = sa.select(attempt.c.farm, attempt.c.batch_id).where(attempt.c.state.in_(jobs.IN_FLIGHT))
-    return [(row.farm, row.batch_id) for row in conn.execute(query)]

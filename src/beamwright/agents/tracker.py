@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from beamwright import durable
 from beamwright.batch.scheduler import Scheduler, Status
+from beamwright.batch.wrapper import NOT_REPORTED
 from beamwright.core.errors import StateError
 from beamwright.core.messages import HEARTBEAT_FILE
 from beamwright.db import history, schema
@@ -79,14 +80,14 @@ class Tracker:
         if not self._is_tidy:
             self._tidy({row.nonce for row in rows})
         polled = {farm: scheduler.poll() for farm, scheduler in self.schedulers.items()} if rows else {}
-        steps = [(self._decide(row, polled.get(row.farm, {}), now), row) for row in rows]
-        prepared = [(step, row) for step, row in steps if step != "wait" and self._prepare(step, row)]
+        known = [(row, polled.get(row.farm, {}).get(row.batch_id or "", Status("unknown"))) for row in rows]
+        steps = [(self._decide(row, status, now), row, status) for row, status in known]
+        prepared = [step for step in steps if step[0] != "wait" and self._prepare(step[0], step[1])]
         return self._write(prepared, now) if prepared else 0
 
-    def _decide(self, row: Any, polled: Mapping[str, Status], now: float) -> Step:
+    def _decide(self, row: Any, status: Status, now: float) -> Step:
         if row.state == "leased" and self._is_being_submitted(row, now):
             return "wait"
-        status = polled.get(row.batch_id or "", Status("unknown"))
         if row.state == "running" and status.state == "running" and now <= row.deadline:
             return "kill" if row.job_state in UNWANTED else "wait"
         silence = SILENT_HEARTBEATS * self.workspace.settings.limits.heartbeat_s
@@ -126,32 +127,29 @@ class Tracker:
         shutil.rmtree(places.scratch, ignore_errors=True)
         return True
 
-    def _write(self, steps: Sequence[tuple[Step, Any]], now: float) -> int:
+    def _write(self, steps: Sequence[tuple[Step, Any, Status]], now: float) -> int:
         """Write the steps in one transaction; one that somebody else was faster with is passed over."""
         written = 0
         with self.workspace.db.begin() as conn:
-            for step, row in steps:
+            for step, row, status in steps:
                 with suppress(StateError), conn.begin_nested():
-                    self._perform(conn, step, row, now)
+                    self._perform(conn, step, row, status, now)
                     written += 1
         return written
 
-    def _perform(self, conn: sa.Connection, step: Step, row: Any, now: float) -> None:
+    def _perform(self, conn: sa.Connection, step: Step, row: Any, status: Status, now: float) -> None:
         limits = self.workspace.settings.limits
         if step == "start":
             _start(conn, row, now)
         elif step == "renew":
-            attempt = schema.attempt
-            values = {"deadline": now + limits.lease_s}
-            conn.execute(sa.update(attempt).where(attempt.c.id == row.id).values(values))
+            jobs.renew(conn, row.id, now + limits.lease_s)
         elif step == "kill":
             message = f"job {row.job_id} is {row.job_state}"
             at: dict[str, Any] = {"actor": ACTOR, "at": now, "reason": message, "ended": now}
             history.move(conn, schema.attempt, row.id, row.state, "killed", **at, message=message)
         else:
-            message = "its heart stands still" if step == "hang" else "it vanished without a report"
-            message = f"the attempt at farm {row.farm} is lost: {message}"
-            common: dict[str, Any] = {"failure_class": "lost", "actor": ACTOR, "now": now}
+            failure_class, message = _explain(step, row, status)
+            common: dict[str, Any] = {"failure_class": failure_class, "actor": ACTOR, "now": now}
             jobs.lose(conn, row, message, tries=limits.tries, **common)
 
     def _tidy(self, living: set[str]) -> None:
@@ -169,3 +167,13 @@ def _start(conn: sa.Connection, row: Any, now: float) -> None:
     history.move(conn, schema.attempt, row.id, row.state, "running", **at, started=now)
     if row.job_state == "submitted":
         history.move(conn, schema.job, row.job_id, "submitted", "running", **at)
+
+
+def _explain(step: Step, row: Any, status: Status) -> tuple[str, str]:
+    """Return the failure class and the message for an attempt that ends without a report."""
+    who = f"the attempt at farm {row.farm}"
+    if step == "hang":
+        return "lost", f"{who} is lost: its heart stands still"
+    if status.exit_code == NOT_REPORTED:
+        return "disk", f"{who} could not write its report: make room on the file system of {row.directory}"
+    return "lost", f"{who} vanished without a report"

@@ -115,6 +115,41 @@ def lease(
     return Lease(attempt_id, job_id, places, document)
 
 
+def has_prepared(conn: sa.Connection, now: float) -> bool:
+    """Tell whether any job may start now."""
+    return conn.execute(sa.select(schema.job.c.id).where(_startable(now)).limit(1)).first() is not None
+
+
+def prepared(conn: sa.Connection, now: float, limit: int) -> list[tuple[int, tuple[str, ...]]]:
+    """Return the jobs that may start now, the most urgent first, each with the farms that it is bound to."""
+    job, unit = schema.job, schema.unit
+    query = (
+        sa.select(job.c.id, unit.c.definition)
+        .join(unit, job.c.unit_id == unit.c.id)
+        .where(_startable(now))
+        .order_by(job.c.priority.desc(), job.c.id)
+        .limit(limit)
+    )
+    return [(row.id, tuple(row.definition.get("farms") or ())) for row in conn.execute(query)]
+
+
+def _startable(now: float) -> sa.ColumnElement[bool]:
+    return sa.and_(schema.job.c.state == "prepared", schema.job.c.not_before <= now)
+
+
+def held_slots(conn: sa.Connection) -> list[tuple[str, str | None]]:
+    """Return (farm, batch id) of each attempt in flight."""
+    attempt = schema.attempt
+    query = sa.select(attempt.c.farm, attempt.c.batch_id).where(attempt.c.state.in_(IN_FLIGHT))
+    return [(row.farm, row.batch_id) for row in conn.execute(query)]
+
+
+def renew(conn: sa.Connection, attempt_id: int, deadline: float) -> None:
+    """Give an attempt that is alive a new deadline."""
+    attempt = schema.attempt
+    conn.execute(sa.update(attempt).where(attempt.c.id == attempt_id).values(deadline=deadline))
+
+
 def write_job_directory(leased: Lease, secret: bytes) -> None:
     """Write the attempt's ticket and, last, its job document."""
     places = leased.places
