@@ -62,6 +62,8 @@ def process(path: Path) -> int:
     if wish == "full":
         answer(scratch, {"status": "failed", "failure_class": "disk", "message": os.strerror(errno.ENOSPC)})
         return 9
+    if wish == "flood":
+        (scratch / "flood").write_bytes(bytes(1 << 22))
     document = work(job, scratch)
     twist(document, wish, scratch)
     answer(scratch, document)

@@ -196,6 +196,18 @@ def test_a_lost_attempt_can_never_start_again_and_leaves_nothing(world: World) -
     assert not places.report.exists()
 
 
+def test_a_farm_whose_disk_takes_no_report_is_named(world: World) -> None:
+    world.submitter.schedulers = {"near": world.near}
+    for number in range(3):
+        world.submitter.turn()
+        world.near.set(f"b{number}", Status("finished", wrapper.NOT_REPORTED))
+        world.tracker.turn()
+        world.later(100.0)
+    job = world.rows(schema.job)[0]
+    assert job.state == "failed" and "make room" in job.reason
+    assert {row.failure_class for row in world.rows(schema.attempt)} == {"disk"}
+
+
 def test_a_vanished_attempt_with_a_report_is_not_lost(world: World) -> None:
     world.submitter.turn()
     world.near.run("b0")

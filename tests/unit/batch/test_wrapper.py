@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -179,6 +182,37 @@ def test_a_full_output_disk_fails_in_class_disk_with_nothing_partial(
     monkeypatch.setattr(durable.os, "write", full)
     found, message = failure(directory)
     assert found == "disk" and "no space left" in message
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB, where this account may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("this account may not mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_really_full_output_disk_is_named_and_left_as_it_was(tmp_path: Path, small_disk: Path) -> None:
+    directory = make_job(tmp_path, output_directory=str(small_disk / "store" / "one"))
+    (small_disk / "store").mkdir()
+    with suppress(OSError), open(small_disk / "ballast", "wb", buffering=0) as ballast:
+        while True:
+            ballast.write(bytes(4096))
+    assert run(directory) == wrapper.NOT_REPORTED
+    (small_disk / "ballast").unlink()
+    assert run(directory) == wrapper.REPORTED_OK
+    assert report_of(directory)["status"] == "ok"
+
+
+def test_a_payload_that_fills_its_disk_fails_in_class_disk(tmp_path: Path, small_disk: Path) -> None:
+    directory = make_job(tmp_path, scratch=str(small_disk / "scratch"), **wish("flood"))
+    found, message = failure(directory)
+    assert found == "disk"
+    assert not (small_disk / "scratch").exists()
 
 
 def test_warm_and_fresh_children_give_the_same_bytes(tmp_path: Path) -> None:
