@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from beamwright.catalog import datasets
 from beamwright.conditions import tags
+from beamwright.core.did import Did
 from beamwright.core.errors import ProductionFailedError, WorkspaceBusyError
 from beamwright.core.settings import DEFAULT_SETTINGS
 from beamwright.db import history, schema
@@ -36,6 +38,15 @@ def test_every_task_is_closed_and_the_tag_is_frozen(done: ToyProduction) -> None
     assert {row.state for row in done.rows(schema.task)} == {"closed"}
     (tag,) = done.rows(schema.global_tag)
     assert tag.state == "frozen" and len(tag.merkle) == 64
+
+
+def test_each_stream_is_a_frozen_dataset_of_all_its_collections(done: ToyProduction) -> None:
+    with done.workspace.db.read() as conn:
+        found = {row.name: datasets.find(conn, Did(row.scope, row.name)) for row in done.rows(schema.dataset)}
+        members = {name: datasets.collections(conn, dataset) for name, dataset in found.items()}
+    assert {dataset.state for dataset in found.values()} == {"frozen"}
+    assert {name: sum(c.events for c in rows) for name, rows in members.items()}["reco.dst"] == 200
+    assert len(members["reco.dst"]) == 10 and len(members["merge.dst"]) == 1
 
 
 def test_every_event_is_in_each_stream_or_filtered(done: ToyProduction) -> None:

@@ -80,6 +80,7 @@ class Produce:
             now = self.workspace.clock.now()
             self.production_id = tasks.start(conn, self.spec, facts, current, now)
             publishing.load_constants(conn, self.spec, self.experiment, now)
+            closing.declare_datasets(conn, tasks.plan(conn, self.production_id), now)
             jobs.prepare_again(conn, self.production_id, "the production was started again", now)
 
     def _schedulers(self) -> dict[str, Scheduler]:

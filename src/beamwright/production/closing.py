@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from beamwright.catalog import datasets
 from beamwright.conditions import tags
+from beamwright.core.did import Did
 from beamwright.core.errors import IntegrityError
 from beamwright.db import history, schema
 from beamwright.production import chain
@@ -87,8 +89,23 @@ def obstacles(conn: sa.Connection, plan: Plan) -> list[str]:
     return found + _missing_runs(conn, plan)
 
 
+def declare_datasets(conn: sa.Connection, plan: Plan, now: float) -> None:
+    """Make an open dataset for each stream that a step of an unfinished production writes events to."""
+    if is_finished(conn, plan.id):
+        return
+    for did in _streams(plan):
+        step, _, stream = did.name.partition(".")
+        criteria = {"production": plan.spec.name, "step": step, "stream": stream}
+        datasets.create(conn, did, criteria, now, ACTOR)
+
+
+def _streams(plan: Plan) -> list[Did]:
+    steps = plan.tasks.items()
+    return [Did(plan.spec.name, f"{name}.{stream}") for name, task in steps for stream in task.facts.streams]
+
+
 def freeze(conn: sa.Connection, plan: Plan, now: float) -> dict[str, str]:
-    """Freeze the production's global tags; return name → Merkle hash.
+    """Freeze the production's global tags and datasets; return name → Merkle hash of the tags.
 
     Raises: IntegrityError when an output's resolved hash is not what the frozen tag gives.
     """
@@ -98,6 +115,8 @@ def freeze(conn: sa.Connection, plan: Plan, now: float) -> dict[str, str]:
             f"units resolve otherwise now: {', '.join(disagreeing)}",
             hint="skip-backs after processing? redo these units, then freeze",
         )
+    for did in _streams(plan):
+        datasets.freeze(conn, did, now, reason=f"production {plan.spec.name} is done")
     return {name: tags.freeze(conn, name, now) for name in sorted({d.global_tag for d in plan.spec.dataset})}
 
 
