@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from beamwright.core.errors import UnknownNameError, UsageError
 from beamwright.core.messages import FAILURES
-from beamwright.core.runs import EventKey, Interval
+from beamwright.core.runs import SECTION_MAX, EventKey, Interval
 from beamwright.db import lookup, schema, views
 from beamwright.db.lookup import Found
 
@@ -85,7 +85,7 @@ def _run(conn: sa.Connection, found: Found) -> Explanation:
     told = Explanation("run", found.name, what)
     told.origin = [
         f"chunk {c['sequence']} was delivered at {_time(c['created'])}: sections {c['first_section']} to "
-        f"{c['last_section']}, {_counts(c['records'])}, read by {c['reader']}"
+        f"{_end(c['last_section'])}, {_counts(c['records'])}, read by {c['reader']}"
         for c in chunks
     ] + _told(conn, "run", row["id"])
     if row["state"] in ("announced", "open"):
@@ -105,7 +105,7 @@ def _chunk(conn: sa.Connection, found: Found) -> Explanation:
     row = lookup.one(conn, schema.chunk, found.id)
     files = [f for f in views.chunk_files(conn) if f["chunk_id"] == row["id"]]
     what = (
-        f"Chunk {found.name} holds sections {row['first_section']} to {row['last_section']} of its run: "
+        f"Chunk {found.name} holds sections {row['first_section']} to {_end(row['last_section'])} of its run: "
         f"{_counts(row['records'])}, read by {row['reader']}."
     )
     told = Explanation("chunk", found.name, what)
@@ -243,7 +243,8 @@ def _collection(conn: sa.Connection, found: Found) -> Explanation:
     told.origin += [f"it was made from {p['name']}" for f in files for p in parents.get(f["id"], [])]
     told.origin.append(f"release {row['release'][:19]}, configuration {row['config_hash'][:12]}")
     if row["global_tag"]:
-        told.origin.append(f"conditions of {row['global_tag']}, resolved hash {row['resolved_hash'][:16]}")
+        resolved = f", resolved hash {row['resolved_hash'][:16]}" if row["resolved_hash"] else ""
+        told.origin.append(f"conditions of {row['global_tag']}{resolved}")
     users = lookup.users_of(conn, collection_id=row["id"])
     told.origin += [f"unit {u['key'][:12]} of step {u['step']} takes it ({u['state']})" for u in users]
     if row["state"] != "valid":
@@ -344,7 +345,7 @@ def _event(conn: sa.Connection, key: EventKey) -> Explanation:
     if not units:
         told.holds.append("no unit covers its key: its run was not delivered, or no step takes it")
         told.next.append(f"`beamwright explain {key.series}/{key.run}` explains its run")
-    return _finished(told, "nothing: the ledger accounts for it")
+    return _finished(told, "nothing: if it was delivered, the ledger of these units accounts for it")
 
 
 _EXPLAINERS: dict[str, Callable[[sa.Connection, Found], Explanation]] = {
@@ -426,7 +427,11 @@ def _interval(row: Row) -> str:
 
 
 def _counts(counts: Any) -> str:
-    return ", ".join(f"{number} {name}" for name, number in sorted(dict(counts or {}).items()))
+    return ", ".join(f"{number} {name}" for name, number in sorted(dict(counts or {}).items()) if number)
+
+
+def _end(section: int) -> str:
+    return "the end" if section == SECTION_MAX else str(section)
 
 
 def _unit_name(row: Row) -> str:
