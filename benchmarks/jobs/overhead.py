@@ -1,6 +1,6 @@
 """What a job costs beside its payload: trivial jobs with the full protocol on two local farms, all syncs on.
 
-Prints jobs per second for warm runners and for a fresh process per job, and what one job spends in each phase.
+Prints jobs per second for warm runners and for fresh processes, and what one job spends in each phase.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 import sqlalchemy as sa  # noqa: E402
 from harness import Figure, arguments, report  # noqa: E402
-from kill import production  # noqa: E402
 
 from beamwright.agents.importer import Importer  # noqa: E402
 from beamwright.agents.submitter import Submitter  # noqa: E402
 from beamwright.agents.tracker import Tracker  # noqa: E402
 from beamwright.batch.local import LocalScheduler  # noqa: E402
 from beamwright.db import schema  # noqa: E402
+from kill import production  # noqa: E402
 
 PHASES = ("start", "stage", "process", "validate", "hash", "copy")
 
@@ -57,7 +57,11 @@ def run(root: Path, jobs: int, is_fresh: bool) -> tuple[float, dict[str, float],
         rows = list(conn.execute(sa.select(schema.attempt)))
     workspace.db.close()
     phases = {p: statistics.median(row.timings.get(p, 0.0) for row in rows) for p in PHASES}
-    return wall, phases | {n: s / jobs for n, s in spent.items()}, all(row.state == "accepted" for row in rows)
+    return (
+        wall,
+        phases | {n: s / jobs for n, s in spent.items()},
+        all(row.state == "accepted" for row in rows),
+    )
 
 
 def _open(workspace: Any) -> int:
