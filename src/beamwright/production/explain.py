@@ -105,7 +105,7 @@ def _chunk(conn: sa.Connection, found: Found) -> Explanation:
     row = lookup.one(conn, schema.chunk, found.id)
     files = [f for f in views.chunk_files(conn) if f["chunk_id"] == row["id"]]
     what = (
-        f"Chunk {found.name} holds sections {row['first_section']} to {_end(row['last_section'])} of its run: "
+        f"Chunk {found.name} holds sections {row['first_section']} to {_end(row['last_section'])}: "
         f"{_counts(row['records'])}, read by {row['reader']}."
     )
     told = Explanation("chunk", found.name, what)
