@@ -114,6 +114,11 @@ class CollectionReader(Reader):
         parts = [self._read_piece(piece, run, banks) for piece in self._pieces(entries)]
         return Batch.concatenate(parts) if parts else self._empty(run, banks)
 
+    def read_place(self, file: int, entry: int, run: int, banks: Iterable[str] | None = None) -> Batch:
+        """Return one record, at an entry of a file, with the named banks or all."""
+        chosen = self.declarations if banks is None else self.declarations.subset(banks)
+        return self.read_entries(self._starts[file] + np.array([entry], np.int64), run, chosen)
+
     def batches(self, banks: Iterable[str] | None = None, size: int = BATCH) -> Iterator[Batch]:
         """Yield all records in key order, in batches that do not cross a run."""
         index, chosen = self.index(self.record), None if banks is None else tuple(banks)

@@ -26,11 +26,17 @@ HALF = 2**64
 
 
 class SourceFiles:
-    """Finds files by UUID: in a map of paths, then among the tuple files of folders."""
+    """Finds files by UUID: in a map of paths, by asking ``look_up``, then among the files of folders."""
 
-    def __init__(self, paths: Mapping[str, Path] | None = None, folders: Iterable[Path | str] = ()) -> None:
+    def __init__(
+        self,
+        paths: Mapping[str, Path] | None = None,
+        folders: Iterable[Path | str] = (),
+        look_up: Callable[[str], Path | None] | None = None,
+    ) -> None:
         self.paths = dict(paths or {})
         self.folders = tuple(sorted(Path(folder) for folder in folders))
+        self._look_up = look_up or (lambda _: None)
 
     @classmethod
     def of(cls, places: Iterable[Path]) -> SourceFiles:
@@ -44,7 +50,7 @@ class SourceFiles:
 
         Raises: StorageError.
         """
-        path = self.paths.get(uuid) or self._in_folders.get(uuid)
+        path = self.paths.get(uuid) or self._look_up(uuid) or self._in_folders.get(uuid)
         if path is None or not path.is_file():
             where = f" at {path}" if path else f" in {', '.join(map(str, self.folders)) or 'any folder'}"
             raise StorageError(

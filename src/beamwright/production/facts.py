@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beamwright.core.errors import UnknownNameError
+from beamwright.core.errors import ConfigError, UnknownNameError
 from beamwright.production.experiment import Experiment
 from beamwright.production.spec import ProductionSpec, StepSpec, split_input
 from beamwright.production.tasks import Facts
@@ -40,6 +40,31 @@ def production_facts(experiment: Experiment, spec: ProductionSpec) -> dict[str, 
             if stream and stream not in facts[head].streams:
                 raise UnknownNameError(f"stream of step {head!r}", stream, facts[head].streams)
         facts[step.name] = step_facts(experiment, step)
+        if step.kind == "process":
+            _check_pointers(experiment, spec, step)
         if step.kind == "merge":
             facts[step.name] = Facts("", {s: facts[h].streams[s] for h, s in map(split_input, step.inputs)})
     return facts
+
+
+def _check_pointers(experiment: Experiment, spec: ProductionSpec, step: StepSpec) -> None:
+    """Pointer skims lead into files that stay: not into raw data, nor into what a merge replaces.
+
+    Raises: ConfigError.
+    """
+    outputs = experiment.make_path(step.path, step.parameters).outputs
+    stream = next((output.stream for output in outputs if output.pointer), None)
+    if stream is None:
+        return
+    merged = {name: other.name for other in spec.step if other.kind == "merge" for name in other.inputs}
+    for name in step.inputs:
+        if not split_input(name)[1]:
+            raise ConfigError(
+                f"step {step.name!r} writes the pointer skim {stream!r} of dataset {name!r}",
+                hint="pointers lead into files that beamwright wrote: read a step's stream",
+            )
+        if name in merged:
+            raise ConfigError(
+                f"step {step.name!r} points with {stream!r} into {name!r}, which {merged[name]!r} merges",
+                hint=f"read {merged[name]}.{split_input(name)[1]}: the merged files are those that stay",
+            )

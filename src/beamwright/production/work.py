@@ -50,6 +50,7 @@ from beamwright.event.loop import Limits, run_path
 from beamwright.event.metadata import read_metadata
 from beamwright.event.module import RunInfo
 from beamwright.event.reader import JoinedReader, Reader
+from beamwright.event.sources import SourceFiles
 from beamwright.event.store import Written, merge_collections
 from beamwright.event.validate import validate_file
 from beamwright.production import experiment as experiments
@@ -78,15 +79,20 @@ def run(job_path: Path) -> int:
     return code
 
 
-def validate(paths: Sequence[Path], expected: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Return the verdicts on outputs: event files in full, and array bundles."""
-    return [_verdict(path, expected) for path in paths]
+def validate(
+    paths: Sequence[Path], expected: Mapping[str, Any] | None = None, sources: SourceFiles | None = None
+) -> list[dict[str, Any]]:
+    """Return the verdicts on outputs: event files in full, and array bundles.
+
+    The pointers of pointer skims are followed where ``sources`` are given.
+    """
+    return [_verdict(path, expected, sources) for path in paths]
 
 
-def _verdict(path: Path, expected: Mapping[str, Any] | None) -> dict[str, Any]:
+def _verdict(path: Path, expected: Mapping[str, Any] | None, sources: SourceFiles | None) -> dict[str, Any]:
     with path.open("rb") as stream:
         head = stream.read(len(bundle.MAGIC))
-    return _validate_bundle(path) if head == bundle.MAGIC else validate_file(path, expected)
+    return _validate_bundle(path) if head == bundle.MAGIC else validate_file(path, expected, sources)
 
 
 def _validate_bundle(path: Path) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+"""Commands of the event store: verdicts, single events, pointer skims and their deep copies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from beamwright.core.runs import Interval
+from beamwright.db import schema
+from beamwright.durable import hash_file
+from beamwright.event.pointer import PointerWriter
+from beamwright.event.store import CollectionReader
+from support.streams import BANKS, LINEAGE, batch, write_stream
+
+
+@pytest.fixture
+def dst(tmp_path: Path) -> Path:
+    (tmp_path / "kept").mkdir()
+    write_stream(tmp_path / "kept" / "dst.root", batch(3, 0, 400))
+    return tmp_path / "kept" / "dst.root"
+
+
+@pytest.fixture
+def skim(tmp_path: Path, dst: Path) -> Path:
+    path = tmp_path / "skim.root"
+    with CollectionReader([dst]) as reader:
+        with PointerWriter(path, "dst", BANKS, LINEAGE, parents=reader, borrow=BANKS) as writer:
+            writer.write(reader.read("event", np.arange(0, 400, 4)))
+            writer.close()
+    return path
+
+
+def test_verdicts_are_written_as_files(call, dst: Path, tmp_path: Path) -> None:
+    shown = call("validate", dst, "--json", "--verdict", tmp_path / "verdicts")
+    found = json.loads((tmp_path / "verdicts" / "dst.root.verdict.json").read_text())
+    assert found == shown.document and found["valid"] and found["events"] == 400
+    assert call("validate", dst, dst, "--verdict", tmp_path / "verdicts").code == 2
+
+
+def test_validation_follows_pointers_into_the_places_named(call, skim: Path, dst: Path) -> None:
+    assert call("validate", skim).code == 0
+    assert call("validate", skim, "--sources", dst.parent).code == 0
+    assert call("validate", skim, "--sources", dst).code == 0
+    lost = call("validate", skim, "--sources", skim)
+    assert lost.code == 4 and "which a pointer skim leads into" in lost.out
+
+
+def test_a_pointer_skim_is_promoted(call, skim: Path, dst: Path, tmp_path: Path) -> None:
+    deep = tmp_path / "deep.root"
+    document = call("collection", "promote", skim, "-o", deep, "--sources", dst.parent, "--json").document
+    assert document["events"] == 100 and call("validate", deep).code == 0
+    refused = call("collection", "promote", deep, "-o", tmp_path / "more.root")
+    assert "is no pointer skim" in refused.err
+    missing = call("collection", "promote", skim, "-o", tmp_path / "more.root")
+    assert "name the folder that holds it" in missing.err and not (tmp_path / "more.root").exists()
+
+
+def test_an_event_is_shown_from_a_file(call, dst: Path) -> None:
+    document = call("event", "show", "44:3:1:121", "--in", dst, "--json").document
+    assert document["banks"]["Head"] == [{"time": 184.5}]
+    assert [hit["mother"] for hit in document["banks"]["Hit"]] == [
+        -1,
+        *range(len(document["banks"]["Hit"]) - 1),
+    ]
+    shown = call("event", "show", "44:3:1:101", "--in", dst, "--bank", "Hit", "--rows", 1).out
+    assert "t [ns]" in shown and "Head" not in shown and "more (--rows N)" in shown
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("44:3:1:999", "no event in"), ("44:3:123", "is no event key"), ("9:3:1:101", "no event")],
+)
+def test_an_event_that_is_not_there_is_an_error(call, dst: Path, key: str, message: str) -> None:
+    result = call("event", "show", key, "--in", dst)
+    assert result.code == 2 and message in result.err
+
+
+def register(conn: sa.Connection, path: Path, name: str, stream: str) -> None:
+    """Register a file as a collection of its own."""
+
+    def add(table: sa.Table, **values: object) -> int:
+        blank = {c.name: "" for c in table.c if isinstance(c.type, sa.Text) and not c.nullable}
+        return conn.execute(sa.insert(table).values(**blank | values)).inserted_primary_key[0]
+
+    digest = hash_file(path)
+    with CollectionReader([path]) as reader:
+        uuid, events = str(reader.files[0].uuid), reader.files[0].n_entries
+    content = {"size": digest.size, "sha256": digest.sha256, "adler32": digest.adler32, "uuid": uuid}
+    common = {"scope": "own", "name": name, "tier": "dst", "created": 0.0}
+    file = add(schema.file, kind="rntuple", lineage={}, **common, **content)
+    add(schema.replica, file_id=file, endpoint="local", path=str(path), state="verified")
+    whole = Interval.runs("44", 3, 3)
+    ends = {f"{end}_{part}": value for end, position in (("first", whole.first), ("last", whole.last))
+            for part, value in zip(("run", "section", "event"), position, strict=True)}  # fmt: skip
+    collection = add(
+        schema.collection, stream=stream, state="valid", events=events, series="44", **ends, **common
+    )
+    add(schema.collection_file, collection_id=collection, file_id=file, position=0)
+
+
+@pytest.fixture
+def registered(workspace, dst: Path, skim: Path):
+    with workspace.db.begin() as conn:
+        register(conn, dst, "all", "dst")
+        register(conn, skim, "some", "points")
+    workspace.db.close()
+    return workspace
+
+
+def test_a_workspace_finds_events_and_what_pointers_lead_into(call, registered) -> None:
+    both = call("event", "show", "44:3:1:104", "--json").document
+    assert (both["in"], both["also"]) == ("own:all", ["own:some"])
+    skimmed = call("event", "show", "44:3:1:104", "--stream", "points", "--json").document
+    assert (skimmed["in"], skimmed["banks"]) == ("own:some", both["banks"])
+    assert call("event", "show", "44:3:1:105", "--json").document["also"] == []
+    assert "no event in the valid collections" in call("event", "show", "44:4:1:105").err
+    assert (
+        call("event", "show", "44:3:1:104", "--in", "own:some", "--json").document["banks"] == both["banks"]
+    )
+
+
+def test_a_collection_is_promoted_and_opened_by_name(call, registered, tmp_path: Path) -> None:
+    import beamwright
+
+    assert call("collection", "promote", "own:some", "-o", tmp_path / "deep.root").code == 0
+    with (
+        beamwright.open("own:some", registered.root) as reader,
+        CollectionReader([tmp_path / "deep.root"]) as deep,
+    ):
+        one, other = next(iter(reader.batches(["Hit"]))), next(iter(deep.batches(["Hit"])))
+    assert one.n == other.n == 100 and np.array_equal(one["Hit"].t, other["Hit"].t)

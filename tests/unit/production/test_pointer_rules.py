@@ -1,0 +1,59 @@
+"""Pointer skims in productions lead into files that stay."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from beamwright.core.errors import ConfigError
+from beamwright.event.path import Output, Path
+from beamwright.production.experiment import load
+from beamwright.production.facts import production_facts
+from beamwright.production.spec import read_spec
+
+HEAD = """
+name = "points"
+experiment = "toy"
+[[dataset]]
+name = "data"
+runs = { A = [1] }
+global_tag = "open"
+[[step]]
+name = "reco"
+inputs = ["data"]
+path = "first"
+[[step]]
+name = "whole"
+kind = "merge"
+inputs = ["reco.dst"]
+"""
+
+
+def experiment():
+    def path(name, record, **options):
+        return lambda: Path(name, record, [], [Output("dst", ("Header",), **options)])
+
+    paths = {"first": path("first", "event"), "points": path("points", "event", pointer=True)}
+    return dataclasses.replace(load("support.toy:experiment"), paths=paths)
+
+
+def facts(inputs):
+    step = f'[[step]]\nname = "skim"\npath = "points"\ninputs = ["{inputs}"]\n'
+    return production_facts(experiment(), read_spec(HEAD + step, "points.toml"))
+
+
+def test_a_pointer_skim_of_merged_files_is_fine():
+    assert facts("whole.dst")["skim"].streams == {"dst": "dst"}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ("reco.dst", r"which 'whole' merges \(read whole.dst: the merged files are those that stay"),
+        ("data", "pointer skim 'dst' of dataset 'data'"),
+    ],
+)
+def test_pointers_into_raw_data_and_into_what_a_merge_replaces_are_refused(inputs, message):
+    with pytest.raises(ConfigError, match=message):
+        facts(inputs)
