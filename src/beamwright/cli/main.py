@@ -15,6 +15,7 @@ from beamwright.core.errors import BeamwrightError, nearest
 # name: (module, attribute, what it does); the last must be the first line of the command's own help.
 COMMANDS = {
     "init": ("workspace", "init", "Make a workspace."),
+    "up": ("up", "up", "Serve the console of a workspace, read-only, until it is stopped."),
     "demo": ("demo", "demo", "Run an experiment's demo production and report on it."),
     "produce": ("produce", "produce", "Run a production file to its end."),
     "process": ("process", "process", "Run a path over files: the event framework alone."),
