@@ -10,11 +10,11 @@ import click
 
 from beamwright.cli.common import (
     Columns,
+    dumps,
     open_workspace,
     pick,
     reader,
     reading,
-    workspace_option,
     write_document,
     write_rows,
 )
@@ -69,8 +69,8 @@ def show(unit: str, folder: Path | None, as_json: bool) -> None:
 @click.argument("unit")
 @click.option("--attempt", type=int, help="The number of the attempt [default: the last].")
 @click.option("--where", is_flag=True, help="Write the path of the log only.")
-@workspace_option
-def log(unit: str, attempt: int | None, where: bool, folder: Path | None) -> None:
+@reading
+def log(unit: str, attempt: int | None, where: bool, folder: Path | None, as_json: bool) -> None:
     """Write what an attempt at a job logged."""
     from beamwright.core.errors import UnknownNameError
     from beamwright.db import views
@@ -87,7 +87,11 @@ def log(unit: str, attempt: int | None, where: bool, folder: Path | None) -> Non
     if directory.is_absolute():
         directory = directory.relative_to(workspace.root)
     logs = sorted(confined(workspace.root, str(directory)).glob("log*"))
-    for line in [str(path) for path in logs] if where else _text(logs):
+    lines = [str(path) for path in logs] if where else list(_text(logs))
+    if as_json:
+        click.echo(dumps({"unit": found["unit"], "attempt": chosen[-1]["number"], "lines": lines}))
+        return
+    for line in lines:
         click.echo(line)
 
 

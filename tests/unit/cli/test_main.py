@@ -54,8 +54,7 @@ def test_every_command_has_help_and_json(path: tuple[str, ...], command: click.C
     options = {name for parameter in command.params for name in parameter.opts}
     assert command.help
     assert all(parameter.help for parameter in command.params if isinstance(parameter, click.Option))
-    if path != ("job", "log"):
-        assert "--json" in options
+    assert "--json" in options
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,8 @@ def test_job_log_is_what_the_attempt_wrote(call, workspace: Workspace) -> None:
     directory.mkdir(parents=True)
     (directory / "log").write_text("first line\nsecond line\n")
     assert call("job", "log", key[:12]).out == "first line\nsecond line\n"
+    told = json.loads(call("job", "log", key[:12], "--json").out)
+    assert told["lines"] == ["first line", "second line"] and told["unit"].startswith(key[:12])
     assert call("job", "log", key[:12], "--where").out == f"{directory / 'log'}\n"
     assert (
         "did you mean" in call("job", "log", key[:12], "--attempt", 7).err
