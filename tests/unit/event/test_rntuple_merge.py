@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import resource
+
 import numpy as np
 import pytest
 
 from beamwright.core.errors import ChecksumError, FormatError, SchemaMismatchError
 from beamwright.event.rntuple import NTupleFile, Schema, collection, leaf, merge_files, verify
 from beamwright.event.rntuple.columns import join_columns
+from beamwright.event.store import merge_collections
+from beamwright.event.validate import validate_file
+from support import streams
 from support.tuples import SAMPLE, same_columns, sample_arrays, write_file
 
 SIZES = ((200, 180), (5,), (), (7, 3, 190), (6,))
@@ -130,3 +136,19 @@ def test_nothing_and_files_of_others_are_refused(tmp_path):
         file.mkrntuple("events", {"x": np.arange(3)})
     with pytest.raises(FormatError, match=r"foreign\.root was written by"):
         merge([tmp_path / "foreign.root"], tmp_path / "merged.root")
+
+
+def test_more_inputs_are_merged_than_a_process_may_open(tmp_path):
+    names = [tmp_path / f"{n}.root" for n in range(80)]
+    for n, name in enumerate(names):
+        streams.write_stream(name, streams.batch(3, 10 * n, 10 * n + 10))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, limit[1]))
+    try:
+        merged = merge_collections(names, tmp_path / "all.root", streams.LINEAGE, target=20_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert (merged.events, validate_file(merged.file)["problems"]) == (800, [])
+    with NTupleFile(merged.file) as file:
+        assert 1 < len(file.clusters) < 20

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import UUID
 
@@ -41,11 +41,14 @@ class MergeResult:
     resealed: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Part:
-    file: NTupleFile
+    """A small cluster that waits for company; ``columns`` are read once it has some."""
+
+    path: Path
     cluster: int
     bytes: int
+    columns: list[Array] | None = None
 
 
 def merge_files(
@@ -64,32 +67,34 @@ def merge_files(
     """
     if not inputs:
         raise FormatError("there is nothing to merge", hint="name at least one input")
-    with ExitStack() as stack:
-        files = [stack.enter_context(NTupleFile(path)) for path in inputs]
-        check_mergeable(files)
-        merger = _Merger(FileWriter(out, files[0].schema, files[0].name), target, level)
-        for file in files:
-            for number in range(len(file.clusters)):
-                merger.add(_Part(file, number, file.cluster_bytes(number)))
+    with NTupleFile(inputs[0]) as first:
+        for path in inputs:
+            with NTupleFile(path) as file:
+                check_mergeable(first, file)
+        merger = _Merger(FileWriter(out, first.schema, first.name), target, level)
+        for path in inputs:
+            # One input is open at a time: there may be more of them than a process may open.
+            with NTupleFile(path) as file:
+                check_mergeable(first, file)
+                for number in range(len(file.clusters)):
+                    merger.add(file, number)
         merger.flush()
         identity = merger.writer.close(metadata, uuid=uuid, lineage=lineage)
     return MergeResult(identity, merger.writer.n_entries, merger.copied, merger.resealed)
 
 
-def check_mergeable(files: Sequence[NTupleFile]) -> None:
-    """Refuse files of another writer or another schema."""
-    first = files[0]
-    for file in files:
-        if not file.is_own:
-            raise FormatError(
-                f"{file.path} was written by {file.writer or 'another program'}",
-                hint="pages are copied between files of beamwright only; process the file into one first",
-            )
-        if file.header_checksum != first.header_checksum:
-            raise SchemaMismatchError(
-                f"{file.path} and {first.path} differ: {schema_difference(first.schema, file.schema)}",
-                hint="merge files of one stream and one bank version",
-            )
+def check_mergeable(first: NTupleFile, file: NTupleFile) -> None:
+    """Refuse a file of another writer or another schema than the first."""
+    if not file.is_own:
+        raise FormatError(
+            f"{file.path} was written by {file.writer or 'another program'}",
+            hint="pages are copied between files of beamwright only; process the file into one first",
+        )
+    if file.header_checksum != first.header_checksum:
+        raise SchemaMismatchError(
+            f"{file.path} and {first.path} differ: {schema_difference(first.schema, file.schema)}",
+            hint="merge files of one stream and one bank version",
+        )
 
 
 def schema_difference(one: Schema, other: Schema) -> str:
@@ -113,36 +118,43 @@ class _Merger:
         self.writer, self.target, self.level = writer, target, level
         self.copied = self.resealed = 0
         self._small: list[_Part] = []
+        self._bytes = 0
 
-    def add(self, part: _Part) -> None:
+    def add(self, file: NTupleFile, number: int) -> None:
         """Take the next cluster; small ones wait for company."""
-        if part.bytes * 4 >= self.target:
+        size = file.cluster_bytes(number)
+        if size * 4 >= self.target:
             self.flush()
-            self._copy(part)
+            self._copy(file, number)
             return
-        self._small.append(part)
-        if sum(waiting.bytes for waiting in self._small) >= self.target:
+        self._small.append(_Part(file.path, number, size))
+        self._bytes += size
+        if len(self._small) > 1:
+            self._small[-1].columns = _read_cluster(file, number)
+        if self._bytes >= self.target:
             self.flush()
 
     def flush(self) -> None:
         """Write the waiting small clusters as one."""
-        waiting, self._small = self._small, []
-        if len(waiting) == 1:
-            self._copy(waiting[0])
-        elif waiting:
-            self._reseal(waiting)
+        waiting, self._small, self._bytes = self._small, [], 0
+        if not waiting:
+            return
+        with NTupleFile(waiting[0].path) as file:
+            if len(waiting) == 1:
+                self._copy(file, waiting[0].cluster)
+                return
+            waiting[0].columns = _read_cluster(file, waiting[0].cluster)
+        self._reseal(waiting)
 
     def _reseal(self, parts: Sequence[_Part]) -> None:
         schema = self.writer.schema
-        columns = [_read_cluster(part) for part in parts]
-        joined = join_columns(schema, columns)
+        joined = join_columns(schema, [part.columns for part in parts if part.columns is not None])
         arrays = {column.key: array for column, array in zip(schema.columns, joined, strict=True)}
         self.writer.append(seal_cluster(schema, arrays, self.level))
         self.resealed += len(parts)
 
-    def _copy(self, part: _Part) -> None:
-        source = part.file
-        cluster = sealed_cluster(source, part.cluster)
+    def _copy(self, source: NTupleFile, number: int) -> None:
+        cluster = sealed_cluster(source, number)
         column_of = np.repeat(np.arange(len(cluster.counts)), cluster.counts)
         page_of = np.arange(len(column_of)) - np.repeat(
             np.cumsum(cluster.counts) - cluster.counts, cluster.counts
@@ -157,7 +169,7 @@ class _Merger:
                 found: list[bytes] = []
                 with located(source.path):
                     block = source.block(
-                        keys[column_of[low]], part.cluster, extents[low:high], int(page_of[low]), found
+                        keys[column_of[low]], number, extents[low:high], int(page_of[low]), found
                     )
                 cluster.checksums[low:high] = np.frombuffer(b"".join(found), CHECKSUM)
                 self.writer.write_at(position, block)
@@ -175,10 +187,10 @@ def _portions(cluster: SealedCluster, column_of: Array, first: int, last: int) -
             yield low + begin, low + end
 
 
-def _read_cluster(part: _Part) -> list[Array]:
-    cluster = part.file.clusters[part.cluster]
-    arrays = part.file.read(None, cluster.first_entry, cluster.first_entry + cluster.n_entries)
-    return [arrays[column.key] for column in part.file.schema.columns]
+def _read_cluster(file: NTupleFile, number: int) -> list[Array]:
+    cluster = file.clusters[number]
+    arrays = file.read(None, cluster.first_entry, cluster.first_entry + cluster.n_entries)
+    return [arrays[column.key] for column in file.schema.columns]
 
 
 def sealed_cluster(file: NTupleFile, number: int) -> SealedCluster:
