@@ -212,7 +212,8 @@ def test_importing_the_wrapper_loads_nothing_else() -> None:
 STATEMENTS = re.compile(
     r"(db|catalog|fsck)/.*"
     r"|conditions/tags|quality/verdicts"
-    r"|production/(tasks|units|inputs|chain|merging|closing|progress|jobs|importing|registration|inspection)"
+    r"|production/(tasks|units|inputs|chain|interventions|redoing|merging|closing|progress|jobs|importing"
+    r"|registration|inspection)"
 )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from beamwright.agents.watch import Watch
-from beamwright.conditions import tags
 from beamwright.conditions.payload import Payload
-from beamwright.core.errors import ConfigError
 from beamwright.core.messages import ACCUMULATOR, PAYLOAD_PREFIX
 from beamwright.production import chain, inputs, splitting
 from beamwright.production.chain import Chain, Link, Outcome
 from beamwright.production.experiment import Experiment
-from beamwright.production.publishing import publish
+from beamwright.production.publishing import initial_constants, publish
 from beamwright.production.splitting import Covered, Item, Run, hull
 from beamwright.production.tasks import Plan, Task, plan
 from beamwright.production.units import UnitJob, ensure_unit, unit_job
@@ -55,7 +54,13 @@ class Calibrator:
             chain.extend(conn, current, task, self.workspace.clock.now())
         with self.workspace.db.read() as conn:
             chains = chain.read(conn, task.id)
-        return sum(self._chain(current, task, one) for one in chains)
+        return sum(self._advanced(current, task, one) for one in chains)
+
+    def _advanced(self, current: Plan, task: Task, one: Chain) -> int:
+        try:
+            return self._chain(current, task, one)
+        except chain.Outdated:
+            return 0  # a person moved something meanwhile; the next turn reads the chain anew
 
     def _chain(self, current: Plan, task: Task, one: Chain) -> int:
         """Do the one thing that is due in a chain."""
@@ -77,7 +82,7 @@ class Calibrator:
             is_late = one.started_after(link)
             if not is_late and chain.waits_for(conn, current, task, one, link):
                 return 0
-            item = self._item(conn, current, task, link)
+            item = self._item(conn, current, task, one, link)
         start = chain.start_constants(one, link, self._initial(task, one.series))
         if is_late:
             return self._carry(
@@ -87,11 +92,11 @@ class Calibrator:
             return self._carry(
                 one, [link], item.global_tag, start, f"no {' or '.join(task.facts.records)} records"
             )
-        return self._collect(task, link, item, start)
+        return self._collect(task, one, link, item, start)
 
-    def _collect(self, task: Task, link: Link, item: Item, start: chain.Constants) -> int:
+    def _collect(self, task: Task, one: Chain, link: Link, item: Item, start: chain.Constants) -> int:
         covered = self._snapshot(task, item, start)
-        with self.workspace.db.begin() as conn:
+        with self._advance(one, [link]) as conn:
             now = self.workspace.clock.now()
             unit_id = ensure_unit(conn, task, splitting.collect_unit(task, item, covered, self.run), now)
             chain.begin(conn, link, unit_id, start, now)
@@ -103,9 +108,9 @@ class Calibrator:
         """Add a finished accumulator to the chain's; a collector that failed for good carries its run."""
         with self.workspace.db.read() as conn:
             job = unit_job(conn, _known(link.collect_unit_id))
-            item = self._item(conn, current, task, link)
+            item = self._item(conn, current, task, one, link)
         if job.state == "ok":
-            with self.workspace.db.begin() as conn:
+            with self._advance(one, [link]) as conn:
                 chain.accumulate(conn, one, link, self.workspace.clock.now())
             return 1
         if self._is_lost(job):
@@ -130,13 +135,14 @@ class Calibrator:
                 [unit_job(conn, _known(link.collect_unit_id)).figures["statistics"] for link in group]
             )
             may_wait = len(group) < task.step.max_runs and not chain.is_complete(conn, current, task, one)
-            items = [self._item(conn, current, task, link) for link in group]
+            items = [self._item(conn, current, task, one, link) for link in group]
             accumulators = inputs.unit_outputs(
                 conn, [_known(link.collect_unit_id) for link in group], ACCUMULATOR
             )
         if self._is_enough(task, statistics):
             return self._fit(
                 task,
+                one,
                 group,
                 replace(
                     items[0], interval=hull([i.interval for i in items]), inputs=accumulators, records={}
@@ -149,9 +155,9 @@ class Calibrator:
         )
         return self._carry(one, group, items[0].global_tag, group[0].start, f"too little statistics: {text}")
 
-    def _fit(self, task: Task, group: Sequence[Link], item: Item) -> int:
+    def _fit(self, task: Task, one: Chain, group: Sequence[Link], item: Item) -> int:
         covered = self._snapshot(task, item, group[0].start)
-        with self.workspace.db.begin() as conn:
+        with self._advance(one, group) as conn:
             unit = splitting.fit_unit(task, item, covered, self.run)
             chain.request_fit(conn, group, ensure_unit(conn, task, unit, self.workspace.clock.now()))
         return 1
@@ -176,7 +182,7 @@ class Calibrator:
         ]
         with self.workspace.db.read() as conn:
             job = unit_job(conn, unit_id)
-            tag = self._item(conn, current, task, link).global_tag
+            tag = self._item(conn, current, task, one, link).global_tag
             if self._is_lost(job):
                 return self._carry(
                     one,
@@ -193,7 +199,7 @@ class Calibrator:
             }
         payloads = {role: Payload.received("arrays", Path(path).read_bytes()) for role, path in files.items()}
         fits = job.figures["fits"]
-        with self.workspace.db.begin() as conn:
+        with self._advance(one, group) as conn:
             outcomes = _outcomes(fits, payloads, group[0].start)
             chain.conclude(
                 conn,
@@ -219,41 +225,29 @@ class Calibrator:
         reason: str,
         origin: str = "carried",
     ) -> int:
-        with self.workspace.db.begin() as conn:
+        with self._advance(one, group) as conn:
             chain.carry(conn, one, group, tag, start, reason, self.workspace.clock.now(), origin)
         return len(group)
 
-    def _item(self, conn: sa.Connection, current: Plan, task: Task, link: Link) -> Item:
+    def _item(self, conn: sa.Connection, current: Plan, task: Task, one: Chain, link: Link) -> Item:
         for name in task.step.inputs:
             dataset = current.spec.datasets()[name]
             for row in inputs.chunks(conn, dataset):
                 if row.id == link.chunk_id:
-                    return inputs.chunk_item(conn, row, dataset.global_tag)
+                    item = inputs.chunk_item(conn, row, dataset.global_tag)
+                    return replace(item, edition=one.generation)
         raise AssertionError(f"chunk {link.chunk_id} left its dataset")
 
     def _initial(self, task: Task, series: str) -> chain.Constants:
-        """Return the payload ids of the declared initial constants, stored when they are new.
-
-        Raises: ConfigError when a role has none.
-        """
-        loaded = (
-            self.experiment.load_constants(task.step.initial[series]) if series in task.step.initial else []
-        )
-        wanted = {row.tag: row.payload for row in loaded if row.tag in task.facts.tags}
-        missing = sorted(set(task.facts.tags) - set(wanted))
-        if missing:
-            roles = ", ".join(missing)
-            message = (
-                f"step {task.step.name!r}: the chain of series {series} has no initial constants for {roles}"
-            )
-            raise ConfigError(
-                message, hint=f"name a set of constants that has them in [step.initial], under {series!r}"
-            )
         with self.workspace.db.begin() as conn:
-            return {
-                role: tags.put_payload(conn, payload, self.workspace.clock.now())
-                for role, payload in sorted(wanted.items())
-            }
+            return initial_constants(conn, self.experiment, task, series, self.workspace.clock.now())
+
+    @contextmanager
+    def _advance(self, one: Chain, group: Sequence[Link]) -> Iterator[sa.Connection]:
+        """Give a write transaction in which the chain is as it was read."""
+        with self.workspace.db.begin() as conn:
+            chain.confirm(conn, one, group)
+            yield conn
 
     def _snapshot(self, task: Task, item: Item, start: chain.Constants) -> Covered:
         with self.workspace.db.read() as conn:

@@ -84,10 +84,12 @@ class Planner:
         """Return what of one input has no unit yet."""
         head, stream = split_input(name)
         if stream:
-            return [inputs.collection_item(progress.conn, [r]) for r in progress.new_collections(task, name)]
+            found = [inputs.collection_item(progress.conn, [r]) for r in progress.new_collections(task, name)]
+            return [inputs.with_edition(progress.conn, task, item) for item in found]
         dataset = progress.plan.spec.datasets()[head]
         rows = progress.new_chunks(task, dataset)
-        return [inputs.chunk_item(progress.conn, row, dataset.global_tag) for row in rows]
+        found = [inputs.chunk_item(progress.conn, row, dataset.global_tag) for row in rows]
+        return [inputs.with_edition(progress.conn, task, item) for item in found]
 
     def _covered_units(self, conn: sa.Connection, task: Task, item: Item) -> list[UnitPlan]:
         """Return the units of an item, or none while the conditions do not cover all of it."""
@@ -113,5 +115,6 @@ class Planner:
             stream = split_input(name)[1]
             for group in merging.closed_groups(progress, task, name):
                 item = inputs.collection_item(progress.conn, group)
+                item = inputs.with_edition(progress.conn, task, item, stream)
                 planned.append(splitting.merge_unit(task, item, stream, group[0].tier, 1, self.run))
         return planned

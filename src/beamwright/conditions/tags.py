@@ -149,6 +149,21 @@ def append(
     return version
 
 
+def withdraw(conn: sa.Connection, tag: str, interval: Interval, now: float) -> int:
+    """Take what a tag holds in an interval out of its next version; return that version.
+
+    Older versions answer as before; with nothing to take out the version stays.
+    """
+    row = _tag(conn, tag, lock=True)
+    held = _intervals(conn, row.id, int(row.version), interval)
+    if not held:
+        return int(row.version)
+    version = int(row.version) + 1
+    _cut(conn, row.id, held, [interval], version, now)
+    conn.execute(sa.update(schema.tag).where(schema.tag.c.id == row.id).values(version=version))
+    return version
+
+
 def intervals(
     conn: sa.Connection, tag: str, version: int | None = None, overlapping: Interval | None = None
 ) -> list[Validity]:

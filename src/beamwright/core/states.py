@@ -27,20 +27,24 @@ TABLES: dict[str, Table] = {
         "draft -> active\nactive -> held draining\nheld -> active\ndraining -> closed\nclosed -> active"
     ),
     # submitted -> ok is a report whose start nobody saw; submitted/running -> prepared is a lost attempt.
+    # What is redone under other constants supersedes a job in any state.
     "job": _table(
         "prepared -> submitted held cancelled\nsubmitted -> running ok failed prepared held cancelled\n"
         "running -> ok failed prepared held cancelled\nfailed -> prepared split excluded held cancelled\n"
-        "ok -> superseded\nheld -> prepared cancelled"
+        "held -> prepared cancelled\nprepared submitted running ok failed held excluded -> superseded"
     ),
     # lost/killed -> reported is a late report: the first valid report wins.
     "attempt": _table(
         "leased -> submitted reported lost killed\nsubmitted -> running reported lost killed\n"
         "running -> reported lost killed\nreported -> accepted rejected superseded\nlost killed -> reported"
     ),
+    # A person holds a link before it starts, lets a held one go, or takes the constants of its rejected fit;
+    # a skip-back invalidates whatever has begun.
     "chain": _table(
-        "waiting -> collecting carried\ncollecting -> accumulating carried\naccumulating -> fitted carried\n"
-        "fitted -> accepted rejected\nrejected -> carried held\nheld -> waiting carried\n"
-        "accepted carried -> invalidated\ninvalidated -> waiting"
+        "waiting -> collecting carried held\ncollecting -> accumulating carried\n"
+        "accumulating -> fitted carried\nfitted -> accepted rejected\nrejected -> carried held\n"
+        "held -> waiting carried accepted\n"
+        "collecting accumulating held accepted carried -> invalidated\ninvalidated -> waiting"
     ),
     "replica": _table(
         "planned -> copying\ncopying -> present\npresent -> verified suspect\nverified -> suspect deleting\n"

@@ -217,7 +217,10 @@ def merge_accumulators(
 
 @dataclass(frozen=True)
 class Fitted:
-    """A calibration's outcome: the payloads that hold from now on, new or carried, and why."""
+    """A calibration's outcome: the payloads that it proposes, or the previous ones, and why.
+
+    A rejected fit's payloads are kept, so that a person can still accept them.
+    """
 
     tags: tuple[str, ...]
     payloads: dict[str, Payload]
@@ -236,7 +239,7 @@ class Fitted:
 
 
 def fit_calibration(calibration: Calibration, accumulator: Accumulator, previous: Conditions) -> Fitted:
-    """Fit and judge one calibration; where the fit is not taken the previous payloads stay."""
+    """Fit and judge one calibration; where there is no fit, or it is carried, the previous payloads stay."""
     amount = float(calibration.statistics(accumulator))
     kept = {
         tag: Payload.arrays(c.arrays, c.document) for tag, c in previous.items() if tag in calibration.tags
@@ -248,7 +251,7 @@ def fit_calibration(calibration: Calibration, accumulator: Accumulator, previous
     else:
         fit, decision = _tried(calibration, accumulator, previous)
         figures = dict(fit.figures) if fit else {}
-    payloads = dict(fit.payloads) if fit and decision.verdict == "accept" else kept
+    payloads = dict(fit.payloads) if fit and decision.verdict != "carry" else kept
     return Fitted(tuple(calibration.tags), payloads, decision, amount, float(calibration.minimum), figures)
 
 

@@ -58,6 +58,11 @@ class Chain:
     accumulated: tuple[int, ...]
     links: tuple[Link, ...]
 
+    @property
+    def next(self) -> Link | None:
+        """The first link that is not concluded."""
+        return next((link for link in self.links if link.state not in FINAL), None)
+
     def before(self, link: Link) -> Link | None:
         """Return the link just before."""
         position = self.links.index(link)
@@ -66,6 +71,10 @@ class Chain:
     def started_after(self, link: Link) -> bool:
         """Tell whether a later link has left the state waiting."""
         return any(other.state != "waiting" for other in self.links[self.links.index(link) + 1 :])
+
+
+class Outdated(Exception):
+    """A chain is no longer as it was read; read it again and decide anew."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,10 @@ def extend(conn: sa.Connection, plan: Plan, task: Task, now: float) -> None:
             link = schema.chain_link
             known = sa.select(link.c.id).where(link.c.chain_id == chain_id, link.c.chunk_id == chunk.id)
             if conn.execute(known).first() is None:
-                _add_link(conn, chain_id, generation, chunk, now)
+                interval = Interval.sections(
+                    chunk.series, chunk.number, chunk.first_section, chunk.last_section
+                )
+                add_link(conn, chain_id, generation, chunk.id, interval, now)
 
 
 def read(conn: sa.Connection, task_id: int) -> list[Chain]:
@@ -94,6 +106,21 @@ def read(conn: sa.Connection, task_id: int) -> list[Chain]:
         sa.select(schema.chain).where(schema.chain.c.task_id == task_id).order_by(schema.chain.c.series)
     ).all()
     return [_read_chain(conn, row) for row in rows]
+
+
+def confirm(conn: sa.Connection, chain: Chain, group: Sequence[Link] = ()) -> None:
+    """Make sure, in a write transaction, that a chain and links of it are still as they were read.
+
+    Raises: Outdated when a person has moved something meanwhile.
+    """
+    table, link = schema.chain, schema.chain_link
+    present = sa.select(table.c.generation).where(table.c.id == chain.id).with_for_update()
+    states = sa.select(link.c.id, link.c.state).where(link.c.id.in_([one.id for one in group]))
+    found = {row.id: row.state for row in conn.execute(states)} if group else {}
+    if conn.execute(present).scalar_one() != chain.generation or any(
+        found[one.id] != one.state for one in group
+    ):
+        raise Outdated
 
 
 def waits_for(conn: sa.Connection, plan: Plan, task: Task, chain: Chain, link: Link) -> str:
@@ -155,7 +182,7 @@ def begin(conn: sa.Connection, link: Link, unit_id: int, start: Constants, now: 
 def accumulate(conn: sa.Connection, chain: Chain, link: Link, now: float) -> None:
     """Add a link's accumulator to the chain's."""
     history.move(conn, schema.chain_link, link.id, "collecting", "accumulating", actor=ACTOR, at=now)
-    _set_accumulated(conn, chain, [*chain.accumulated, link.id])
+    set_accumulated(conn, chain, [*chain.accumulated, link.id])
 
 
 def request_fit(conn: sa.Connection, group: Sequence[Link], unit_id: int) -> None:
@@ -180,7 +207,7 @@ def carry(
     """Give links the constants that they started from, flagged, and empty the accumulator of theirs."""
     outcomes = {role: Outcome(payload_id, origin, reason) for role, payload_id in start.items()}
     for link in group:
-        _publish(conn, global_tag, link, chain.generation, outcomes, now)
+        publish_link(conn, global_tag, link, chain.generation, outcomes, now)
         values = {"start": start, "result": start}
         history.move(
             conn,
@@ -193,8 +220,8 @@ def carry(
             at=now,
             **values,
         )
-        _note(conn, link, reason)
-    _set_accumulated(conn, chain, [i for i in chain.accumulated if i not in {link.id for link in group}])
+        note(conn, link, reason)
+    set_accumulated(conn, chain, [i for i in chain.accumulated if i not in {link.id for link in group}])
 
 
 def conclude(
@@ -225,13 +252,13 @@ def conclude(
             at=now,
             **values,
         )
-        _note(conn, link, reason)
+        note(conn, link, reason)
         if _settle(conn, link, bool(fitted), on_reject, reason, now):
-            _publish(conn, global_tag, link, chain.generation, outcomes, now)
-    _set_accumulated(conn, chain, [])
+            publish_link(conn, global_tag, link, chain.generation, outcomes, now)
+    set_accumulated(conn, chain, [])
 
 
-def _note(conn: sa.Connection, link: Link, reason: str) -> None:
+def note(conn: sa.Connection, link: Link, reason: str) -> None:
     """Keep the reason with the link, too: a column of the same name as an argument of the history."""
     table = schema.chain_link
     conn.execute(sa.update(table).where(table.c.id == link.id).values(reason=reason))
@@ -251,7 +278,7 @@ def _settle(
     return target == "carried"
 
 
-def _publish(
+def publish_link(
     conn: sa.Connection,
     global_tag: str,
     link: Link,
@@ -279,14 +306,16 @@ def _chain(conn: sa.Connection, task_id: int, series: str) -> tuple[int, int]:
     return insert_id(conn, table, task_id=task_id, series=series, generation=0, accumulated=[]), 0
 
 
-def _add_link(conn: sa.Connection, chain_id: int, generation: int, chunk: Any, now: float) -> None:
-    interval = Interval.sections(chunk.series, chunk.number, chunk.first_section, chunk.last_section)
+def add_link(
+    conn: sa.Connection, chain_id: int, generation: int, chunk_id: int, interval: Interval, now: float
+) -> None:
+    """Give a chunk a waiting link."""
     values: dict[str, Any] = {"start": {}, "result": {}, "figures": {}, "reason": "", "created": now}
     link_id = insert_id(
         conn,
         schema.chain_link,
         chain_id=chain_id,
-        chunk_id=chunk.id,
+        chunk_id=chunk_id,
         generation=generation,
         state="waiting",
         **values,
@@ -297,9 +326,10 @@ def _add_link(conn: sa.Connection, chain_id: int, generation: int, chunk: Any, n
 
 def _read_chain(conn: sa.Connection, row: Any) -> Chain:
     table = schema.chain_link
-    query = sa.select(table).where(table.c.chain_id == row.id, table.c.generation == row.generation)
-    links = conn.execute(query.order_by(table.c.first_run, table.c.first_section)).all()
-    return Chain(row.id, row.series, row.generation, tuple(row.accumulated), tuple(_link(r) for r in links))
+    query = sa.select(table).where(table.c.chain_id == row.id).order_by(table.c.generation)
+    newest = {link.chunk_id: _link(link) for link in conn.execute(query)}
+    links = sorted(newest.values(), key=lambda link: link.interval)
+    return Chain(row.id, row.series, row.generation, tuple(row.accumulated), tuple(links))
 
 
 def _link(row: Any) -> Link:
@@ -342,5 +372,5 @@ def _is_closed(conn: sa.Connection, series: str, number: int, tier: str) -> bool
     return conn.execute(query).scalar() in ("closed", "incomplete")
 
 
-def _set_accumulated(conn: sa.Connection, chain: Chain, link_ids: list[int]) -> None:
+def set_accumulated(conn: sa.Connection, chain: Chain, link_ids: list[int]) -> None:
     conn.execute(sa.update(schema.chain).where(schema.chain.c.id == chain.id).values(accumulated=link_ids))

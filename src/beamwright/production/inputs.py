@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -77,10 +78,32 @@ def collections(
 
 
 def _has_unit(task_id: int, matches: sa.ColumnElement[bool]) -> sa.Exists:
-    query = sa.select(schema.unit.c.id).join(
-        schema.unit_input, schema.unit_input.c.unit_id == schema.unit.c.id
+    """What is superseded does not count: its input is to be taken up again."""
+    unit, job = schema.unit, schema.job
+    query = (
+        sa.select(unit.c.id)
+        .join(schema.unit_input, schema.unit_input.c.unit_id == unit.c.id)
+        .join(job, job.c.unit_id == unit.c.id)
     )
-    return query.where(schema.unit.c.task_id == task_id, matches).exists()
+    return query.where(unit.c.task_id == task_id, job.c.state != "superseded", matches).exists()
+
+
+def with_edition(conn: sa.Connection, task: Task, item: Item, stream: str = "") -> Item:
+    """Number an item after the superseded units of a task that its interval meets."""
+    unit, job = schema.unit, schema.job
+    query = (
+        sa.select(unit)
+        .join(job, job.c.unit_id == unit.c.id)
+        .where(unit.c.task_id == task.id, unit.c.stream == stream, job.c.state == "superseded")
+        .where(unit.c.series == item.interval.series, unit.c.first_run <= item.interval.last[0])
+        .where(unit.c.last_run >= item.interval.first[0])
+    )
+    earlier = [
+        row.definition.get("edition", 0) + 1
+        for row in conn.execute(query)
+        if row_interval(row).intersect(item.interval) is not None
+    ]
+    return replace(item, edition=max(earlier, default=0))
 
 
 def chunk_item(conn: sa.Connection, row: Any, global_tag: str) -> Item:

@@ -16,7 +16,7 @@ from beamwright.production.tasks import Plan, Task
 
 # States of a job after which nothing more is expected of it, of a link of a chain, and of a run.
 SETTLED = ("ok", "excluded", "superseded", "cancelled", "split")
-CONCLUDED = ("accepted", "carried", "invalidated")
+CONCLUDED = ("accepted", "carried")
 ENDED = ("closed", "incomplete")
 
 RunKey = tuple[str, int]  # series, number
@@ -115,12 +115,12 @@ class Progress:
 
     def _links(self, task: Task) -> dict[RunKey, list[str]]:
         link, chain = schema.chain_link, schema.chain
-        query = sa.select(link.c.series, link.c.first_run, link.c.state)
-        query = query.join(chain, link.c.chain_id == chain.c.id).where(
-            chain.c.task_id == task.id, link.c.generation == chain.c.generation
-        )
+        query = sa.select(link.c.series, link.c.first_run, link.c.chunk_id, link.c.state)
+        query = query.join(chain, link.c.chain_id == chain.c.id).where(chain.c.task_id == task.id)
+        query = query.order_by(link.c.generation)
+        rows = self._once(task, "links", lambda: list(self.conn.execute(query)))
         found: dict[RunKey, list[str]] = {}
-        for row in self._once(task, "links", lambda: list(self.conn.execute(query))):
+        for row in {row.chunk_id: row for row in rows}.values():
             found.setdefault((row.series, row.first_run), []).append(row.state)
         return found
 

@@ -10,10 +10,12 @@ from beamwright import durable
 from beamwright.conditions import tags
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.canonical import sha256_hex
+from beamwright.core.errors import ConfigError
 from beamwright.core.runs import Interval
 from beamwright.production.experiment import Experiment
 from beamwright.production.spec import ProductionSpec
 from beamwright.production.splitting import Covered
+from beamwright.production.tasks import Task
 from beamwright.production.workspace import Workspace
 
 
@@ -40,6 +42,25 @@ def cover(
     if tags.resolve(conn, global_tag, reads, interval).gaps:
         return None
     return publish(workspace, conn, global_tag, reads, interval)
+
+
+def initial_constants(
+    conn: sa.Connection, experiment: Experiment, task: Task, series: str, now: float
+) -> dict[str, str]:
+    """Return, by role, the payload ids of the constants that a chain starts from, stored when they are new.
+
+    Raises: ConfigError when a role has none.
+    """
+    loaded = experiment.load_constants(task.step.initial[series]) if series in task.step.initial else []
+    wanted = {row.tag: row.payload for row in loaded if row.tag in task.facts.tags}
+    missing = sorted(set(task.facts.tags) - set(wanted))
+    if missing:
+        roles = ", ".join(missing)
+        raise ConfigError(
+            f"step {task.step.name!r}: the chain of series {series} has no initial constants for {roles}",
+            hint=f"name a set of constants that has them in [step.initial], under {series!r}",
+        )
+    return {role: tags.put_payload(conn, payload, now) for role, payload in sorted(wanted.items())}
 
 
 def load_constants(conn: sa.Connection, spec: ProductionSpec, experiment: Experiment, now: float) -> None:

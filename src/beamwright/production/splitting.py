@@ -21,7 +21,8 @@ from beamwright.production.units import UnitPlan
 class Item:
     """Something that units are cut from: a chunk of raw data, or a collection.
 
-    ``keys`` holds, for a chunk, the section and event numbers of the records in key order.
+    ``keys`` holds, for a chunk, the section and event numbers of the records in key order; ``edition`` counts
+    how often work on it was asked for anew.
     """
 
     interval: Interval
@@ -32,6 +33,7 @@ class Item:
     records: dict[str, int]
     chunk_ids: tuple[int, ...] = ()
     collection_ids: tuple[int, ...] = ()
+    edition: int = 0
     keys: tuple[NDArray[Any], NDArray[Any]] | None = None
 
 
@@ -86,7 +88,7 @@ def process_units(task: Task, item: Item, covered: dict[Interval, Covered], run:
     """
     units, facts = [], task.facts
     for interval, count in ranges(item, task.step.split):
-        streams = _streams(task, interval, facts.streams | {HISTOGRAMS: item_tier(facts)})
+        streams = _streams(task, item, interval, facts.streams | {HISTOGRAMS: item_tier(facts)})
         records = {facts.record: count if count is not None else item.records.get(facts.record)}
         definition = _definition(
             task, "process", item, interval, facts, covered[interval], run, streams, records
@@ -97,7 +99,7 @@ def process_units(task: Task, item: Item, covered: dict[Interval, Covered], run:
 
 def collect_unit(task: Task, item: Item, covered: Covered, run: Run) -> UnitPlan:
     """Return the unit that fills a chain's accumulators from one chunk."""
-    streams = _streams(task, item.interval, {ACCUMULATOR: "raw", HISTOGRAMS: "raw"})
+    streams = _streams(task, item, item.interval, {ACCUMULATOR: "raw", HISTOGRAMS: "raw"})
     records: dict[str, int | None] = dict(item.records)
     definition = _definition(task, "collect", item, item.interval, task.facts, covered, run, streams, records)
     return _plan(task, "collect", item, item.interval, "", definition, covered)
@@ -105,14 +107,14 @@ def collect_unit(task: Task, item: Item, covered: Covered, run: Run) -> UnitPlan
 
 def fit_unit(task: Task, item: Item, covered: Covered, run: Run) -> UnitPlan:
     """Return the unit that fits the accumulators of one or more chunks."""
-    streams = _streams(task, item.interval, {PAYLOAD_PREFIX + tag: "raw" for tag in task.facts.tags})
+    streams = _streams(task, item, item.interval, {PAYLOAD_PREFIX + tag: "raw" for tag in task.facts.tags})
     definition = _definition(task, "fit", item, item.interval, task.facts, covered, run, streams, {})
     return _plan(task, "fit", item, item.interval, "", definition, covered)
 
 
 def merge_unit(task: Task, item: Item, stream: str, tier: str, version: int, run: Run) -> UnitPlan:
     """Return the unit that merges collections of one stream."""
-    streams = _streams(task, item.interval, {stream: tier}, version)
+    streams = _streams(task, item, item.interval, {stream: tier}, version)
     definition = _definition(
         task, "merge", item, item.interval, Facts("", {stream: tier}), Covered(), run, streams, {}
     )
@@ -124,9 +126,11 @@ def item_tier(facts: Facts) -> str:
     return next(iter(facts.streams.values()), "user")
 
 
-def _streams(task: Task, interval: Interval, tiers: dict[str, str], version: int = 1) -> dict[str, StreamDoc]:
+def _streams(
+    task: Task, item: Item, interval: Interval, tiers: dict[str, str], version: int = 1
+) -> dict[str, StreamDoc]:
     suffix = f".v{max(version, task.config_version)}" if max(version, task.config_version) > 1 else ""
-    place = part_name(interval) + suffix
+    place = part_name(interval) + suffix + (f".e{item.edition + 1}" if item.edition else "")
     return {stream: _stream(task, stream, tier, place) for stream, tier in tiers.items()}
 
 
@@ -165,6 +169,7 @@ def _definition(
         "limits": _limits(run.limits),
         "records": records,
         "farms": step.farms,
+        "edition": item.edition,
     }
 
 
@@ -198,6 +203,7 @@ def _plan(
         item.chunk_ids,
         item.collection_ids,
         task.step.priority,
+        item.edition,
     )
 
 

@@ -17,7 +17,10 @@ from beamwright.production.tasks import ACTOR, Task
 
 @dataclass(frozen=True)
 class UnitPlan:
-    """A unit to be made; ``chunk_ids`` and ``collection_ids`` are its inputs in order."""
+    """A unit to be made; ``chunk_ids`` and ``collection_ids`` are its inputs in order.
+
+    ``edition`` counts how often the same work was asked for anew.
+    """
 
     kind: str
     interval: Interval
@@ -28,11 +31,13 @@ class UnitPlan:
     chunk_ids: tuple[int, ...] = ()
     collection_ids: tuple[int, ...] = ()
     priority: int = 0
+    edition: int = 0
 
 
 def unit_key(task: Task, unit: UnitPlan) -> str:
     """Return the unit's identity: the content hash of what makes it one unit and no other."""
     inputs = [[i["name"], i["sha256"]] for i in unit.definition["inputs"]]
+    edition = [unit.edition] if unit.edition else []
     return content_hash(
         [
             task.production,
@@ -45,6 +50,7 @@ def unit_key(task: Task, unit: UnitPlan) -> str:
             task.config_version,
             task.config_hash,
             unit.resolved_hash,
+            *edition,
         ]
     )
 

@@ -66,18 +66,18 @@ def test_an_accepted_fit_brings_its_payload_and_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accumulator", "verdict", "reason"),
+    ("accumulator", "verdict", "reason", "gain"),
     [
-        (sums(130, 100, 19), "carry", "too little statistics: 19 of 20"),
-        (sums(900, 100, 50), "reject", "the gain jumps by 7.80"),
+        (sums(130, 100, 19), "carry", "too little statistics: 19 of 20", 1.2),
+        (sums(900, 100, 50), "reject", "the gain jumps by 7.80", 9.0),
     ],
 )
-def test_a_fit_that_is_not_taken_keeps_the_previous_payload(
-    accumulator: dict[str, Any], verdict: str, reason: str
+def test_what_is_carried_is_the_previous_payload_and_a_rejected_one_is_kept_for_a_person(
+    accumulator: dict[str, Any], verdict: str, reason: str, gain: float
 ) -> None:
     found = fitted(accumulator)
     assert (found.decision.verdict, found.decision.reason) == (verdict, reason)
-    assert found.payloads["Gain"].data == toy.gain_payload(1.2).data
+    assert found.payloads["Gain"].data == toy.gain_payload(gain).data
 
 
 class Diverging(toy.GainFit):
