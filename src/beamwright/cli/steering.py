@@ -141,6 +141,7 @@ def _lineages(request: Request, path: Path, reader: Reader) -> Callable[[str], L
 def _summary(path: Path, result: LoopResult) -> dict[str, Any]:
     written = [
         {"stream": stream, "file": str(w.file), "events": w.events, "size": w.size, "uuid": w.uuid}
-        for stream, w in sorted(result.written.items())
+        for stream, whole in sorted(result.written.items())
+        for w in whole.parts or (whole,)
     ]
     return {"path": path.name, "ledger": result.ledger, "written": written, "quarantined": result.quarantined}

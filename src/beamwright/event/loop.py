@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
+from typing import Any
 
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.errors import ConfigError, SchemaMismatchError, UnknownNameError, UsageError
@@ -130,7 +131,8 @@ def _files(
         path, chosen = outputs[output.stream], banks.subset(output.banks)
         if output.pointer:
             return _pointers(path, output, chosen, lineage(output.stream), engine)
-        return StreamWriter(path, output.stream, chosen, lineage(output.stream), record=record, built=built)
+        kind: dict[str, Any] = {"record": record, "built": built, "split": output.split}
+        return StreamWriter(path, output.stream, chosen, lineage(output.stream), **kind)
 
     return make
 
@@ -145,7 +147,9 @@ def _pointers(path: FilePath, output: Output, banks: BankSet, lineage: Lineage, 
         )
     carried = engine.path.carried(output)
     borrow = [name for name in banks if name not in carried]
-    return PointerWriter(path, output.stream, banks, lineage, parents=reader, borrow=borrow)
+    return PointerWriter(
+        path, output.stream, banks, lineage, parents=reader, borrow=borrow, split=output.split
+    )
 
 
 def _open_sinks(wanted: tuple[Output, ...], make: Callable[[Output], Sink]) -> dict[str, Sink]:

@@ -10,6 +10,7 @@ from beamwright.core.errors import ConfigError, ModuleError, UnknownNameError, n
 from beamwright.event.banks import ONE, BankSet
 from beamwright.event.batch import Scope
 from beamwright.event.module import Builder, Module
+from beamwright.event.store import Split
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Output:
 
     ``select`` names a selection (None: all records); ``record`` is the kind of records ("": the last kind
     that the path has). A ``pointer`` skim holds the banks that the path writes, and leads into the files that
-    were read for the others.
+    were read for the others. ``split`` lets the stream go on in another file after so many records or bytes.
     """
 
     stream: str
@@ -35,6 +36,7 @@ class Output:
     tier: str = "dst"
     record: str = ""
     pointer: bool = False
+    split: Split | None = None
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,6 @@ class PointerWriter(StreamWriter):
         self._order = tuple(banks)
         check_borrowing(stream, own, self._borrowed)
         self._ids = np.array([halves(str(file.uuid)) for file in parents.files], np.uint64).reshape(-1, 2)
-        self._used = np.zeros(len(parents.files), np.bool_)
         super().__init__(path, stream, own, lineage, record=parents.record, built=parents.built, **options)
 
     def columns(self, batch: Batch) -> ColumnData:
@@ -61,14 +60,12 @@ class PointerWriter(StreamWriter):
         index = self._parents.index(self.record)
         positions = positions_of(index, batch.run, batch.section, batch.event, self.lineage.stream)
         numbers, entries = self._parents.places(positions)
-        self._used[numbers] = True
         pointers = (self._ids[numbers, 0], self._ids[numbers, 1], entries.astype(np.uint64))
         return super().columns(batch) | dict(zip(SOURCES, pointers, strict=True))
 
     def describe(self, metadata: FileMetadata) -> FileMetadata:
-        """Return the metadata with the banks that are borrowed, and from which files."""
-        files = [str(file.uuid) for file, used in zip(self._parents.files, self._used, strict=True) if used]
-        return replace(metadata, borrowed=self._borrowed, sources=tuple(sorted(files)), order=self._order)
+        """Return the metadata with the banks that are borrowed."""
+        return replace(metadata, borrowed=self._borrowed, order=self._order)
 
 
 def check_borrowing(stream: str, own: BankSet, borrowed: BankSet) -> None:

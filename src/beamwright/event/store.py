@@ -7,17 +7,20 @@ batches, threads or the time.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, BinaryIO, ClassVar, NamedTuple, Self
+
+import numpy as np
 
 from beamwright.core.errors import FormatError, SchemaMismatchError, StorageError
 from beamwright.core.lineage import Lineage
-from beamwright.core.runs import Position
+from beamwright.core.runs import EventKey, Position
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.collection import CollectionReader
@@ -31,11 +34,13 @@ from beamwright.event.rntuple import (
     merge_files,
     seal_cluster,
 )
-from beamwright.event.tuples import columns_of, schema_of
+from beamwright.event.sources import stretches
+from beamwright.event.tuples import KEYS, SOURCES, columns_of, schema_of
 
 __all__ = [
     "CollectionReader",
     "FileMetadata",
+    "Split",
     "StreamWriter",
     "Written",
     "merge_collections",
@@ -45,18 +50,74 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One finished file: where it is, its events, its UUID and its size in bytes."""
+    """One finished file: where it is, its events, its UUID and its size in bytes.
+
+    ``parts`` are the files of a stream that was split; the others then say of the first file where it is and
+    its UUID, and of all together events and size.
+    """
 
     file: Path
     events: int
     uuid: str
     size: int
+    parts: tuple[Written, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """When a stream goes on in another file: after so many events, or before more bytes (0: never)."""
+
+    events: int = 0
+    bytes: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.events or self.bytes)
+
+
+@dataclass
+class _Part:
+    """One file on its way: what was written into it so far."""
+
+    path: Path
+    file: BinaryIO
+    writer: FileWriter
+    runs: list[int] = field(default_factory=list)
+    first: Position | None = None
+    last: Position | None = None
+    size: int = 0
+    sources: set[str] = field(default_factory=set)
+
+    def note(self, keys: _Keys, size: int) -> None:
+        """Take account of a cluster."""
+        self.runs += [run for run in keys.runs if run not in self.runs[-1:]]
+        self.first, self.last = self.first or keys.first, keys.last
+        self.size += size
+        self.sources |= keys.sources
+
+
+class _Keys(NamedTuple):
+    """The keys of a cluster, and the files that its records lead into."""
+
+    runs: list[int]
+    first: Position
+    last: Position
+    sources: set[str]
+
+    @classmethod
+    def of(cls, arrays: ColumnData) -> _Keys:
+        run, section, event = (arrays[name] for name in KEYS)
+        ends = [(int(run[i]), int(section[i]), int(event[i])) for i in (0, -1)]
+        points = [arrays[name] for name in SOURCES if name in arrays]
+        sources = {uuid for uuid, _, _ in stretches(points)} if points else set()
+        return cls(np.unique(run).tolist(), ends[0], ends[1], sources)
 
 
 class StreamWriter:
-    """Writes the batches of one stream, in key order, into one new file.
+    """Writes the batches of one stream, in key order, into one new file, or as ``split`` says into several.
 
     Clusters are sealed on ``threads`` threads of its own; batches handed over must not change afterwards.
+    A stream that is split goes to ``name.0001.root`` and so on; files end with clusters, so that merging them
+    gives what would have been written without a split by size.
     """
 
     points: ClassVar[bool] = False
@@ -74,20 +135,26 @@ class StreamWriter:
         level: int = 1,
         target: int = CLUSTER_BYTES,
         threads: int = 1,
+        split: Split | None = None,
     ) -> None:
         self.path, self.banks, self.record, self.built, self.level = Path(path), banks, record, built, level
         self.lineage = replace(lineage, stream=stream)
         self.schema = schema_of(banks, built, self.points)
         self.events = 0
+        self._split = split or Split()
         self._cutter = ClusterCutter(self.schema, target)
-        self._runs: list[int] = []
-        self._first: Position | None = None
         self._last: Position | None = None
-        self._waiting: deque[Future[SealedCluster]] = deque()
+        self._waiting: deque[tuple[Future[SealedCluster], _Keys]] = deque()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"seal-{stream}")
         self._depth = 2 * threads
-        self._file = self.path.open("xb", buffering=0)
-        self._writer = FileWriter(self._file, self.schema)
+        self._parts: list[_Part] = []
+        self._open()
+
+    def _open(self) -> None:
+        number = len(self._parts) + 1
+        path = part_path(self.path, number) if self._split else self.path
+        file = path.open("xb", buffering=0)
+        self._parts.append(_Part(path, file, FileWriter(file, self.schema)))
 
     def write(self, batch: Batch) -> None:
         """Append a batch; its keys come after those written.
@@ -97,8 +164,26 @@ class StreamWriter:
         if not batch.n:
             return
         self._note(batch)
+        limit = self._split.events
+        start = 0
+        while limit and start + limit - self.events % limit <= batch.n:
+            stop = start + limit - self.events % limit
+            self._add(batch.cut(start, stop))
+            self._finish_cluster()
+            start = stop
+        if start < batch.n:
+            self._add(batch.cut(start, batch.n) if start else batch)
+
+    def _add(self, batch: Batch) -> None:
+        self.events += batch.n
         for cluster in self._cutter.add(self.columns(batch)):
             self._submit(cluster)
+
+    def _finish_cluster(self) -> None:
+        """End the cluster with the file that it is the last of."""
+        last = self._cutter.finish()
+        if last is not None:
+            self._submit(last)
 
     def columns(self, batch: Batch) -> ColumnData:
         """Return what the file holds of a batch."""
@@ -115,20 +200,29 @@ class StreamWriter:
                 f"{self.path}: record {first} comes after {self._last}",
                 hint="write batches in the order of their keys",
             )
-        if not self._runs or self._runs[-1] != batch.run:
-            self._runs.append(batch.run)
-        self._first = self._first or first
         self._last = (batch.run, int(batch.section[-1]), int(batch.event[-1]))
-        self.events += batch.n
 
     def _submit(self, arrays: ColumnData) -> None:
-        self._waiting.append(self._pool.submit(seal_cluster, self.schema, arrays, self.level))
-        while self._waiting and (len(self._waiting) > self._depth or self._waiting[0].done()):
-            self._append(self._waiting.popleft().result())
+        sealed = self._pool.submit(seal_cluster, self.schema, arrays, self.level)
+        self._waiting.append((sealed, _Keys.of(arrays)))
+        while self._waiting and (len(self._waiting) > self._depth or self._waiting[0][0].done()):
+            future, keys = self._waiting.popleft()
+            self._append(future.result(), keys)
 
-    def _append(self, cluster: SealedCluster) -> None:
+    def _append(self, cluster: SealedCluster, keys: _Keys) -> None:
         with storage_errors(self.path):
-            self._writer.append(cluster)
+            if self._is_full(self._parts[-1], len(cluster.blob)):
+                self._open()
+            part = self._parts[-1]
+            part.writer.append(cluster)
+        part.note(keys, len(cluster.blob))
+
+    def _is_full(self, part: _Part, more: int) -> bool:
+        split, held = self._split, part.writer.n_entries
+        return bool(held) and (
+            bool(split.events and held >= split.events)
+            or bool(split.bytes and part.size + more > split.bytes)
+        )
 
     def close(self, quarantined: Sequence[str] = ()) -> Written:
         """Finish the file; the quarantined keys enter its lineage and with it its UUID."""
@@ -136,41 +230,60 @@ class StreamWriter:
         # There is nothing left to do beside it; a small file needs no thread at all.
         sealed = None if last is None else seal_cluster(self.schema, last, self.level)
         while self._waiting:
-            self._append(self._waiting.popleft().result())
-        if sealed is not None:
-            self._append(sealed)
+            future, keys = self._waiting.popleft()
+            self._append(future.result(), keys)
+        if sealed is not None and last is not None:
+            self._append(sealed, _Keys.of(last))
         self._pool.shutdown()
-        lineage = replace(self.lineage, quarantined=(*self.lineage.quarantined, *quarantined))
+        shares = self._shares((*self.lineage.quarantined, *quarantined))
+        done = [self._close_part(part, keys) for part, keys in zip(self._parts, shares, strict=True)]
+        if not self._split:
+            return done[0]
+        events, size = sum(part.events for part in done), sum(part.size for part in done)
+        return Written(done[0].file, events, done[0].uuid, size, tuple(done))
+
+    def _shares(self, quarantined: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Give each quarantined key to the file that it would stand in."""
+        if len(self._parts) == 1:
+            return [quarantined]
+        lasts = [part.last for part in self._parts[:-1] if part.last is not None]
+        found: list[list[str]] = [[] for _ in self._parts]
+        for key in quarantined:
+            found[bisect_left(lasts, EventKey.parse(key).position)].append(key)
+        return [tuple(keys) for keys in found]
+
+    def _close_part(self, part: _Part, quarantined: tuple[str, ...]) -> Written:
+        lineage, events = replace(self.lineage, quarantined=quarantined), part.writer.n_entries
         metadata = FileMetadata(
-            lineage,
-            self.record,
-            self.built,
-            self.banks,
-            tuple(self._runs),
-            self._first,
-            self._last,
-            self.events,
-        )
-        with storage_errors(self.path):
-            uuid = self._writer.close(self.describe(metadata).document(), lineage=lineage.hash)
-        size = os.fstat(self._file.fileno()).st_size
-        self._file.close()
-        return Written(self.path, self.events, str(uuid), size)
+            lineage, self.record, self.built, self.banks, tuple(part.runs), part.first, part.last, events,
+            sources=tuple(sorted(part.sources)),
+        )  # fmt: skip
+        with storage_errors(part.path):
+            uuid = part.writer.close(self.describe(metadata).document(), lineage=lineage.hash)
+        size = os.fstat(part.file.fileno()).st_size
+        part.file.close()
+        return Written(part.path, events, str(uuid), size)
 
     def abort(self) -> None:
-        """Stop and remove the unfinished file; harmless after ``close``."""
-        if self._file.closed:
+        """Stop and remove the unfinished files; harmless after ``close``."""
+        if all(part.file.closed for part in self._parts):
             return
         self._pool.shutdown(cancel_futures=True)
         self._waiting.clear()
-        self._file.close()
-        self.path.unlink(missing_ok=True)
+        for part in self._parts:
+            part.file.close()
+            part.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.abort()
+
+
+def part_path(path: Path, number: int) -> Path:
+    """Return the path of one file of a stream that is split: ``dst.0001.root``."""
+    return path.with_name(f"{path.stem}.{number:04d}{path.suffix}")
 
 
 @contextmanager

@@ -41,18 +41,25 @@ def production_facts(experiment: Experiment, spec: ProductionSpec) -> dict[str, 
                 raise UnknownNameError(f"stream of step {head!r}", stream, facts[head].streams)
         facts[step.name] = step_facts(experiment, step)
         if step.kind == "process":
-            _check_pointers(experiment, spec, step)
+            _check_outputs(experiment, spec, step)
         if step.kind == "merge":
             facts[step.name] = Facts("", {s: facts[h].streams[s] for h, s in map(split_input, step.inputs)})
     return facts
 
 
-def _check_pointers(experiment: Experiment, spec: ProductionSpec, step: StepSpec) -> None:
-    """Pointer skims lead into files that stay: not into raw data, nor into what a merge replaces.
+def _check_outputs(experiment: Experiment, spec: ProductionSpec, step: StepSpec) -> None:
+    """Units write one file per stream; pointer skims lead into files that stay: not into raw data, nor into
+    what a merge replaces.
 
     Raises: ConfigError.
     """
     outputs = experiment.make_path(step.path, step.parameters).outputs
+    split = next((output.stream for output in outputs if output.split), None)
+    if split is not None:
+        raise ConfigError(
+            f"step {step.name!r} splits the stream {split!r} into files; a unit of a production writes one",
+            hint="leave it out of the path, and give the step a split, the merge a target_mb",
+        )
     stream = next((output.stream for output in outputs if output.pointer), None)
     if stream is None:
         return

@@ -1,4 +1,4 @@
-"""Pointer skims in productions lead into files that stay."""
+"""What outputs a step of a production may have: one file per stream, and pointers into files that stay."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from beamwright.core.errors import ConfigError
 from beamwright.event.path import Output, Path
+from beamwright.event.store import Split
 from beamwright.production.experiment import load
 from beamwright.production.facts import production_facts
 from beamwright.production.spec import read_spec
@@ -36,6 +37,13 @@ def experiment():
 
     paths = {"first": path("first", "event"), "points": path("points", "event", pointer=True)}
     return dataclasses.replace(load("support.toy:experiment"), paths=paths)
+
+
+def test_streams_that_are_split_into_files_are_refused():
+    split = Path("points", "event", [], [Output("dst", ("Header",), split=Split(events=5))])
+    found = dataclasses.replace(experiment(), paths={"first": lambda: split})
+    with pytest.raises(ConfigError, match="splits the stream 'dst' into files"):
+        production_facts(found, read_spec(HEAD, "points.toml"))
 
 
 def facts(inputs):
