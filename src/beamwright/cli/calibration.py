@@ -1,12 +1,30 @@
-"""``beamwright calibration``: chains of rolling constants."""
+"""``beamwright calibration``: chains of rolling constants, and what a person does to them."""
 
 from __future__ import annotations
 
+import getpass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from beamwright.cli.common import Columns, reader, reading, write_rows
+from beamwright.cli.common import (
+    Columns,
+    F,
+    dry_run_option,
+    open_workspace,
+    reader,
+    reading,
+    say,
+    write_rows,
+)
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from beamwright.production.interventions import Place, Why
 
 
 @click.group()
@@ -14,12 +32,29 @@ def calibration() -> None:
     """Chains of rolling calibrations."""
 
 
+def _judging(command: F) -> F:
+    """Add what every command needs that moves a run of a chain by a person's decision."""
+    for option in (
+        click.option("--production", default="", help="The production, where several have the run."),
+        click.option("--step", default="", help="The calibrating step, where several have the run."),
+        click.option("--by", default="", help="Who decides [default: the user]."),
+        click.option("--reason", required=True, help="Why; kept in the history for ever."),
+        click.argument("run", metavar="SERIES/NUMBER"),
+    ):
+        command = option(command)
+    return reading(dry_run_option(command))
+
+
 @calibration.command("show")
 @click.argument("step", required=False)
 @click.option("--series", help="The chain of this series only.")
+@click.option("--values", "role", help="Show the constants of this role instead, with a sparkline of each.")
 @reading
-def show(step: str | None, series: str | None, folder: Path | None, as_json: bool) -> None:
+def show(step: str | None, series: str | None, role: str | None, folder: Path | None, as_json: bool) -> None:
     """Show chains link by link: what each run started from, what it gave, and why."""
+    if role is not None:
+        _show_values(role, series, folder, as_json)
+        return
     from beamwright.core.errors import UnknownNameError
     from beamwright.report import text
     from beamwright.report.document import links
@@ -35,6 +70,7 @@ def show(step: str | None, series: str | None, folder: Path | None, as_json: boo
         "series": "series",
         "run": "run",
         "interval": lambda r: text.interval(r["interval"]),
+        "generation": "generation",
         "state": "state",
         "starts from": lambda r: _short(r["start"]),
         "gives": lambda r: _short(r["result"]),
@@ -42,6 +78,170 @@ def show(step: str | None, series: str | None, folder: Path | None, as_json: boo
         "reason": "reason",
     }
     write_rows(rows, columns, as_json)
+
+
+@calibration.command("skip-back")
+@_judging
+def skip_back(**options: Any) -> None:
+    """Calibrate anew from a run on: withdraw its constants and those after it, in a new generation.
+
+    What is frozen and what is before the run stays. `produce` rolls the chain again; `calibration stale`
+    lists the outputs that do not stand any more, `calibration redo` lets them be done again.
+    """
+
+    def act(conn: sa.Connection, place: Place, why: Why) -> list[dict[str, Any]]:
+        from beamwright.production import interventions, redoing
+
+        links = interventions.skip_back(conn, place, why)
+        outputs = redoing.stale(conn, place.plan)
+        say(f"{len(links)} links invalidated; {sum(len(one.collections) for one in outputs)} outputs stale")
+        return [_link(link, "invalidated") for link in links]
+
+    _intervene(act, **options)
+
+
+@calibration.command("hold")
+@_judging
+def hold(**options: Any) -> None:
+    """Stop a chain before a run that it has not begun."""
+
+    def act(conn: sa.Connection, place: Place, why: Why) -> list[dict[str, Any]]:
+        from beamwright.production import interventions
+
+        return [_link(link, "held") for link in interventions.hold(conn, place, why)]
+
+    _intervene(act, **options)
+
+
+@calibration.command("accept")
+@_judging
+def accept(**options: Any) -> None:
+    """Take the constants that a held run's fit proposed; let a run that was held before it began go on."""
+
+    def act(conn: sa.Connection, place: Place, why: Why) -> list[dict[str, Any]]:
+        from beamwright.production import interventions
+
+        links = interventions.accept(conn, place, why)
+        return [_link(li, "accepted" if li.fit_unit_id is not None else "waiting") for li in links]
+
+    _intervene(act, **options)
+
+
+@calibration.command("reject")
+@_judging
+def reject(**options: Any) -> None:
+    """Carry the previous constants through a held run."""
+
+    def act(conn: sa.Connection, place: Place, why: Why) -> list[dict[str, Any]]:
+        from beamwright.production import experiment, interventions
+
+        brought = experiment.load(place.plan.spec.experiment)
+        return [_link(link, "carried") for link in interventions.reject(conn, place, brought, why)]
+
+    _intervene(act, **options)
+
+
+@calibration.command("stale")
+@click.argument("production")
+@reading
+def stale(production: str, folder: Path | None, as_json: bool) -> None:
+    """List the outputs of a production that do not stand any more, and why."""
+    from beamwright.production import redoing, tasks
+
+    with reader(folder) as conn:
+        found = redoing.stale(conn, tasks.plan(conn, tasks.find(conn, production)))
+        _write_stale(found, as_json)
+
+
+@calibration.command("redo")
+@click.argument("production")
+@click.option("--by", default="", help="Who decides [default: the user].")
+@click.option("--reason", default="their constants changed", help="Why; kept in the history for ever.")
+@dry_run_option
+@reading
+def redo(production: str, by: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool) -> None:
+    """Supersede the stale outputs of a production; its next `produce` makes them again.
+
+    They stay on disk. Run it after the chain has rolled again: then only what really changed is done again.
+    """
+    from beamwright.production import redoing, tasks
+
+    with _writing(folder, by, reason, dry_run) as (conn, why):
+        _write_stale(redoing.redo(conn, tasks.plan(conn, tasks.find(conn, production)), why), as_json)
+
+
+def _intervene(
+    act: Callable[[sa.Connection, Place, Why], list[dict[str, Any]]],
+    *,
+    run: str,
+    production: str,
+    step: str,
+    by: str,
+    reason: str,
+    dry_run: bool,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Do something to a run's place in a chain, in one transaction, and list the links that moved."""
+    from beamwright.cli.run import split
+    from beamwright.production.interventions import locate
+
+    series, number = split(run)
+    with _writing(folder, by, reason, dry_run) as (conn, why):
+        rows = act(conn, locate(conn, series, number, production, step), why)
+    write_rows(rows, {"interval": "interval", "was": "was", "is": "is"}, as_json)
+
+
+def _show_values(role: str, series: str | None, folder: Path | None, as_json: bool) -> None:
+    from beamwright.conditions.trends import sparkline, trends
+
+    with reader(folder) as conn:
+        found = trends(conn, role, series)
+    names = sorted({name for row in found for name in row["values"]})
+    columns: dict[str, str | Callable[[dict[str, Any]], Any]] = {"interval": "interval", "origin": "origin"}
+    write_rows(found, columns | {name: _value(name) for name in names}, as_json)
+    for name in [] if as_json else names:
+        click.echo(f"{name}  {sparkline([row['values'].get(name) for row in found])}")
+
+
+@contextmanager
+def _writing(folder: Path | None, by: str, reason: str, dry_run: bool) -> Iterator[tuple[sa.Connection, Why]]:
+    """Give a write transaction, which a dry run takes back."""
+    from beamwright.production.interventions import Why
+
+    workspace = open_workspace(folder)
+    try:
+        workspace.db.check()
+        with workspace.db.begin() as conn:
+            yield conn, Why(by or getpass.getuser(), reason, workspace.clock.now())
+            if dry_run:
+                say("a dry run: nothing was changed")
+                conn.rollback()
+    finally:
+        workspace.db.close()
+
+
+def _write_stale(found: Any, as_json: bool) -> None:
+    rows = [
+        {
+            "step": one.step,
+            "interval": str(one.interval),
+            "state": one.state,
+            "reason": one.reason,
+            "outputs": list(one.collections),
+        }
+        for one in found
+    ]
+    columns: Columns = {name: name for name in ("step", "interval", "state", "outputs", "reason")}
+    write_rows(rows, columns, as_json)
+
+
+def _link(link: Any, now: str) -> dict[str, Any]:
+    return {"interval": str(link.interval), "was": link.state, "is": now}
+
+
+def _value(name: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda row: row["values"].get(name)
 
 
 def _short(constants: object) -> object:

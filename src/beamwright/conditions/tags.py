@@ -172,6 +172,23 @@ def intervals(
     return _intervals(conn, row.id, row.version if version is None else version, overlapping)
 
 
+def tag_of(conn: sa.Connection, name: str) -> str:
+    """Return the tag that a whole name means, or a role that only one tag has.
+
+    Raises: UnknownNameError, ConditionsError where several tags have the role.
+    """
+    rows = conn.execute(sa.select(schema.tag.c.name).order_by(schema.tag.c.name)).scalars()
+    names = [str(row) for row in rows]
+    if name in names:
+        return name
+    found = [one for one in names if role_of(one) == name]
+    if not found:
+        raise UnknownNameError("tag", name, names)
+    if len(found) > 1:
+        raise ConditionsError(f"{name} is a role of {len(found)} tags", hint=f"name one: {', '.join(found)}")
+    return found[0]
+
+
 def version_of(conn: sa.Connection, tag: str) -> int:
     """Return the newest version of a tag; 0 when it has no interval."""
     return int(_tag(conn, tag).version)
