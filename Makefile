@@ -21,10 +21,12 @@ demo: $(RUN)/.installed  ## the whole production on real data, then its report
 	@$(RUN)/bin/beamwright demo --open $(ARGS)
 
 test: $(DEV)/.installed  ## the fast test suite (ARGS: further options of pytest)
-	$(DEV)/bin/python -m pytest -m "not slow" $(ARGS)
+	$(DEV)/bin/python -m pytest -n 2 -m "not slow and not forks" $(ARGS)
+	$(DEV)/bin/python -m pytest -m "not slow and forks" $(ARGS)
 
 test-all: $(DEV)/.installed  ## every test, the slow ones too
-	$(DEV)/bin/python -m pytest $(ARGS)
+	$(DEV)/bin/python -m pytest -n 2 -m "not forks" $(ARGS)
+	$(DEV)/bin/python -m pytest -m forks $(ARGS)
 
 check: $(DEV)/.installed  ## lint, format, types, layers, documentation
 	$(DEV)/bin/ruff check .

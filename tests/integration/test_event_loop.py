@@ -40,6 +40,8 @@ from beamwright.event.validate import validate_file
 from beamwright.event.workers import WorkerPool
 from support import toy
 
+pytestmark = pytest.mark.forks
+
 RUN = Interval.sections("A", 7)
 
 

@@ -23,6 +23,8 @@ from beamwright.event.metadata import read_metadata
 from beamwright.production import release, work
 from support import toy
 
+pytestmark = pytest.mark.forks
+
 NAME = "support.toy:experiment"
 RUN = Interval.sections("A", 7)
 

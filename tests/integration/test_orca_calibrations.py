@@ -23,6 +23,8 @@ from orca.readers import BANKS, OnlineReader
 from orca.samples import detector, geometry, initial
 from support.orca_samples import sample
 
+pytestmark = pytest.mark.forks
+
 SIX = ("online/km3net_online.root", 6633)
 EIGHT = ("online/events_sample.root", 6884)
 NAMES = ("tot-scale", "time-offsets", "channel-map")

@@ -24,6 +24,8 @@ from orca.readers import BANKS, DstReader, OfflineReader, OnlineReader
 from orca.samples import complete, geometry, initial
 from support.orca_samples import sample
 
+pytestmark = pytest.mark.forks
+
 RUN_25291 = {
     "daq": "online/KM3NeT_00000267_00025291_JDAQEvent_JDAQSummaryslice.root",
     "l1": "online/KM3NeT_00000267_00025291_L1.root",

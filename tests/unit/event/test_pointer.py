@@ -123,6 +123,7 @@ def skim_deep(folder, parents, stream):
     return target
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("options", [{"workers": 2}, {"batch_events": 17}])
 def test_the_bytes_do_not_depend_on_workers_or_batches(tmp_path, parents, outputs, options):
     other = skim(tmp_path / "other", parents, **options)
