@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from beamwright.batch.scheduler import JobSpec, Scheduler
-from beamwright.core.errors import SchedulerError, StorageError
+from beamwright.core.errors import SchedulerDownError, SchedulerError, StorageError
 from beamwright.db import history, schema
 from beamwright.production import jobs
 from beamwright.production.broker import Candidate, assign
@@ -53,7 +54,8 @@ class Submitter:
             busy = dict.fromkeys(farms, 0)
             if not jobs.has_prepared(conn, now):
                 return []
-            done = {farm: self._finished(farm) for farm in farms}
+            done = self._finished(farms)
+            farms = {name: farms[name] for name in done}
             for farm, batch_id in jobs.held_slots(conn):
                 if farm in busy and batch_id not in done[farm]:
                     busy[farm] += 1
@@ -61,9 +63,14 @@ class Submitter:
             found = jobs.prepared(conn, now, AHEAD * free) if free else []
         return assign([Candidate(*row) for row in found], farms, busy)
 
-    def _finished(self, farm: str) -> set[str]:
-        """Return the jobs that no longer take room at a farm, whether or not they are imported."""
-        return {i for i, status in self.schedulers[farm].poll().items() if status.state == "finished"}
+    def _finished(self, farms: Iterable[str]) -> dict[str, set[str]]:
+        """Return, for each farm that answers, the jobs that take no more room, imported or not."""
+        finished = {}
+        for farm in farms:
+            with suppress(SchedulerDownError):
+                polled = self.schedulers[farm].poll().items()
+                finished[farm] = {i for i, status in polled if status.state == "finished"}
+        return finished
 
     def _write(self, leased: jobs.Lease) -> None:
         try:
@@ -77,8 +84,7 @@ class Submitter:
         if not leases:
             return
         try:
-            specs = [JobSpec(leased.places.job, leased.places.unit[:12]) for leased in leases]
-            batch_ids = self.schedulers[farm].submit(specs)
+            batch_ids = self.schedulers[farm].submit([_spec(leased) for leased in leases])
         except SchedulerError as error:
             self._refused(leases, error)
             return
@@ -98,3 +104,9 @@ class Submitter:
             for leased in stayed:
                 row = jobs.attempt_row(conn, leased.attempt_id)
                 jobs.lose(conn, row, str(error), failure_class="submit", tries=tries, actor=ACTOR, now=now)
+
+
+def _spec(leased: jobs.Lease) -> JobSpec:
+    limits = leased.document["limits"]
+    memory_mb, wall_s = int(limits["memory_mb"]), float(limits["wall_s"])
+    return JobSpec(leased.places.job, leased.places.unit[:12], memory_mb, wall_s)

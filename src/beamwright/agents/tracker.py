@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from beamwright import durable
 from beamwright.batch.scheduler import Scheduler, Status
 from beamwright.batch.wrapper import NOT_REPORTED
-from beamwright.core.errors import StateError
+from beamwright.core.errors import SchedulerDownError, StateError
 from beamwright.core.messages import HEARTBEAT_FILE
 from beamwright.db import history, schema
 from beamwright.production import jobs
@@ -79,11 +79,20 @@ class Tracker:
             rows = jobs.in_flight(conn)
         if not self._is_tidy:
             self._tidy({row.nonce for row in rows})
-        polled = {farm: scheduler.poll() for farm, scheduler in self.schedulers.items()} if rows else {}
+        polled = self._poll() if rows else {}
+        rows = [row for row in rows if row.farm in polled or row.farm not in self.schedulers]
         known = [(row, polled.get(row.farm, {}).get(row.batch_id or "", Status("unknown"))) for row in rows]
         steps = [(self._decide(row, status, now), row, status) for row, status in known]
         prepared = [step for step in steps if step[0] != "wait" and self._prepare(step[0], step[1])]
         return self._write(prepared, now) if prepared else 0
+
+    def _poll(self) -> dict[str, Mapping[str, Status]]:
+        """Ask every farm once; nothing is decided about the attempts at one that does not answer."""
+        polled = {}
+        for farm, scheduler in self.schedulers.items():
+            with suppress(SchedulerDownError):
+                polled[farm] = scheduler.poll()
+        return polled
 
     def _decide(self, row: Any, status: Status, now: float) -> Step:
         if row.state == "leased" and self._is_being_submitted(row, now):
@@ -115,7 +124,10 @@ class Tracker:
     def _prepare(self, step: Step, row: Any) -> bool:
         """Do what a step does outside the database; tell whether it still holds."""
         if step in ("kill", "hang") and row.farm in self.schedulers:
-            self.schedulers[row.farm].cancel([row.batch_id or ""])
+            try:
+                self.schedulers[row.farm].cancel([row.batch_id or ""])
+            except SchedulerDownError:
+                return False
         return self._bury(row) if step == "lose" else True
 
     def _bury(self, row: Any) -> bool:

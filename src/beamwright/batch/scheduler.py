@@ -22,14 +22,22 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class Status:
-    """What a batch system says of a job; a finished job's success is told by its report alone."""
+    """What a batch system says of a job; a finished job's success is told by its report alone.
+
+    ``reason`` is the batch system's own word, such as ``NODE_FAIL``. A negative exit code is a signal.
+    """
 
     state: State
     exit_code: int | None = None
+    reason: str = ""
 
 
 class Scheduler(Protocol):
-    """A batch system. An id that it does not know is ``unknown``, never finished."""
+    """A batch system. An id that it does not know is ``unknown``, never finished.
+
+    Every verb raises SchedulerDownError when the batch system does not answer or talks nonsense: then
+    nothing is known, and nothing follows.
+    """
 
     def submit(self, jobs: Sequence[JobSpec]) -> list[str]:
         """Hand in the jobs and return their batch ids in order.
@@ -39,7 +47,7 @@ class Scheduler(Protocol):
         ...
 
     def poll(self) -> Mapping[str, Status]:
-        """Return the status of every job that the batch system knows, in one request."""
+        """Return the status of every job that the batch system knows, in one request at most."""
         ...
 
     def history(self, ids: Iterable[str]) -> Mapping[str, Status]:

@@ -152,6 +152,12 @@ class SchedulerError(BeamwrightError):
     code, http_status, exit_code = "scheduler", 502, 10
 
 
+class SchedulerDownError(SchedulerError):
+    """A batch system does not answer, or answers what cannot be understood: nothing is known of its jobs."""
+
+    code = "scheduler-down"
+
+
 class ProductionFailedError(BeamwrightError):
     """A production ended with work that did not succeed."""
 

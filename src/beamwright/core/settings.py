@@ -95,6 +95,13 @@ class Farm(Declaration):
     scheduler: str = "local"
     slots: int = Field(default=1, ge=1, le=100_000)
     power: float = Field(default=1.0, gt=0)
+    queue: str = ""
+    options: list[str] = Field(default_factory=list)
+    setup: str = ""
+    environment: dict[str, str] = Field(default_factory=dict)
+    array: int = Field(default=1000, ge=1)
+    poll_s: float = Field(default=5, ge=0)
+    timeout_s: float = Field(default=30, gt=0)
 
 
 class Limits(Declaration):

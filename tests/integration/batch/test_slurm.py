@@ -1,0 +1,132 @@
+"""Slurm, a real one: the four verbs, lost nodes, and attempts that outlive what Slurm thinks of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from beamwright import durable
+from beamwright.batch.cluster import Access
+from beamwright.batch.scheduler import JobSpec, Scheduler
+from beamwright.batch.slurm import Slurm, SlurmCluster
+from beamwright.core.errors import SchedulerError
+from beamwright.testing.payload import has_started, make_job, report_of
+from beamwright.testing.scheduler import SchedulerConformance, UnreachableConformance
+from support.slurm import RealSlurm, end, holder
+
+
+def connected(folder: Path, **more: object) -> SlurmCluster:
+    return SlurmCluster(Slurm(), Access("bwtests", folder, poll_s=0.1, **more))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def scheduler(slurm: RealSlurm, tmp_path: Path) -> Iterator[SlurmCluster]:
+    scheduler = connected(tmp_path)
+    yield scheduler
+    scheduler.cancel(i for i, status in scheduler.poll().items() if status.state != "finished")
+    scheduler.close()
+
+
+class TestSlurm(SchedulerConformance):
+    def test_another_process_finds_the_jobs(self, scheduler: Scheduler, tmp_path: Path) -> None:
+        ids = scheduler.submit([JobSpec(make_job(tmp_path, "one"))])
+        scheduler.close()
+        (status,) = self.finished(connected(tmp_path), ids)
+        assert status.exit_code == 0 and status.reason == "COMPLETED"
+
+    def test_jobs_of_another_workspace_are_not_ours(self, scheduler: Scheduler, tmp_path: Path) -> None:
+        ids = scheduler.submit([JobSpec(make_job(tmp_path, "one"))])
+        other = SlurmCluster(Slurm(), Access("bwothers", tmp_path))
+        assert not set(ids) & set(other.poll())
+        self.finished(scheduler, ids)
+
+    def test_a_job_gets_the_farms_environment_and_not_ours(
+        self, slurm: RealSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SECRET_OF_THE_AGENT", "x")
+        setup = tmp_path / "set up.sh"
+        setup.write_text(f'env > "{tmp_path}/environment"\n')
+        scheduler = connected(tmp_path, setup=str(setup), environment={"SITE_TOP": "it's here"})
+        self.finished(scheduler, scheduler.submit([JobSpec(make_job(tmp_path, "one"))]))
+        seen = (tmp_path / "environment").read_text()
+        assert "SITE_TOP=it's here\n" in seen and "SECRET_OF_THE_AGENT" not in seen
+
+    def test_a_refused_submission_leaves_nothing_behind(self, scheduler: Scheduler, tmp_path: Path) -> None:
+        picky = connected(tmp_path, options=("--constraint=nowhere",))
+        with pytest.raises(SchedulerError, match="feature"):
+            picky.submit([JobSpec(make_job(tmp_path, "one"))])
+        assert not [i for i, s in scheduler.poll().items() if s.state != "finished"]
+
+    def test_batches_taken_before_a_refused_one_are_taken_back(
+        self, scheduler: Scheduler, tmp_path: Path
+    ) -> None:
+        first, second = make_job(tmp_path, "first", "sleep"), make_job(tmp_path, "second")
+        before = set(scheduler.poll())
+        with pytest.raises(SchedulerError, match="memory|configuration"):
+            scheduler.submit([JobSpec(first, "", 100, 60.0), JobSpec(second, "", 10_000_000, 60.0)])
+        time.sleep(0.2)
+        left = {i: s for i, s in scheduler.poll().items() if i not in before}
+        self.finished(scheduler, list(left))
+
+    @pytest.mark.slow  # Slurm looks at its limits once a minute
+    def test_a_time_limit_ends_a_job_with_a_report(self, slurm: RealSlurm, tmp_path: Path) -> None:
+        directory = make_job(tmp_path, "late", "sleep")
+        scheduler = connected(tmp_path)
+        ids = scheduler.submit([JobSpec(directory)])
+        self.until(lambda: has_started(directory))
+        slurm.scontrol("update", f"jobid={ids[0]}", "timelimit=0:01")
+        self.until(lambda: scheduler.poll()[ids[0]].state == "finished", 150)
+        status = scheduler.poll()[ids[0]]
+        assert status.reason in ("TIMEOUT", "FAILED", "CANCELLED")
+        assert (report_of(directory) or {})["failure_class"] == "node"
+
+    def test_a_payload_outlives_its_node_and_its_attempt_lives_until_it_ends(
+        self, slurm: RealSlurm, tmp_path: Path
+    ) -> None:
+        directory = make_job(tmp_path, "zombie", "sleep")
+        scheduler = connected(tmp_path, options=("--nodelist=n1",))
+        ids = scheduler.submit([JobSpec(directory)])
+        self.until(lambda: has_started(directory))
+        slurm.lose_node("n1")
+        try:
+            (status,) = self.finished(scheduler, ids)
+            assert status.reason == "NODE_FAIL"
+            assert durable.is_locked(directory / "lock")
+            assert report_of(directory) is None
+            end(holder(directory / "lock"))
+            self.until(lambda: not durable.is_locked(directory / "lock"))
+            assert (report_of(directory) or {})["failure_class"] == "node"
+        finally:
+            slurm.recover_node("n1")
+
+    def test_a_requeued_job_does_not_run_beside_the_payload_that_is_still_there(
+        self, slurm: RealSlurm, tmp_path: Path
+    ) -> None:
+        directory = make_job(tmp_path, "zombie", "sleep")
+        scheduler = connected(tmp_path, options=("--requeue",))
+        ids = scheduler.submit([JobSpec(directory)])
+        self.until(lambda: has_started(directory))
+        node = slurm.output("squeue", "-h", "-r", "-j", ids[0], "-o", "%N").strip()
+        first = holder(directory / "lock")
+        slurm.lose_node(node)
+        try:
+            self.until(lambda: scheduler.poll()[ids[0]].state == "queued")
+            slurm.scontrol("update", f"jobid={ids[0]}", "starttime=now")
+            (status,) = self.finished(scheduler, ids)
+            assert status.exit_code == 75  # the second wrapper: the attempt is not its own
+            assert holder(directory / "lock") == first and durable.is_locked(directory / "lock")
+            end(first)
+            self.until(lambda: report_of(directory) is not None)
+        finally:
+            slurm.recover_node(node)
+
+
+class TestSlurmThatFails(UnreachableConformance):
+    programs = ("sbatch", "squeue", "scancel", "sacct", "scontrol")
+
+    @pytest.fixture
+    def connect(self) -> Callable[[Path], Scheduler]:
+        return lambda folder: connected(folder, timeout_s=1.0)
