@@ -81,3 +81,37 @@ def _lines(found: Bank) -> list[str]:
     ]
     head = [f"{found.name}, version {found.version}, {found.rows} row(s) per record", found.doc, ""]
     return head + text.table(("column", "type", "unit", "link to", "what"), rows)
+
+
+@bank.command("diff")
+@click.argument("old", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("new", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+def diff(old: Path, new: Path, as_json: bool) -> int:
+    """Compare the banks of two files, declarations (TOML) or data: what changed, and is OLD still read?
+
+    Ends with an error code where files with the OLD banks cannot be read as the NEW ones declare.
+    """
+    from dataclasses import asdict
+
+    from beamwright.core.errors import SchemaMismatchError
+    from beamwright.event.evolution import differences
+
+    found = differences(_declared(old), _declared(new))
+    columns: Columns = {
+        "bank": "bank",
+        "column": "column",
+        "change": "change",
+        "before": "before",
+        "after": "after",
+        "old files": lambda r: "read" if r["is_readable"] else "refused",
+    }
+    write_rows([asdict(difference) for difference in found], columns, as_json)
+    return 0 if all(difference.is_readable for difference in found) else SchemaMismatchError.exit_code
+
+
+def _declared(path: Path) -> BankSet:
+    from beamwright.event.banks import BankSet
+    from beamwright.event.metadata import read_metadata
+
+    return BankSet.load(path) if path.suffix == ".toml" else read_metadata(path).declarations

@@ -45,7 +45,7 @@ def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
     """
     defined = runpy.run_path(str(request.steering))
     path = _path(request.steering, defined)
-    reader = _reader(request, defined.get("reader"))
+    reader = _reader(request, defined.get("reader"), defined.get("banks"))
     banks = defined.get("banks") or getattr(reader, "declarations", None)
     if not isinstance(banks, BankSet):
         raise UsageError(
@@ -77,14 +77,14 @@ def _path(steering: FilePath, defined: dict[str, Any]) -> Path:
     return path
 
 
-def _reader(request: Request, kind: Any) -> Reader:
+def _reader(request: Request, kind: Any, banks: BankSet | None) -> Reader:
     if not request.inputs:
         raise UsageError("there is no input", hint="name files with --input FILE")
     for _, path in request.inputs:
         if not path.is_file():
             raise UsageError(f"there is no input file {path}", hint="check its path")
     if kind is None:
-        return CollectionReader([path for _, path in request.inputs])
+        return CollectionReader([path for _, path in request.inputs], banks=banks)
     roles = kind.roles or ("",)
     named = {role or roles[min(n, len(roles) - 1)]: path for n, (role, path) in enumerate(request.inputs)}
     opened: Reader = kind.open(named, series=request.series, run=request.run)

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -40,13 +40,18 @@ RESERVED = frozenset(
     | {"source_high", "source_low", "source_entry"}
 )
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_BANK_KEYS = frozenset({"version", "rows", "doc", "columns"})
-_COLUMN_KEYS = frozenset({"type", "unit", "doc", "to"})
+_BANK_KEYS = frozenset({"version", "rows", "doc", "columns", "renamed"})
+_COLUMN_KEYS = frozenset({"type", "unit", "doc", "to", "default", "renamed"})
+Default: TypeAlias = float | tuple[()] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a bank; ``jagged`` columns hold a list per row, ``link`` names the target bank."""
+    """One column of a bank; ``jagged`` columns hold a list per row, ``link`` names the target bank.
+
+    In files that were written before the column was declared, it has one of the names ``renamed``, or else
+    the value ``default`` (None: such files cannot be read).
+    """
 
     name: str
     type: str
@@ -54,6 +59,8 @@ class Column:
     unit: str = ""
     doc: str = ""
     link: str = ""
+    default: Default = None
+    renamed: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -62,8 +69,11 @@ class Column:
     def document(self) -> dict[str, Any]:
         """Return the declaration as it is written in text."""
         kind = (LINK if self.link else self.type) + ("[]" if self.jagged else "")
-        text = {"unit": self.unit, "doc": self.doc, "to": self.link}
-        return {"type": kind, **{key: value for key, value in text.items() if value}}
+        text = {"unit": self.unit, "doc": self.doc, "to": self.link, "renamed": list(self.renamed)}
+        default: dict[str, Any] = (
+            {} if self.default is None else {"default": [] if self.jagged else self.default}
+        )
+        return {"type": kind, **{key: value for key, value in text.items() if value}, **default}
 
     @classmethod
     def from_document(cls, name: str, document: Mapping[str, Any], where: str) -> Column:
@@ -82,7 +92,9 @@ class Column:
                 f"{where}: type and target disagree", hint='a link is { type = "link", to = "Bank" }'
             )
         unit, doc = str(document.get("unit", "")), str(document.get("doc", ""))
-        return cls(name, "i4" if leaf == LINK else leaf, jagged, unit, doc, target)
+        stored = "i4" if leaf == LINK else leaf
+        default, renamed = _default(document, stored, jagged, where), _old_names(document, where)
+        return cls(name, stored, jagged, unit, doc, target, default, renamed)
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,7 @@ class Bank:
     rows: str
     doc: str
     columns: tuple[Column, ...]
+    renamed: tuple[str, ...] = ()
     by_name: dict[str, Column] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -113,7 +126,8 @@ class Bank:
     def document(self) -> dict[str, Any]:
         """Return the declaration in the form of the TOML text."""
         columns = {column.name: column.document() for column in self.columns}
-        return {"version": self.version, "rows": self.rows, "doc": self.doc, "columns": columns}
+        names = {"renamed": list(self.renamed)} if self.renamed else {}
+        return {"version": self.version, "rows": self.rows, "doc": self.doc, "columns": columns, **names}
 
     @classmethod
     def from_document(cls, name: str, document: Mapping[str, Any], where: str = "") -> Bank:
@@ -135,7 +149,9 @@ class Bank:
         if not declared:
             raise ConfigError(f"{where} has no column", hint="declare at least one under [bank.NAME.columns]")
         columns = tuple(_column(key, value, f"{where}, column {key}") for key, value in declared.items())
-        return cls(name, version, rows, str(document.get("doc", "")), columns)
+        _check_old_names(columns, where)
+        doc, renamed = str(document.get("doc", "")), _old_names(document, where)
+        return cls(name, version, rows, doc, columns, renamed)
 
 
 class BankSet(Mapping[str, Bank]):
@@ -228,6 +244,48 @@ def _column(name: str, document: Any, where: str) -> Column:
     if not isinstance(document, Mapping):
         raise ConfigError(f"{where}: {document!r} is no declaration", hint='write name = { type = "f4" }')
     return Column.from_document(name, document, where)
+
+
+def _default(document: Mapping[str, Any], kind: str, jagged: bool, where: str) -> Default:
+    """Return the value of a column in files without it: one that its type holds, [] for a list."""
+    value = document.get("default")
+    if value is None:
+        return None
+    if jagged and isinstance(value, list) and not value:
+        return ()
+    dtype = LEAVES[kind]
+    known = {"b": (bool,), "f": (int, float)}.get(dtype.kind, (int,))
+    fits = not jagged and isinstance(value, known) and isinstance(value, bool) == (dtype.kind == "b")
+    if fits and dtype.kind in "iu":
+        fits = np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+    if not fits:
+        raise ConfigError(
+            f"{where}: default {value!r} is no {kind}{'[]' * jagged}",
+            hint="give a value of the column's type, [] for a list",
+        )
+    return cast(Default, value)
+
+
+def _old_names(document: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    names = document.get("renamed", [])
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and _NAME.fullmatch(name) for name in names
+    ):
+        raise ConfigError(f"{where}: renamed is {names!r}", hint='list the old names: renamed = ["old"]')
+    return tuple(names)
+
+
+def _check_old_names(columns: Iterable[Column], where: str) -> None:
+    """Refuse an old name that a column has now, or that two claim: which one is meant would be a guess."""
+    taken = {column.name: column.name for column in columns}
+    for column in columns:
+        for name in column.renamed:
+            other = taken.setdefault(name, column.name)
+            if other != column.name or name == column.name:
+                raise ConfigError(
+                    f"{where}: column {column.name} was called {name!r}, which column {other} claims too",
+                    hint="give the column that came later another name",
+                )
 
 
 def _check_name(name: str, where: str) -> None:

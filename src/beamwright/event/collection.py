@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from beamwright.core.errors import FormatError, SchemaMismatchError, UnknownNameError
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
+from beamwright.event.evolution import Evolution
 from beamwright.event.keys import Index
 from beamwright.event.metadata import FileMetadata, metadata_of
 from beamwright.event.reader import Reader
@@ -31,20 +32,29 @@ class CollectionReader(Reader):
     """Reads the records of a collection: files of one stream, in any order.
 
     ``series`` and ``declarations`` (the banks) come from the metadata of the files, which must agree. The
-    files that a pointer skim leads into are found through ``sources`` (default: beside it).
+    files that a pointer skim leads into are found through ``sources`` (default: beside it). Given ``banks``,
+    files of other versions are read as these declare.
     """
 
-    def __init__(self, paths: Iterable[str | os.PathLike[str]], sources: SourceFiles | None = None) -> None:
+    def __init__(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        sources: SourceFiles | None = None,
+        banks: BankSet | None = None,
+    ) -> None:
         with ExitStack() as stack:
             self.files = [stack.enter_context(NTupleFile(path)) for path in paths]
             if not self.files:
                 raise FormatError("a collection without files cannot be read", hint="name at least one file")
             self.metadata = [metadata_of(file) for file in self.files]
-            self._check_agreement()
+            self._evolutions = self._evolve(banks)
+            self._check_agreement(evolves=banks is not None)
             self._stack = stack.pop_all()
         first = self.metadata[0]
         self.series, self.record, self.built = first.series, first.record, first.built
-        self.declarations, self._own = first.declarations, first.banks
+        self.declarations = self._evolutions[0].declarations
+        own = Evolution(first.banks, banks, str(self.files[0].path)).declarations
+        self._own = frozenset(own)
         self._borrower = self._make_borrower(sources) if first.points else None
         self._starts = np.cumsum([0, *(file.n_entries for file in self.files)])
         self._index: Index | None = None
@@ -56,15 +66,21 @@ class CollectionReader(Reader):
 
     def _make_borrower(self, sources: SourceFiles | None) -> Borrower:
         found = sources or SourceFiles(folders={file.path.parent for file in self.files})
-        return self._stack.enter_context(Borrower(found, lambda path: type(self)([path], found)))
+        banks = self.declarations
+        return self._stack.enter_context(Borrower(found, lambda path: CollectionReader([path], found, banks)))
 
     @property
     def points(self) -> bool:
         """Whether the records lead into other files."""
         return self._borrower is not None
 
-    def _check_agreement(self) -> None:
+    def _evolve(self, banks: BankSet | None) -> list[Evolution]:
+        described = zip(self.files, self.metadata, strict=True)
+        return [Evolution(metadata.declarations, banks, str(file.path)) for file, metadata in described]
+
+    def _check_agreement(self, evolves: bool) -> None:
         first = self.metadata[0]
+        names = [tuple(evolution.declarations) for evolution in self._evolutions]
         for file, other in zip(self.files, self.metadata, strict=True):
             if (other.series, other.record, other.built) != (first.series, first.record, first.built):
                 raise SchemaMismatchError(
@@ -72,10 +88,12 @@ class CollectionReader(Reader):
                     f"{self.files[0].path} {first.record} of {first.series}",
                     hint="a collection has one series and one record kind",
                 )
-            if file.schema != self.files[0].schema or _borrows(other) != _borrows(first):
+        for number, (file, other) in enumerate(zip(self.files, self.metadata, strict=True)):
+            same = file.schema == self.files[0].schema and _borrows(other) == _borrows(first)
+            if not (same or (evolves and names[number] == names[0] and other.points == first.points)):
                 raise SchemaMismatchError(
                     f"{file.path} and {self.files[0].path} have different banks",
-                    hint="read them as two collections, or write them anew with one declaration",
+                    hint="give the reader the banks as they are declared now, or read two collections",
                 )
 
     def records(self) -> tuple[str, ...]:
@@ -147,13 +165,13 @@ class CollectionReader(Reader):
         start = int(entries[0] - self._starts[number])
         local = entries - entries[0]
         own = self._held(banks)
-        columns = self.files[number].read(self._names(own), start, start + int(local[-1]) + 1)
+        columns = self.files[number].read(self._names(number, own), start, start + int(local[-1]) + 1)
         if (columns["run"][local] != run).any():
             raise FormatError(
                 f"{self.files[number].path}: entries from {start} on are not all of run {run}",
                 hint="check the file with `beamwright validate`",
             )
-        batch = self._batch(run, columns, own)
+        batch = self._batch(run, columns, number, own)
         if batch.n != len(entries):
             wanted = np.zeros(batch.n, np.bool_)
             wanted[local] = True
@@ -169,22 +187,28 @@ class CollectionReader(Reader):
         """Return those of the banks that lie in the files themselves."""
         return banks.subset(name for name in banks if name in self._own)
 
-    def _names(self, own: BankSet) -> list[str]:
-        return [*KEYS, *(PARENTS if self.built else ()), *(SOURCES if self.points else ()), *own]
+    def _names(self, number: int, own: BankSet) -> list[str]:
+        """Return the names of what is read of a file: whole banks, or the columns that are declared."""
+        names = [*KEYS, *(PARENTS if self.built else ()), *(SOURCES if self.points else ())]
+        for bank in self._evolutions[number].needed(own).values():
+            whole = len(bank.columns) == len(self.metadata[number].banks[bank.name].columns)
+            names += [bank.name] if whole else [f"{bank.name}.{column.name}" for column in bank.columns]
+        return names
 
     def _empty(self, run: int, banks: BankSet) -> Batch:
         own = self._held(banks)
-        batch = self._batch(run, self.files[0].read(self._names(own), 0, 0), own)
+        batch = self._batch(run, self.files[0].read(self._names(0, own), 0, 0), 0, own)
         empty = {name: Table.empty(bank, 0) for name, bank in banks.items() if name not in own}
         batch.tables |= empty
         return batch.only(banks)
 
-    def _batch(self, run: int, columns: ColumnData, banks: BankSet) -> Batch:
+    def _batch(self, run: int, columns: ColumnData, number: int, banks: BankSet) -> Batch:
         keys = columns["section"], columns["event"]
         batch = Batch(self.record, self.series, run, *keys, banks=self.declarations)
         if self.built:
             batch.parent_section, batch.parent_event = (columns[name] for name in PARENTS)
-        batch.tables = tables_of(columns, banks, batch.n)
+        evolution = self._evolutions[number]
+        batch.tables = evolution.tables(tables_of(columns, evolution.needed(banks), batch.n), banks)
         return batch
 
     def reopen(self) -> None:

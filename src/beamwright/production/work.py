@@ -343,7 +343,7 @@ def open_inputs(experiment: Experiment, inputs: list[InputDoc]) -> Reader:
             chunks.setdefault(json.dumps([item["reader"], item["interval"]]), []).append(item)
     readers = [_open_chunk(experiment, items) for items in chunks.values()]
     if stored:
-        readers.append(CollectionReader(stored))
+        readers.append(CollectionReader(stored, banks=experiment.banks))
     if not readers:
         raise FormatError(
             f"input {inputs[0]['name']} holds no records", hint="a path reads raw or event files"

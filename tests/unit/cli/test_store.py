@@ -133,3 +133,31 @@ def test_a_collection_is_promoted_and_opened_by_name(call, registered, tmp_path:
     ):
         one, other = next(iter(reader.batches(["Hit"]))), next(iter(deep.batches(["Hit"])))
     assert one.n == other.n == 100 and np.array_equal(one["Hit"].t, other["Hit"].t)
+
+
+OLD_BANKS = """
+[bank.Hit.columns]
+t = { type = "f4", unit = "ns" }
+"""
+NEW_BANKS = """
+[bank.Hit]
+version = 2
+[bank.Hit.columns]
+time = { type = "f4", unit = "ns", renamed = ["t"] }
+tot = { type = "u1", default = 0 }
+"""
+
+
+def test_declarations_are_compared_with_each_other_and_with_files(call, tmp_path: Path, dst: Path) -> None:
+    old, new = tmp_path / "old.toml", tmp_path / "new.toml"
+    old.write_text(OLD_BANKS)
+    new.write_text(NEW_BANKS)
+    found = call("bank", "diff", old, new, "--json")
+    changes = [(row["column"], row["change"]) for row in found.rows]
+    assert changes == [("time", "column renamed"), ("tot", "column added, default 0"), ("", "version")]
+    assert found.code == 0
+    new.write_text(NEW_BANKS.replace(", default = 0", ""))
+    refused = call("bank", "diff", old, new)
+    assert refused.code == 4 and "refused" in refused.out
+    assert "bank removed" in call("bank", "diff", dst, old).out
+    assert call("bank", "diff", dst, dst, "--json").rows == []
