@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from beamwright.db import schema
 from beamwright.fsck import run as fsck
 from beamwright.production import interventions, redoing, tasks
 from beamwright.production.interventions import Why
-from support.toy_production import SPEC, ToyProduction
+from support.toy_production import SPEC, ToyProduction, deliveries
 
 OPEN = SPEC.replace("freeze = true\n", "")
 # A smaller sample gives other constants.
@@ -61,4 +63,18 @@ def test_skipping_back_rolls_anew_and_redoes_what_has_changed(made: ToyProductio
     assert gone and not gone & set(after) and set(before) - gone <= set(after)
     assert {name for name in after if name not in before and ".e2" in name}
     assert sum(row.events for row in after.values()) > 0
+    assert fsck(toy.workspace.db, toy.workspace.root) == []
+
+
+def test_a_run_that_never_comes_does_not_keep_the_others_from_their_end(tmp_path: Path) -> None:
+    text = SPEC.replace(
+        'global_tag = "toy-real"\n\n[[step]]', 'global_tag = "toy-real"\nskip_after_s = 0\n\n[[step]]', 1
+    )
+    given = [one for one in deliveries(tmp_path / "raw") if one.run != 2]
+    toy = ToyProduction(tmp_path, text, given=given)
+    toy.produce()
+    runs = {row.number: row.state for row in toy.rows(schema.run)}
+    assert runs == {1: "closed", 2: "incomplete", 3: "closed"}
+    assert {row.first_run: row.state for row in toy.rows(schema.chain_link)} == {1: "accepted", 3: "accepted"}
+    assert {row.state for row in toy.rows(schema.task)} == {"closed"}
     assert fsck(toy.workspace.db, toy.workspace.root) == []

@@ -47,10 +47,11 @@ class World:
     now: float = 1000.0
     production: int = 0
     initial: dict[str, str] = field(default_factory=dict)
+    text: str = SPEC
 
     def __post_init__(self) -> None:
         with self.db.begin() as conn:
-            self.production = tasks.start(conn, read_spec(SPEC, "spec"), FACTS, "dev+test", self.tick())
+            self.production = tasks.start(conn, read_spec(self.text, "spec"), FACTS, "dev+test", self.tick())
             tags.create_global_tag(conn, "gt", self.now)
             self.initial = {"Gain": tags.put_payload(conn, constants(1.0), self.now)}
 

@@ -19,6 +19,7 @@ from beamwright.production.experiment import Experiment
 from beamwright.production.publishing import initial_constants, publish
 from beamwright.production.splitting import Covered, Item, Run, hull
 from beamwright.production.tasks import Plan, Task, plan
+from beamwright.production.timeouts import deadlines, expire
 from beamwright.production.units import UnitJob, ensure_unit, unit_job
 from beamwright.production.workspace import Workspace
 
@@ -43,7 +44,11 @@ class Calibrator:
             return 0
         with self.workspace.db.read() as conn:
             current = plan(conn, self.production_id)
-        return sum(
+            is_overdue = any(one.at <= self.workspace.clock.now() for one in deadlines(conn, current))
+        if is_overdue:
+            with self.workspace.db.begin() as conn:
+                expire(conn, current, self.workspace.clock.now())
+        return int(is_overdue) + sum(
             self._task(current, task) for task in current.tasks.values() if task.step.kind == "calibrate"
         )
 
@@ -134,7 +139,7 @@ class Calibrator:
             statistics = _sum(
                 [unit_job(conn, _known(link.collect_unit_id)).figures["statistics"] for link in group]
             )
-            may_wait = len(group) < task.step.max_runs and not chain.is_complete(conn, current, task, one)
+            may_wait = self._may_wait(task, group) and not chain.is_complete(conn, current, task, one)
             items = [self._item(conn, current, task, one, link) for link in group]
             accumulators = inputs.unit_outputs(
                 conn, [_known(link.collect_unit_id) for link in group], ACCUMULATOR
@@ -154,6 +159,11 @@ class Calibrator:
             f"{name} {value:g} of {self._minimum[name]:g}" for name, value in sorted(statistics.items())
         )
         return self._carry(one, group, items[0].global_tag, group[0].start, f"too little statistics: {text}")
+
+    def _may_wait(self, task: Task, group: Sequence[Link]) -> bool:
+        limit = task.step.max_wait_s
+        waited = self.workspace.clock.now() - min(link.created for link in group)
+        return len(group) < task.step.max_runs and (limit is None or waited < limit)
 
     def _fit(self, task: Task, one: Chain, group: Sequence[Link], item: Item) -> int:
         covered = self._snapshot(task, item, group[0].start)

@@ -21,7 +21,7 @@ from beamwright.agents.tracker import Tracker
 from beamwright.batch.scheduler import Scheduler
 from beamwright.core import plugins
 from beamwright.core.errors import ProductionFailedError
-from beamwright.production import closing, jobs, publishing, release, tasks
+from beamwright.production import closing, jobs, publishing, release, tasks, timeouts
 from beamwright.production.experiment import Experiment
 from beamwright.production.facts import production_facts
 from beamwright.production.source import Source
@@ -127,7 +127,10 @@ class Produce:
                 (self.workspace.root / "inbox").glob("*.json")
             ):
                 return
-            reasons = closing.obstacles(conn, tasks.plan(conn, self.production_id))
+            current = tasks.plan(conn, self.production_id)
+            if timeouts.deadlines(conn, current):
+                return
+            reasons = closing.obstacles(conn, current)
         left = len(reasons) - REASONS_SHOWN
         shown = [*reasons[:REASONS_SHOWN], *([f"and {left} more"] if left > 0 else [])]
         message = f"production {self.spec.name} cannot go on: {'; '.join(shown) or 'its datasets lack runs'}"

@@ -39,6 +39,16 @@ class Run:
     records: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Signs:
+    """When a run began and when its newest chunk came."""
+
+    number: int
+    state: str
+    begun: float
+    last: float
+
+
 def deliver(
     conn: sa.Connection,
     delivery: Mapping[str, Any],
@@ -71,6 +81,33 @@ def give_up(conn: sa.Connection, series: str, number: int, tier: str, reason: st
     """Flag an open run as incomplete: nothing more is waited for. A late chunk opens it again."""
     run = find(conn, series, number, tier)
     history.move(conn, schema.run, run.id, "open", "incomplete", actor=ACTOR, reason=reason, at=now)
+
+
+def miss(
+    conn: sa.Connection, series: str, number: int, tier: str, reason: str, now: float, **flags: bool
+) -> None:
+    """Enter a run that never came, as incomplete (``flags``: is_mc, is_resampled). A late chunk opens it."""
+    identity: dict[str, Any] = {"series": series, "number": number, "tier": tier}
+    if insert_new(conn, schema.run, _new_run(identity, flags, now)):
+        run = find(conn, series, number, tier)
+        history.record(conn, "run", run.id, "announced", actor=ACTOR, at=now)
+        history.move(conn, schema.run, run.id, "announced", "open", actor=ACTOR, reason=reason, at=now)
+        give_up(conn, series, number, tier, reason, now)
+
+
+def signs(conn: sa.Connection, series: str, tier: str) -> list[Signs]:
+    """Return when the runs of a series first and last gave a sign of life, by number."""
+    table, chunk = schema.run, schema.chunk
+    last = sa.func.max(chunk.c.created)
+    query = (
+        sa.select(table.c.number, table.c.state, table.c.created, last.label("last"))
+        .join(chunk, chunk.c.run_id == table.c.id, isouter=True)
+        .where(table.c.series == series, table.c.tier == tier)
+        .group_by(table.c.id, table.c.number, table.c.state, table.c.created)
+        .order_by(table.c.number)
+    )
+    rows = conn.execute(query)
+    return [Signs(r.number, r.state, r.created, r.created if r.last is None else r.last) for r in rows]
 
 
 def find(conn: sa.Connection, series: str, number: int, tier: str = "raw") -> Run:

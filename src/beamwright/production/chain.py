@@ -44,6 +44,7 @@ class Link:
     fit_unit_id: int | None
     start: Constants
     result: Constants
+    created: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -344,6 +345,7 @@ def _link(row: Any) -> Link:
         row.fit_unit_id,
         dict(row.start),
         dict(row.result),
+        row.created,
     )
 
 

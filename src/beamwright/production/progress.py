@@ -69,7 +69,9 @@ class Progress:
     def _is_complete(self, task: Task, run: RunKey) -> bool:
         if task.step.kind == "calibrate":
             states = self._links(task).get(run, ())
-            return bool(states) and all(state in CONCLUDED for state in states)
+            return self._never_came(task, run) or (
+                bool(states) and all(state in CONCLUDED for state in states)
+            )
         return all(self._is_consumed(task, name, run) for name in task.step.inputs) and (
             (task.id, *run) not in self._open_jobs
         )
@@ -86,6 +88,14 @@ class Progress:
         if self._runs.get((dataset.tier, *run)) not in ENDED:
             return False
         return not any((row.series, row.number) == run for row in self.new_chunks(task, dataset))
+
+    def _never_came(self, task: Task, run: RunKey) -> bool:
+        """Tell whether a run was given up without any chunk."""
+        tiers = {self.plan.spec.datasets()[name].tier for name in task.step.inputs}
+        return all(
+            self._runs.get((tier, *run)) == "incomplete" and (tier, *run) not in self._delivered
+            for tier in tiers
+        )
 
     def _once(self, task: Task, name: str, read: Any) -> list[Any]:
         if (task.id, name) not in self._rows:
@@ -112,6 +122,15 @@ class Progress:
         series = {name for dataset in self.plan.spec.dataset for name in dataset.runs}
         query = sa.select(run.c.tier, run.c.series, run.c.number, run.c.state).where(run.c.series.in_(series))
         return {(row.tier, row.series, row.number): row.state for row in self.conn.execute(query)}
+
+    @cached_property
+    def _delivered(self) -> set[tuple[str, str, int]]:
+        """The runs that have a chunk, as (tier, series, number)."""
+        run, chunk = schema.run, schema.chunk
+        query = sa.select(run.c.tier, run.c.series, run.c.number).where(
+            sa.select(chunk.c.id).where(chunk.c.run_id == run.c.id).exists(), run.c.state == "incomplete"
+        )
+        return {(row.tier, row.series, row.number) for row in self.conn.execute(query)}
 
     def _links(self, task: Task) -> dict[RunKey, list[str]]:
         link, chain = schema.chain_link, schema.chain

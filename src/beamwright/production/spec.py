@@ -18,13 +18,16 @@ class DatasetSpec(Declaration):
     """What is processed: runs of some series at one tier, under one global tag.
 
     ``runs`` lists, per series, the runs that belong to it, in order; the dataset is complete when all are
-    closed.
+    closed. ``close_after_s`` ends a run that gets nothing more for so long, ``skip_after_s`` passes over one
+    that has not come so long after a later one; without them both are waited for.
     """
 
     name: str
     tier: str = "raw"
     runs: dict[str, list[int]] = Field(min_length=1)
     global_tag: str
+    close_after_s: float | None = Field(default=None, ge=0)
+    skip_after_s: float | None = Field(default=None, ge=0)
     is_mc: bool = False
     is_resampled: bool = False
 
@@ -53,6 +56,7 @@ class StepSpec(Declaration):
     initial: dict[str, str] = {}
     prescale: dict[str, int] = {}
     max_runs: int = Field(default=1, ge=1)
+    max_wait_s: float | None = Field(default=None, ge=0)
     on_reject: Literal["carry", "hold"] = "carry"
     split: int | None = Field(default=None, ge=1)
     target_mb: float = Field(default=256.0, gt=0)

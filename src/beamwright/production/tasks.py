@@ -119,7 +119,8 @@ def find(conn: sa.Connection, name: str) -> int:
 
 def config_hash(step: StepSpec, facts: Facts) -> str:
     """Return the hash of what decides the content of a step's outputs (not where and how fast it runs)."""
-    document = step.model_dump(mode="json", exclude={"farms", "priority", "target_mb", "split", "inputs"})
+    elsewhere = {"farms", "priority", "target_mb", "split", "inputs", "max_wait_s"}
+    document = step.model_dump(mode="json", exclude=elsewhere)
     return content_hash([document, facts.document()])
 
 
