@@ -54,7 +54,14 @@ def dst(tmp_path: Path) -> Path:
     return tmp_path
 
 
-EXPECTED = ["3 events", "3.0 hits", "44:6884:366:0 [2 0 1] [1. 2. 3.]", "sha256:0 abc 3", "dst"]
+EXPECTED = [
+    "3 events",
+    "3.0 hits",
+    "44:6884:366:0 [2 0 1] [1. 2. 3.]",
+    "[[1.0, 2.0], [], [3.0]] [0 1 2]",
+    "sha256:0 abc 3",
+    "dst",
+]
 
 
 @pytest.mark.parametrize("number", range(len(EXPECTED)))

@@ -120,3 +120,41 @@ def _only_file(name: str, folder: Path | None) -> tuple[Path, SourceFiles]:
     if len(files) != 1:
         raise UsageError(f"collection {name} has {len(files)} files", hint="promote them one by one")
     return files[0], source_files(workspace)
+
+
+@collection.command("export")
+@click.argument("name", metavar="FILE|NAME")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file to write: .parquet or .arrow.",
+)
+@click.option("--bank", "banks", multiple=True, help="This bank only; may be repeated.")
+@sources_option
+@reading
+def export(
+    name: str,
+    output: Path,
+    banks: tuple[str, ...],
+    sources: tuple[Path, ...],
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a collection, or a file, as Parquet or Arrow."""
+    from beamwright.core.errors import ConflictError
+    from beamwright.event.collection import CollectionReader
+    from beamwright.event.columnar import export as write
+    from beamwright.event.sources import SourceFiles
+    from beamwright.production.access import open_collection
+
+    found = SourceFiles.of(sources) if sources else None
+    with CollectionReader([name], found) if Path(name).is_file() else open_collection(name, folder) as reader:
+        try:
+            records = write(reader, output, banks or None)
+        except FileExistsError as error:
+            raise ConflictError(str(error), hint="name another file, or remove it") from error
+    size = output.stat().st_size
+    document = {"file": str(output), "events": records, "size": size}
+    write_document(document, as_json, [f"{output}: {records} records, {size} bytes"])

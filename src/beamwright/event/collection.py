@@ -96,6 +96,31 @@ class CollectionReader(Reader):
                     hint="give the reader the banks as they are declared now, or read two collections",
                 )
 
+    @property
+    def evolutions(self) -> list[Evolution]:
+        """How the banks of each file become those declared."""
+        return self._evolutions
+
+    def holds(self, bank: str) -> bool:
+        """Tell whether a bank lies in the files themselves."""
+        return bank in self._own
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a bank, whose columns are read on demand, or the column ``Bank.column`` or a key.
+
+        Columns are those of all records: awkward arrays, keys NumPy ones.
+        """
+        from beamwright.event.columnar import bank_columns
+
+        return bank_columns(self, name)
+
+    def keys(self) -> list[str]:
+        """Return what can be asked for by name: keys and banks."""
+        return [*KEYS, *self.declarations]
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
     def records(self) -> tuple[str, ...]:
         """Return the record kinds: one."""
         return (self.record,)

@@ -161,3 +161,14 @@ def test_declarations_are_compared_with_each_other_and_with_files(call, tmp_path
     assert refused.code == 4 and "refused" in refused.out
     assert "bank removed" in call("bank", "diff", dst, old).out
     assert call("bank", "diff", dst, dst, "--json").rows == []
+
+
+def test_a_collection_is_exported(call, registered, dst: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    exported = call(
+        "collection", "export", "own:some", "-o", tmp_path / "some.parquet", "--bank", "Hit", "--json"
+    )
+    assert exported.document["events"] == 100
+    assert parquet.read_table(tmp_path / "some.parquet").column_names == ["run", "section", "event", "Hit"]
+    again = call("collection", "export", dst, "-o", tmp_path / "some.parquet")
+    assert again.code == 3 and "exists already" in again.err
