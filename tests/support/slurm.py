@@ -56,7 +56,7 @@ SwitchType=switch/none
 MailProg=/bin/true
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} RealMemory=64000 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus} RealMemory=64000 State=UNKNOWN
-PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=60
+PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=120
 """
 
 

@@ -24,7 +24,7 @@ _WORDS: dict[State, str] = {
     "PREEMPTED REVOKED",
 }
 _STATES = {word: state for state, words in _WORDS.items() for word in words.split()}
-_FIELDS = "JobArrayID:.48,State:.24,exit_code:.16"
+_FIELDS = "JobArrayID:.48,State:.24,exit_code:.16,Reason:.64"
 _MEMBER = re.compile(r"(\w+)=(\S*)")
 
 
@@ -139,8 +139,10 @@ def make(workspace: cluster.Workspace, name: str, farm: cluster.FarmSettings) ->
 
 
 def _listed(line: str) -> tuple[str, Status]:
-    batch_id, word, raw = line.split()
+    batch_id, word, raw, *why = line.split(maxsplit=3)
     state = _state(word)
+    if state == "queued":
+        return batch_id, Status(state, None, f"{word}: {' '.join(why)}")
     return batch_id, Status(state, _wait_status(int(raw)) if state == "finished" else None, word)
 
 

@@ -54,6 +54,14 @@ class TestSlurm(SchedulerConformance):
         seen = (tmp_path / "environment").read_text()
         assert "SITE_TOP=it's here\n" in seen and "SECRET_OF_THE_AGENT" not in seen
 
+    def test_a_job_that_cannot_start_says_why(self, scheduler: Scheduler, tmp_path: Path) -> None:
+        ids = scheduler.submit([JobSpec(make_job(tmp_path, "long"), "", 0, 1e6)])
+        self.until(lambda: "PartitionTimeLimit" in scheduler.poll()[ids[0]].reason)
+        assert scheduler.poll()[ids[0]].state == "queued"
+        scheduler.cancel(ids)
+        (status,) = self.finished(scheduler, ids)
+        assert status.reason == "CANCELLED"
+
     def test_a_refused_submission_leaves_nothing_behind(self, scheduler: Scheduler, tmp_path: Path) -> None:
         picky = connected(tmp_path, options=("--constraint=nowhere",))
         with pytest.raises(SchedulerError, match="feature"):

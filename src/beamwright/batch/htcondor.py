@@ -1,0 +1,117 @@
+"""HTCondor: a cluster by ``condor_submit``, what is queued by ``condor_q``, the past by ``condor_history``.
+
+After its documentation: experimental. A completed job leaves the queue at once; its report tells the rest. A
+held job would wait for an operator, so it counts as finished, with the reason of the hold.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from beamwright.batch import cluster, script
+from beamwright.batch.cluster import Access, Answer, AnswerError, Batch, Request
+from beamwright.batch.scheduler import State, Status
+
+_STATES: dict[int, tuple[State, str]] = {
+    1: ("queued", "idle"),
+    2: ("running", "running"),
+    3: ("finished", "removed"),
+    4: ("finished", "completed"),
+    5: ("finished", "held"),
+    6: ("running", "transferring output"),
+    7: ("running", "suspended"),
+}
+_ATTRIBUTES = "ClusterId,ProcId,JobStatus,ExitCode,ExitBySignal,ExitSignal,HoldReason"
+
+
+class HtCondor:
+    """HTCondor's commands and words."""
+
+    name = "HTCondor"
+    evidence = dict.fromkeys(("submit", "poll", "cancel", "history"), "documentation only (experimental)")
+
+    def submit(self, access: Access, batch: Batch) -> Request:
+        """Return the command that submits one process for each job directory."""
+        return Request(["condor_submit", "-terse", *access.options, "-"], description(access, batch))
+
+    def submitted(self, answer: Answer, count: int) -> list[str]:
+        """Return the ids of the processes."""
+        found = re.fullmatch(r"(\d+)\.0 - (\d+)\.(\d+)", answer.out.strip())
+        if answer.exit_code or not found or found[1] != found[2] or int(found[3]) != count - 1:
+            raise AnswerError(f"condor_submit printed {answer.out[:100]!r}")
+        return [f"{found[1]}.{number}" for number in range(count)]
+
+    def poll(self, access: Access) -> Request:
+        """Return the command that lists the farm's jobs in the queue."""
+        wanted = f'JobBatchName == "{access.label}"'
+        return Request(["condor_q", "-json", "-attributes", _ATTRIBUTES, "-constraint", wanted])
+
+    def polled(self, access: Access, answer: Answer) -> dict[str, Status]:
+        """Read the list; nothing at all stands for an empty one."""
+        if answer.exit_code:
+            raise AnswerError(answer.complaint())
+        return dict(_read(job) for job in json.loads(answer.out or "[]"))
+
+    def cancel(self, ids: Sequence[str]) -> Request:
+        """Return the command that ends jobs; it sends SIGTERM first."""
+        return Request(["condor_rm", *ids])
+
+    def cancelled(self, answer: Answer) -> bool:
+        """Tell whether the request arrived."""
+        return answer.exit_code == 0 or "not found" in answer.err
+
+    def history(self, access: Access, ids: Sequence[str]) -> Request:
+        """Return the command that reads the history of jobs that left the queue."""
+        return Request(["condor_history", "-json", "-attributes", _ATTRIBUTES, *ids])
+
+    def remembered(self, access: Access, answer: Answer) -> dict[str, Status]:
+        """Read the history."""
+        return self.polled(access, answer)
+
+
+def description(access: Access, batch: Batch) -> str:
+    """Return the submit description; the shell in each job becomes the wrapper."""
+    commands = [*([f". {shlex.quote(access.setup)}"] if access.setup else []), script.command()]
+    arguments = ["-c", "; ".join(commands), "beamwright"]
+    given = {name: value for name, value in script.variables(access).items() if "\n" not in value}
+    lines = {
+        "universe": "vanilla",
+        "executable": "/bin/sh",
+        "transfer_executable": "false",
+        "should_transfer_files": "no",
+        "initialdir": str(access.folder),
+        "batch_name": access.label,
+        "arguments": f"\"{' '.join(map(quoted, arguments))} '$(directory)'\"",
+        "environment": f'"{" ".join(f"{name}={quoted(value)}" for name, value in given.items())}"',
+        "getenv": "false",
+        "max_retries": "0",
+        "request_cpus": "1",
+        "request_memory": f"{batch.memory_mb}MB" if batch.memory_mb else "",
+        "+MaxWallTimeMins": str(batch.minutes) if batch.wall_s else "",
+        "accounting_group": access.queue,
+    }
+    declared = [f"{name} = {value}" for name, value in lines.items() if value]
+    return "\n".join([*declared, "queue directory from (", *map(str, batch.directories), ")", ""])
+
+
+def quoted(argument: str) -> str:
+    """Quote one argument inside a double-quoted value: both kinds of quotes are doubled."""
+    return "'" + argument.replace("'", "''").replace('"', '""') + "'"
+
+
+def make(workspace: cluster.Workspace, name: str, farm: cluster.FarmSettings) -> cluster.Cluster:
+    """Return the scheduler of a farm: the plug-in ``htcondor`` of ``beamwright.schedulers``."""
+    return cluster.Cluster(HtCondor(), cluster.access(workspace, name, farm))
+
+
+def _read(job: Mapping[str, Any]) -> tuple[str, Status]:
+    if job["JobStatus"] not in _STATES:
+        raise AnswerError(f"{job['JobStatus']!r} is no state of a job")
+    state, word = _STATES[job["JobStatus"]]
+    exit_code = -job["ExitSignal"] if job.get("ExitBySignal") else job.get("ExitCode")
+    status = Status(state, exit_code if state == "finished" else None, job.get("HoldReason") or word)
+    return f"{job['ClusterId']}.{job['ProcId']}", status
