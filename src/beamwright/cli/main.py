@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -92,7 +93,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(run())
+    code = run()
+    # The end is decided: an interrupt while the interpreter winds up does not change it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _explained(error: click.ClickException) -> BeamwrightError:
