@@ -211,8 +211,8 @@ def test_importing_the_wrapper_loads_nothing_else() -> None:
 # Who may write SQL statements: docs/adr/0021 gives the reasons. A new name needs a reason there.
 STATEMENTS = re.compile(
     r"(db|catalog|fsck)/.*"
-    r"|conditions/tags|quality/verdicts"
-    r"|production/(tasks|units|inputs|chain|interventions|redoing|merging|closing|progress|jobs|importing"
+    r"|conditions/(tags|versions)|quality/verdicts"
+    r"|production/(tasks|units|inputs|chain|interventions|redoing|loading|merging|closing|progress|jobs|importing"
     r"|registration|inspection)"
 )
 

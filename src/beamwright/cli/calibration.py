@@ -166,7 +166,7 @@ def redo(production: str, by: str, reason: str, dry_run: bool, folder: Path | No
     """
     from beamwright.production import redoing, tasks
 
-    with _writing(folder, by, reason, dry_run) as (conn, why):
+    with writing(folder, by, reason, dry_run) as (conn, why):
         _write_stale(redoing.redo(conn, tasks.plan(conn, tasks.find(conn, production)), why), as_json)
 
 
@@ -187,7 +187,7 @@ def _intervene(
     from beamwright.production.interventions import locate
 
     series, number = split(run)
-    with _writing(folder, by, reason, dry_run) as (conn, why):
+    with writing(folder, by, reason, dry_run) as (conn, why):
         rows = act(conn, locate(conn, series, number, production, step), why)
     write_rows(rows, {"interval": "interval", "was": "was", "is": "is"}, as_json)
 
@@ -205,8 +205,8 @@ def _show_values(role: str, series: str | None, folder: Path | None, as_json: bo
 
 
 @contextmanager
-def _writing(folder: Path | None, by: str, reason: str, dry_run: bool) -> Iterator[tuple[sa.Connection, Why]]:
-    """Give a write transaction, which a dry run takes back."""
+def writing(folder: Path | None, by: str, reason: str, dry_run: bool) -> Iterator[tuple[sa.Connection, Why]]:
+    """Give a write transaction, which a dry run takes back, and who acts."""
     from beamwright.production.interventions import Why
 
     workspace = open_workspace(folder)

@@ -7,12 +7,17 @@ from typing import Any
 
 import click
 
+from beamwright.cli import constants
 from beamwright.cli.common import Columns, pick, reader, reading, write_document, write_rows
 
 
 @click.group()
 def conditions() -> None:
     """Conditions: tags, intervals, payloads."""
+
+
+for _command in constants.COMMANDS:
+    conditions.add_command(_command)
 
 
 @conditions.command("ls")

@@ -394,13 +394,15 @@ def _meets(interval: Interval) -> list[sa.ColumnElement[bool]]:
     ]
 
 
-def _validity(row: Any) -> Validity:
+def interval_of(row: Any) -> Interval:
+    """Read an interval out of a row that keeps it in columns."""
     first = (row.first_run, row.first_section, row.first_event)
-    last = (row.last_run, row.last_section, row.last_event)
-    interval = Interval(row.series, first, last)
-    return Validity(
-        row.id, interval, row.payload_id, row.origin, row.reason, row.generation, row.added, row.removed
-    )
+    return Interval(row.series, first, (row.last_run, row.last_section, row.last_event))
+
+
+def _validity(row: Any) -> Validity:
+    place = (row.id, interval_of(row), row.payload_id)
+    return Validity(*place, row.origin, row.reason, row.generation, row.added, row.removed)
 
 
 def _touched(conn: sa.Connection, tag_id: int, rows: Sequence[Row]) -> list[Validity]:

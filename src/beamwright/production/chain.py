@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from beamwright.conditions import tags
 from beamwright.conditions.payload import Payload
-from beamwright.core.runs import Interval
+from beamwright.core.runs import Interval, gaps
 from beamwright.db import history, schema
 from beamwright.db.engine import insert_id
 from beamwright.production.inputs import chunks
@@ -208,8 +208,8 @@ def carry(
     """Give links the constants that they started from, flagged, and empty the accumulator of theirs."""
     outcomes = {role: Outcome(payload_id, origin, reason) for role, payload_id in start.items()}
     for link in group:
-        publish_link(conn, global_tag, link, chain.generation, outcomes, now)
-        values = {"start": start, "result": start}
+        result = publish_link(conn, global_tag, link, chain.generation, outcomes, now)
+        values = {"start": start, "result": result}
         history.move(
             conn,
             schema.chain_link,
@@ -255,7 +255,7 @@ def conclude(
         )
         note(conn, link, reason)
         if _settle(conn, link, bool(fitted), on_reject, reason, now):
-            publish_link(conn, global_tag, link, chain.generation, outcomes, now)
+            _remember(conn, link, publish_link(conn, global_tag, link, chain.generation, outcomes, now))
     set_accumulated(conn, chain, [])
 
 
@@ -286,15 +286,29 @@ def publish_link(
     generation: int,
     outcomes: Mapping[str, Outcome],
     now: float,
-) -> None:
-    """Append the link's interval to each tag and sweep the new versions into the open global tag."""
-    versions = {}
+) -> Constants:
+    """Append the link's interval to each tag and sweep the new versions into the open global tag.
+
+    What was loaded by hand stays, and is what the next link starts from.
+    """
+    versions: dict[str, int] = {}
+    by_hand: Constants = {}
     for role, outcome in sorted(outcomes.items()):
         tag = f"{global_tag}/{role}"
         tags.create_tag(conn, tag, "arrays", now)
-        row = (link.interval, outcome.payload_id, outcome.origin, outcome.reason)
-        versions[tag] = tags.append(conn, tag, [row], now, generation=generation)
-    tags.sweep(conn, global_tag, versions, now)
+        loaded = [v for v in tags.intervals(conn, tag, overlapping=link.interval) if v.origin == "loaded"]
+        if loaded and loaded[-1].interval.last >= link.interval.last:
+            by_hand[role] = loaded[-1].payload_id
+        left = gaps(link.interval, [v.interval for v in loaded])
+        rows = [(part, outcome.payload_id, outcome.origin, outcome.reason) for part in left]
+        versions[tag] = tags.append(conn, tag, rows, now, generation=generation)
+    tags.sweep(conn, global_tag, {tag: version for tag, version in versions.items() if version}, now)
+    return {role: outcome.payload_id for role, outcome in outcomes.items()} | by_hand
+
+
+def _remember(conn: sa.Connection, link: Link, result: Constants) -> None:
+    table = schema.chain_link
+    conn.execute(sa.update(table).where(table.c.id == link.id).values(result=result))
 
 
 def _chain(conn: sa.Connection, task_id: int, series: str) -> tuple[int, int]:

@@ -100,10 +100,9 @@ def accept(conn: sa.Connection, place: Place, why: Why) -> list[Link]:
             _move(conn, link, "waiting", why)
         return group
     outcomes = _proposed(conn, place, group[0], why)
-    result = {role: outcome.payload_id for role, outcome in outcomes.items()}
     for link in group:
         tag = _global_tag(conn, place, link)
-        chain.publish_link(conn, tag, link, place.chain.generation, outcomes, why.now)
+        result = chain.publish_link(conn, tag, link, place.chain.generation, outcomes, why.now)
         _move(conn, link, "accepted", why, result=result)
     return group
 
@@ -121,8 +120,8 @@ def reject(conn: sa.Connection, place: Place, experiment: Experiment, why: Why) 
     outcomes = {role: Outcome(payload_id, "carried", why.reason) for role, payload_id in start.items()}
     for link in group:
         tag = _global_tag(conn, place, link)
-        chain.publish_link(conn, tag, link, place.chain.generation, outcomes, why.now)
-        _move(conn, link, "carried", why, start=start, result=start)
+        result = chain.publish_link(conn, tag, link, place.chain.generation, outcomes, why.now)
+        _move(conn, link, "carried", why, start=start, result=result)
     return group
 
 
