@@ -29,6 +29,8 @@ KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "PYTHONPATH", "LD_LIBRARY_PAT
 # A job that the system took is believed to be queued for so long before the system lists it.
 LISTED_AFTER_S = 60.0
 PATIENCE_S = 3600.0
+# A system that does not answer is asked more and more seldom: the agents wait for it each time.
+LONGEST_PAUSE_S = 60.0
 IDS_AT_ONCE = 500
 
 T = TypeVar("T")
@@ -126,7 +128,7 @@ class Cluster:
         self.dialect = dialect
         self.access = access
         self._now = now
-        self._asked: float | None = None
+        self._next = float("-inf")
         self._known: dict[str, Status] = {}
         self._fresh: dict[str, float] = {}
         self._down: SchedulerError | None = None
@@ -155,8 +157,7 @@ class Cluster:
     def poll(self) -> Mapping[str, Status]:
         """Return the status of every job of this farm; one request serves ``poll_s`` seconds."""
         now = self._now()
-        if self._asked is None or now - self._asked >= self.access.poll_s:
-            self._asked = now
+        if now >= self._next:
             self._ask(now)
         if self._down is not None:
             raise self._down
@@ -203,8 +204,12 @@ class Cluster:
             self._known = self._understood(answer, partial(self.dialect.polled, self.access, answer))
         except SchedulerDownError as error:
             self._silent_since = now if self._silent_since is None else self._silent_since
-            self._down = error if now - self._silent_since < PATIENCE_S else _given_up(error)
+            now = self._now()
+            silence = now - self._silent_since
+            self._down = error if silence < PATIENCE_S else _given_up(error)
+            self._next = now + max(self.access.poll_s, min(silence / 2, LONGEST_PAUSE_S))
             return
+        self._next = now + self.access.poll_s
         self._down = self._silent_since = None
         young = (i for i, at in self._fresh.items() if i not in self._known and now - at < LISTED_AFTER_S)
         self._fresh = {batch_id: self._fresh[batch_id] for batch_id in young}

@@ -14,7 +14,7 @@ from typing import Any
 
 from beamwright.batch import cluster, script
 from beamwright.batch.cluster import Access, Answer, AnswerError, Batch, Request
-from beamwright.batch.scheduler import State, Status
+from beamwright.batch.scheduler import VERBS, State, Status
 
 _STATES: dict[int, tuple[State, str]] = {
     1: ("queued", "idle"),
@@ -32,7 +32,7 @@ class HtCondor:
     """HTCondor's commands and words."""
 
     name = "HTCondor"
-    evidence = dict.fromkeys(("submit", "poll", "cancel", "history"), "documentation only (experimental)")
+    evidence = dict.fromkeys(VERBS, "documentation only (experimental)")
 
     def submit(self, access: Access, batch: Batch) -> Request:
         """Return the command that submits one process for each job directory."""

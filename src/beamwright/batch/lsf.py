@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from beamwright.batch import cluster, script
 from beamwright.batch.cluster import Access, Answer, AnswerError, Batch, Request
-from beamwright.batch.scheduler import State, Status
+from beamwright.batch.scheduler import VERBS, State, Status
 
 _WORDS: dict[State, str] = {
     "queued": "PEND PROV PSUSP WAIT",
@@ -25,7 +25,7 @@ class Lsf:
     """LSF's commands and words."""
 
     name = "LSF"
-    evidence = dict.fromkeys(("submit", "poll", "cancel", "history"), "documentation only (experimental)")
+    evidence = dict.fromkeys(VERBS, "documentation only (experimental)")
 
     def submit(self, access: Access, batch: Batch) -> Request:
         """Return the command that submits an array; LSF counts its elements from 1."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 State = Literal["queued", "running", "finished", "unknown"]
+VERBS = ("submit", "poll", "cancel", "history")
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ COMMANDS = {
     "conditions": ("conditions", "conditions", "Conditions: tags, intervals, payloads."),
     "calibration": ("calibration", "calibration", "Chains of rolling calibrations."),
     "quality": ("quality", "quality", "Verdicts on runs."),
+    "site": ("site", "site", "The laboratory's farms."),
     "experiment": ("experiment", "experiment", "Experiments that are installed."),
     "production": ("production", "production", "Productions of this workspace."),
     "release": ("release", "release", "The software that runs here."),

@@ -240,7 +240,7 @@ class TestHtCondorThatFails(UnreachableConformance):
 
 
 def test_a_system_that_is_silent_for_long_ends_the_production(tmp_path: Path) -> None:
-    times = iter([0.0, 10.0, 4000.0])
+    times = iter([0.0, 0.0, 10.0, 10.0, 4000.0, 4000.0])
     scheduler = Cluster(Pbs(), access(tmp_path), lambda: next(times))
     for _ in range(2):
         with pytest.raises(SchedulerDownError):
