@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from beamwright.cli.common import json_option, workspace_option, write_document
+from beamwright.cli.common import json_option, sources_option, workspace_option, write_document
 
 if TYPE_CHECKING:
     from beamwright.core.runs import EventKey
     from beamwright.event.batch import Batch
     from beamwright.event.collection import CollectionReader
+    from beamwright.event.sources import SourceFiles
     from beamwright.event.table import Table
 
 Place = tuple[str, "CollectionReader"]
@@ -33,6 +34,7 @@ def event() -> None:
 @click.option("--tier", help="Collections of this tier only.")
 @click.option("--bank", "banks", multiple=True, help="This bank only; may be repeated.")
 @click.option("--rows", type=click.IntRange(0), default=20, help="Rows of a bank to print [default: 20].")
+@sources_option
 @workspace_option
 @json_option
 def show(
@@ -42,6 +44,7 @@ def show(
     tier: str | None,
     banks: tuple[str, ...],
     rows: int,
+    sources: tuple[Path, ...],
     folder: Path | None,
     as_json: bool,
 ) -> None:
@@ -49,10 +52,12 @@ def show(
     from beamwright.core.errors import UnknownNameError
     from beamwright.core.runs import EventKey
     from beamwright.event.lookup import find, read_record
+    from beamwright.event.sources import SourceFiles
 
     wanted = EventKey.parse(key)
     found = []
-    for name, reader in _readers(wanted, places, folder, {"stream": stream, "tier": tier}):
+    known = SourceFiles.of(sources) if sources else None
+    for name, reader in _readers(wanted, places, known, folder, {"stream": stream, "tier": tier}):
         if find(reader, wanted) is not None:
             found.append((name, reader))
     if not found:
@@ -70,14 +75,18 @@ def show(
 
 
 def _readers(
-    key: EventKey, places: tuple[str, ...], folder: Path | None, wanted: dict[str, str | None]
+    key: EventKey,
+    places: tuple[str, ...],
+    sources: SourceFiles | None,
+    folder: Path | None,
+    wanted: dict[str, str | None],
 ) -> Iterator[Place]:
     """Yield what may hold the event: the files that were named, or collections of the workspace."""
     from beamwright.event.collection import CollectionReader
 
     files = [place for place in places if Path(place).is_file()]
     for file in files:
-        yield file, CollectionReader([file])
+        yield file, CollectionReader([file], sources)
     names = [place for place in places if place not in files]
     if names or not places:
         yield from _registered(key, names, folder, wanted)

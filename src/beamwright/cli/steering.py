@@ -17,7 +17,9 @@ from beamwright.durable import hash_file
 from beamwright.event.banks import BankSet
 from beamwright.event.collection import CollectionReader
 from beamwright.event.commit import LoopResult
+from beamwright.event.evolution import united
 from beamwright.event.loop import run_path
+from beamwright.event.metadata import read_metadata
 from beamwright.event.path import Path
 from beamwright.event.reader import Reader
 
@@ -46,8 +48,8 @@ def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
     defined = runpy.run_path(str(request.steering))
     path = _path(request.steering, defined)
     reader = _reader(request, defined.get("reader"), defined.get("banks"))
-    banks = defined.get("banks") or getattr(reader, "declarations", None)
-    if not isinstance(banks, BankSet):
+    banks = united(defined.get("banks"), getattr(reader, "declarations", None))
+    if banks is None:
         raise UsageError(
             f"{request.steering} defines no banks", hint="define `banks`, a BankSet, for raw inputs"
         )
@@ -84,7 +86,8 @@ def _reader(request: Request, kind: Any, banks: BankSet | None) -> Reader:
         if not path.is_file():
             raise UsageError(f"there is no input file {path}", hint="check its path")
     if kind is None:
-        return CollectionReader([path for _, path in request.inputs], banks=banks)
+        paths = [path for _, path in request.inputs]
+        return CollectionReader(paths, banks=united(banks, read_metadata(paths[0]).declarations))
     roles = kind.roles or ("",)
     named = {role or roles[min(n, len(roles) - 1)]: path for n, (role, path) in enumerate(request.inputs)}
     opened: Reader = kind.open(named, series=request.series, run=request.run)

@@ -66,6 +66,15 @@ class Evolution:
         return {name: self.routes[name].table(stored[self.routes[name].stored.name]) for name in names}
 
 
+def united(declared: BankSet | None, stored: BankSet | None) -> BankSet | None:
+    """Return the declared banks, and those of files that the declarations do not mention."""
+    if declared is None or stored is None:
+        return stored if declared is None else declared
+    taken = {name for bank in declared.values() for name in (bank.name, *bank.renamed)}
+    others = (bank for bank in stored.values() if bank.name not in taken)
+    return BankSet([*declared.values(), *others], closed=False)
+
+
 def _old_names(wanted: BankSet, stored: BankSet) -> dict[str, str]:
     """Return the present name for each stored name that is an old one."""
     return {

@@ -172,3 +172,62 @@ def test_a_collection_is_exported(call, registered, dst: Path, tmp_path: Path) -
     assert parquet.read_table(tmp_path / "some.parquet").column_names == ["run", "section", "event", "Hit"]
     again = call("collection", "export", dst, "-o", tmp_path / "some.parquet")
     assert again.code == 3 and "exists already" in again.err
+
+
+STEERING = """
+from beamwright.event.banks import BankSet
+from beamwright.event.module import Module
+from beamwright.event.path import Output, Path
+from beamwright.event.store import Split
+from beamwright.event.table import Table
+{reader}
+banks = BankSet.from_document({{"Found": {{"rows": "one", "columns": {{"n": {{"type": "u4"}}}}}}}})
+
+class Count(Module):
+    reads = ("{bank}",)
+    writes = ("Found",)
+
+    def process(self, batch):
+        batch["Found"] = Table.one("Found", {{"n": batch["{bank}"].counts}})
+
+path = Path("count", "event", [Count()], [
+    Output("whole", ["{bank}", "Found"]),
+    Output("points", ["{bank}", "Found"], pointer={pointer}, split=Split(events=150)),
+])
+"""
+
+
+def test_a_steering_file_declares_only_what_it_adds(call, dst: Path, tmp_path: Path) -> None:
+    steering = tmp_path / "steering.py"
+    steering.write_text(STEERING.format(reader="", bank="Hit", pointer=True))
+    outputs = [f"-o{name}={tmp_path / name}.root" for name in ("whole", "points")]
+    document = call("process", steering, "-i", dst, *outputs, "--json").document
+    files = [Path(written["file"]).name for written in document["written"]]
+    assert files == ["points.0001.root", "points.0002.root", "points.0003.root", "whole.root"]
+    parts = [tmp_path / name for name in files[:3]]
+    assert call("validate", *parts, "--sources", dst.parent).code == 0
+    assert call("event", "show", "44:3:3:333", "--in", parts[2], "--json").code == 9
+    shown = call("event", "show", "44:3:3:333", "--in", parts[2], "--sources", dst.parent, "--json").document
+    assert shown["banks"]["Found"] == [{"n": len(shown["banks"]["Hit"])}]
+
+
+def test_a_steering_file_reads_files_of_others(call, tmp_path: Path) -> None:
+    uproot, ak = pytest.importorskip("uproot"), pytest.importorskip("awkward")
+    with uproot.recreate(tmp_path / "theirs.root") as file:
+        file.mkrntuple("Events", {"Muon": ak.Array([[{"pt": 1.0}], [], [{"pt": 2.0}, {"pt": 3.0}]])})
+    steering = tmp_path / "steering.py"
+    reader = "from beamwright.event.foreign import ForeignReader as reader"
+    steering.write_text(STEERING.format(reader=reader, bank="Muon", pointer=False))
+    arguments = [
+        "-i",
+        tmp_path / "theirs.root",
+        f"-owhole={tmp_path / 'ours.root'}",
+        "--series",
+        "X",
+        "--run",
+        3,
+    ]
+    call("process", steering, *arguments)
+    with CollectionReader([tmp_path / "ours.root"]) as ours:
+        (found,) = ours.batches()
+    assert found["Found"].n.tolist() == [1, 0, 2] and found["Muon"].pt.tolist() == [1.0, 2.0, 3.0]
