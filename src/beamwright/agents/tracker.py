@@ -16,7 +16,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from beamwright import durable
-from beamwright.batch.scheduler import Scheduler, Status
+from beamwright.batch.scheduler import CAUSES, Scheduler, Status
 from beamwright.batch.wrapper import NOT_REPORTED
 from beamwright.core.errors import SchedulerDownError, StateError
 from beamwright.core.messages import HEARTBEAT_FILE
@@ -188,4 +188,5 @@ def _explain(step: Step, row: Any, status: Status) -> tuple[str, str]:
         return "lost", f"{who} is lost: its heart stands still"
     if status.exit_code == NOT_REPORTED:
         return "disk", f"{who} could not write its report: make room on the file system of {row.directory}"
-    return "lost", f"{who} vanished without a report"
+    said = f" (its batch system says {status.reason})" if status.reason else ""
+    return CAUSES.get(status.reason, "lost"), f"{who} vanished without a report{said}"

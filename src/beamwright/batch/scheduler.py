@@ -10,6 +10,15 @@ from typing import Literal, Protocol
 State = Literal["queued", "running", "finished", "unknown"]
 VERBS = ("submit", "poll", "cancel", "history")
 
+# What a batch system's reason means for a job that it ended before it could report.
+CAUSES = {
+    "OUT_OF_MEMORY": "memory",
+    "TERM_MEMLIMIT": "memory",
+    "TIMEOUT": "time",
+    "DEADLINE": "time",
+    "TERM_RUNLIMIT": "time",
+}
+
 
 @dataclass(frozen=True)
 class JobSpec:

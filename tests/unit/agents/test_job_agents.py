@@ -21,7 +21,7 @@ from beamwright.batch import wrapper
 from beamwright.batch.children import Fresh
 from beamwright.batch.scheduler import JobSpec, Status
 from beamwright.core.clock import ManualClock
-from beamwright.core.errors import SchedulerError, StorageError
+from beamwright.core.errors import SchedulerDownError, SchedulerError, StorageError
 from beamwright.db import history, schema
 from beamwright.production import jobs
 from beamwright.production.workspace import Workspace
@@ -34,7 +34,7 @@ class Puppet:
     def __init__(self) -> None:
         self.jobs: dict[str, tuple[Path, Status]] = {}
         self.cancelled: list[str] = []
-        self.refuses = False
+        self.refuses = self.is_down = False
 
     def submit(self, specs: Sequence[JobSpec]) -> list[str]:
         if self.refuses:
@@ -44,12 +44,16 @@ class Puppet:
         return ids
 
     def poll(self) -> Mapping[str, Status]:
+        if self.is_down:
+            raise SchedulerDownError("nobody answers")
         return {i: status for i, (_, status) in self.jobs.items()}
 
     def history(self, ids: Iterable[str]) -> Mapping[str, Status]:
         return {}
 
     def cancel(self, ids: Iterable[str]) -> None:
+        if self.is_down:
+            raise SchedulerDownError("nobody answers")
         self.cancelled += ids
 
     def close(self) -> None:
@@ -141,6 +145,57 @@ def test_a_refusing_batch_system_gets_its_leases_taken_back(world: World) -> Non
     world.near.refuses = world.far.refuses = False
     world.later(1.0)
     assert world.submitter.turn() == 2
+
+
+def test_nothing_is_submitted_to_a_farm_that_does_not_answer(world: World) -> None:
+    world.near.is_down = True
+    assert world.submitter.turn() == 1
+    assert not world.near.jobs and list(world.far.jobs) == ["b0"]
+
+
+def test_no_attempt_is_given_up_while_its_farm_does_not_answer(world: World) -> None:
+    world.submitter.turn()
+    world.near.jobs.clear()
+    world.near.is_down = True
+    world.later(1e5)
+    world.tracker.turn()
+    farms = {row.farm: row.state for row in world.rows(schema.attempt)}
+    assert farms["near"] == "submitted"
+    world.near.is_down = False
+    world.tracker.turn()
+    assert {row.farm: row.state for row in world.rows(schema.attempt)}["near"] == "lost"
+
+
+def test_an_unwanted_attempt_is_killed_once_its_farm_answers(world: World) -> None:
+    world.submitter.turn()
+    job = next(row for row in world.rows(schema.attempt) if row.farm == "near").job_id
+    with world.workspace.db.begin() as conn:
+        history.move(
+            conn, schema.job, job, "submitted", "cancelled", actor="operator", reason="no", at=1001.0
+        )
+    polled = world.near.poll()
+    world.near.is_down = True
+    world.near.poll = lambda: polled  # type: ignore[method-assign]
+    world.tracker.turn()
+    assert "killed" not in world.states(schema.attempt)
+    world.near.is_down = False
+    world.tracker.turn()
+    assert "killed" in world.states(schema.attempt) and world.near.cancelled == ["b0"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "failure_class"),
+    [("NODE_FAIL", "lost"), ("OUT_OF_MEMORY", "memory"), ("TIMEOUT", "time"), ("", "lost")],
+)
+def test_what_the_batch_system_says_of_a_vanished_attempt_is_kept(
+    reason: str, failure_class: str, world: World
+) -> None:
+    world.submitter.turn()
+    world.near.set("b0", Status("finished", None, reason))
+    world.tracker.turn()
+    row = next(row for row in world.rows(schema.attempt) if row.farm == "near")
+    assert row.state == "lost" and row.failure_class == failure_class
+    assert reason in row.message and ("batch system" in row.message) == bool(reason)
 
 
 def test_a_full_disk_at_the_farm_is_named_and_loses_nothing(
