@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": ("demo", "demo", "Run an experiment's demo production and report on it."),
     "produce": ("produce", "produce", "Run a production file to its end."),
     "process": ("process", "process", "Run a path over files: the event framework alone."),
+    "calibrate": ("calibrate", "calibrate", "Run calibrations over files, alone."),
     "validate": ("files", "validate", "Check output files in full."),
     "merge": ("files", "merge", "Merge output files of one group into one."),
     "explain": ("explain", "explain", "Say what a thing is, where it came from and what comes next."),

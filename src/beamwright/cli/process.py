@@ -56,7 +56,7 @@ def process(
     STEERING is a Python file that defines `path` (a Path, or a function that returns one), and `banks` and
     `reader` where the inputs are not files that beamwright wrote.
     """
-    _one_thread_each()
+    one_thread_each()
     if sum((steering is not None, job is not None, serve)) != 1:
         raise UsageError("process takes a steering file, --job or --serve", hint="give exactly one of them")
     if serve:
@@ -70,19 +70,19 @@ def process(
     assert steering is not None
     from beamwright.cli.steering import Request, steer
 
-    request = Request(steering, _named(inputs), _named(outputs), workers, events, series, run, conditions)
+    request = Request(steering, named(inputs), named(outputs), workers, events, series, run, conditions)
     document = steer(request, say)
     write_document(document, as_json, None)
     return 0
 
 
-def _one_thread_each() -> None:
+def one_thread_each() -> None:
     """Keep numerical libraries, not loaded yet, at one thread: workers fork, and do the parallel part."""
     for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(pool, "1")
 
 
-def _named(values: tuple[str, ...]) -> list[tuple[str, Path]]:
+def named(values: tuple[str, ...]) -> list[tuple[str, Path]]:
     """Split ``NAME=FILE``; a plain FILE has an empty name."""
     split = [value.rpartition("=") for value in values]
     return [(name, Path(path)) for name, _, path in split]

@@ -22,6 +22,7 @@ from beamwright.event.loop import run_path
 from beamwright.event.metadata import read_metadata
 from beamwright.event.path import Path
 from beamwright.event.reader import Reader
+from beamwright.event.rolling import Source
 
 NAMES = ("path", "banks", "reader")
 
@@ -47,6 +48,26 @@ def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
     """
     defined = runpy.run_path(str(request.steering))
     path = _path(request.steering, defined)
+    source = open_source(request, defined, path.record)
+    result = run_path(
+        path,
+        source.reader,
+        source.interval,
+        banks=source.banks,
+        snapshot=source.snapshot,
+        outputs=_outputs(path, request.outputs),
+        lineage=_lineages(request, path, source.reader),
+        workers=source.workers,
+        progress=lambda done, of: say(f"{done} of {of} records"),
+    )
+    return _summary(path, result)
+
+
+def open_source(request: Request, defined: dict[str, Any], record: str) -> Source:
+    """Open the inputs with what a steering file defines: its reader and banks, or none for our own files.
+
+    Raises: UsageError.
+    """
     reader = _reader(request, defined.get("reader"), defined.get("banks"))
     banks = united(defined.get("banks"), getattr(reader, "declarations", None))
     if banks is None:
@@ -54,18 +75,8 @@ def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
             f"{request.steering} defines no banks", hint="define `banks`, a BankSet, for raw inputs"
         )
     snapshot = Snapshot.load(request.conditions) if request.conditions else None
-    result = run_path(
-        path,
-        reader,
-        _interval(reader, path.record, request.events),
-        banks=banks,
-        snapshot=snapshot,
-        outputs=_outputs(path, request.outputs),
-        lineage=_lineages(request, path, reader),
-        workers=request.workers,
-        progress=lambda done, of: say(f"{done} of {of} records"),
-    )
-    return _summary(path, result)
+    interval = _interval(reader, record, request.events)
+    return Source(reader, interval, banks, snapshot, request.workers)
 
 
 def _path(steering: FilePath, defined: dict[str, Any]) -> Path:
