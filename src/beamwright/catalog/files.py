@@ -183,3 +183,12 @@ def _add_replica(conn: sa.Connection, file_id: int, path: str, now: float) -> No
         history.move(conn, table, replica_id, source, target, actor=ACTOR, at=now)
     values: dict[str, Any] = {"at": now, "verified_by": ACTOR, "verified_at": now}
     history.move(conn, table, replica_id, "present", "verified", actor=ACTOR, **values)
+
+
+def holders(conn: sa.Connection, file_id: int) -> list[Did]:
+    """Return the pointer skims that lead into a file: as long as there are any, it must stay."""
+    file, link = schema.file, schema.file_parent
+    uuid = conn.execute(sa.select(file.c.uuid).where(file.c.id == file_id)).scalar()
+    children = sa.select(file.c.scope, file.c.name, file.c.lineage).join(link, link.c.file_id == file.c.id)
+    rows = conn.execute(children.where(link.c.parent_id == file_id).order_by(file.c.scope, file.c.name))
+    return [Did(row.scope, row.name) for row in rows if uuid and uuid in row.lineage.get("sources", ())]

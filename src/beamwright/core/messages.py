@@ -135,7 +135,10 @@ class QuarantineDoc(TypedDict):
 
 
 class OutputDoc(TypedDict, total=False):
-    """One output: the payload's view has no path and hashes, the report's view has all."""
+    """One output: the payload's view has no path and hashes, the report's view has all.
+
+    ``sources``, in the payload's view of a pointer skim, are the UUIDs of the files that it leads into.
+    """
 
     stream: str
     file: str
@@ -146,6 +149,7 @@ class OutputDoc(TypedDict, total=False):
     uuid: str | None
     events: int
     kind: str
+    sources: list[str]
 
 
 class PayloadDoc(TypedDict):

@@ -53,7 +53,7 @@ class Written:
     """One finished file: where it is, its events, its UUID and its size in bytes.
 
     ``parts`` are the files of a stream that was split; the others then say of the first file where it is and
-    its UUID, and of all together events and size.
+    its UUID, and of all together events and size. ``sources`` are the files that a pointer skim leads into.
     """
 
     file: Path
@@ -61,6 +61,7 @@ class Written:
     uuid: str
     size: int
     parts: tuple[Written, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +241,8 @@ class StreamWriter:
         if not self._split:
             return done[0]
         events, size = sum(part.events for part in done), sum(part.size for part in done)
-        return Written(done[0].file, events, done[0].uuid, size, tuple(done))
+        sources = tuple(sorted({uuid for part in done for uuid in part.sources}))
+        return Written(done[0].file, events, done[0].uuid, size, tuple(done), sources)
 
     def _shares(self, quarantined: tuple[str, ...]) -> list[tuple[str, ...]]:
         """Give each quarantined key to the file that it would stand in."""
@@ -262,7 +264,7 @@ class StreamWriter:
             uuid = part.writer.close(self.describe(metadata).document(), lineage=lineage.hash)
         size = os.fstat(part.file.fileno()).st_size
         part.file.close()
-        return Written(part.path, events, str(uuid), size)
+        return Written(part.path, events, str(uuid), size, sources=metadata.sources)
 
     def abort(self) -> None:
         """Stop and remove the unfinished files; harmless after ``close``."""
@@ -335,7 +337,7 @@ def merge_collections(
         names = [name for _, name in described]
         done = merge_files(names, out, merged.document(), lineage=whole.hash, level=level, target=target)
         size = os.fstat(out.fileno()).st_size
-    return Written(Path(path), done.n_entries, str(done.uuid), size)
+    return Written(Path(path), done.n_entries, str(done.uuid), size, sources=merged.sources)
 
 
 def _merge_order(item: tuple[FileMetadata, Path]) -> tuple[Any, ...]:

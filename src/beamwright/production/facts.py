@@ -34,6 +34,7 @@ def production_facts(experiment: Experiment, spec: ProductionSpec) -> dict[str, 
     Raises: UnknownNameError.
     """
     facts: dict[str, Facts] = {}
+    pointers: set[str] = set()
     for step in spec.step:
         for name in step.inputs:
             head, stream = split_input(name)
@@ -41,15 +42,17 @@ def production_facts(experiment: Experiment, spec: ProductionSpec) -> dict[str, 
                 raise UnknownNameError(f"stream of step {head!r}", stream, facts[head].streams)
         facts[step.name] = step_facts(experiment, step)
         if step.kind == "process":
-            _check_outputs(experiment, spec, step)
+            _check_readable(step, pointers)
+            pointers |= _check_outputs(experiment, spec, step)
         if step.kind == "merge":
+            pointers |= {f"{step.name}.{split_input(name)[1]}" for name in step.inputs if name in pointers}
             facts[step.name] = Facts("", {s: facts[h].streams[s] for h, s in map(split_input, step.inputs)})
     return facts
 
 
-def _check_outputs(experiment: Experiment, spec: ProductionSpec, step: StepSpec) -> None:
+def _check_outputs(experiment: Experiment, spec: ProductionSpec, step: StepSpec) -> set[str]:
     """Units write one file per stream; pointer skims lead into files that stay: not into raw data, nor into
-    what a merge replaces.
+    what a merge replaces. Return the pointer skims that the step writes.
 
     Raises: ConfigError.
     """
@@ -60,9 +63,10 @@ def _check_outputs(experiment: Experiment, spec: ProductionSpec, step: StepSpec)
             f"step {step.name!r} splits the stream {split!r} into files; a unit of a production writes one",
             hint="leave it out of the path, and give the step a split, the merge a target_mb",
         )
-    stream = next((output.stream for output in outputs if output.pointer), None)
-    if stream is None:
-        return
+    streams = [output.stream for output in outputs if output.pointer]
+    if not streams:
+        return set()
+    stream = streams[0]
     merged = {name: other.name for other in spec.step if other.kind == "merge" for name in other.inputs}
     for name in step.inputs:
         if not split_input(name)[1]:
@@ -75,3 +79,17 @@ def _check_outputs(experiment: Experiment, spec: ProductionSpec, step: StepSpec)
                 f"step {step.name!r} points with {stream!r} into {name!r}, which {merged[name]!r} merges",
                 hint=f"read {merged[name]}.{split_input(name)[1]}: the merged files are those that stay",
             )
+    return {f"{step.name}.{name}" for name in streams}
+
+
+def _check_readable(step: StepSpec, pointers: set[str]) -> None:
+    """Jobs get their inputs and nothing else: not the files that a pointer skim leads into.
+
+    Raises: ConfigError.
+    """
+    name = next((name for name in step.inputs if name in pointers), None)
+    if name is not None:
+        raise ConfigError(
+            f"step {step.name!r} reads the pointer skim {name!r}, and jobs get the files of their inputs only",
+            hint="write a deep copy for steps to read, beside the pointer skim or in its place",
+        )

@@ -47,8 +47,9 @@ def register(
     """
     unit = conn.execute(sa.select(schema.unit).where(schema.unit.c.id == row.unit_id)).one()
     outputs = {str(o["stream"]): o for o in sorted(report["outputs"], key=lambda o: str(o["stream"]))}
-    _Registration(conn, row, unit, outputs, now).write(stamps)
     payload = report["payload"]
+    sources = {str(o["stream"]): list(o["sources"]) for o in payload["outputs"] if o.get("sources")}
+    _Registration(conn, row, unit, outputs, sources, now).write(stamps)
     if payload["ledger"]:
         lines = [_ledger_line(row, line) for line in payload["ledger"]]
         conn.execute(sa.insert(schema.ledger), lines)
@@ -59,12 +60,16 @@ def register(
 
 @dataclass(frozen=True)
 class _Registration:
-    """The outputs of one unit on their way into the catalogue, all of them step by step."""
+    """The outputs of one unit on their way into the catalogue, all of them step by step.
+
+    ``sources`` are, by stream, the UUIDs of the files that pointer skims lead into.
+    """
 
     conn: sa.Connection
     row: Any
     unit: Any
     outputs: Mapping[str, Mapping[str, Any]]
+    sources: Mapping[str, list[str]]
     now: float
 
     def write(self, stamps: Mapping[str, Stamp]) -> None:
@@ -95,14 +100,21 @@ class _Registration:
     def _add_file(self, stream: str, did: tuple[str, str]) -> int:
         is_bundle = jobs.is_bundle(self.unit.kind, stream)
         content = {key: self.outputs[stream][key] for key in ("size", "sha256", "adler32", "uuid")}
-        origin = {"attempt_id": self.row.id, "lineage": _lineage(self.row, self.unit, stream)}
+        lineage = _lineage(self.row, self.unit, stream)
+        if stream in self.sources:
+            lineage["sources"] = sorted(self.sources[stream])
+        origin = {"attempt_id": self.row.id, "lineage": lineage}
         kind = {"kind": "bundle" if is_bundle else "rntuple", "tier": self.declared(stream)["tier"]}
         place = {"scope": did[0], "name": did[1], "created": self.now}
         return insert_id(self.conn, schema.file, **place, **kind, **origin, **content)
 
     def _add_parents(self, files: Mapping[str, int]) -> None:
-        parents = _parents(self.conn, self.unit)
-        rows = [{"file_id": child, "parent_id": parent} for child in files.values() for parent in parents]
+        """Name what the outputs were made from, and what pointer skims lead into: both must be known."""
+        inputs = _parents(self.conn, self.unit)
+        rows = []
+        for stream, child in files.items():
+            parents = {*inputs, *_sources(self.conn, self.sources.get(stream, []))}
+            rows += [{"file_id": child, "parent_id": parent} for parent in sorted(parents)]
         if rows:
             self.conn.execute(sa.insert(schema.file_parent), rows)
 
@@ -160,6 +172,26 @@ def _parents(conn: sa.Connection, unit: Any) -> list[int]:
             raise ReportError(f"input {name} of unit {unit.key[:12]} is not registered", hint=hint)
         found.append(int(file_id))
     return found
+
+
+def _sources(conn: sa.Connection, uuids: list[str]) -> list[int]:
+    """Return the ids of the files of these UUIDs.
+
+    Raises: ReportError when one is not registered.
+    """
+    if not uuids:
+        return []
+    file = schema.file
+    known = {row.uuid: int(row.id) for row in conn.execute(
+        sa.select(file.c.id, file.c.uuid).where(file.c.uuid.in_(uuids)).order_by(file.c.id.desc())
+    )}  # fmt: skip
+    missing = sorted(set(uuids) - known.keys())
+    if missing:
+        hint = "a pointer skim leads into files of the catalogue"
+        raise ReportError(
+            f"the file {missing[0]}, which a pointer skim leads into, is not registered", hint=hint
+        )
+    return list(known.values())
 
 
 def _refuse_taken(conn: sa.Connection, dids: list[tuple[str, str]]) -> None:

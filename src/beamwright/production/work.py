@@ -217,7 +217,7 @@ class _Job:
         """Note an output of events."""
         self.outputs.append(
             {"stream": stream, "file": written.file.name, "events": written.events, "uuid": written.uuid,
-             "kind": "rntuple"}
+             "kind": "rntuple", **({"sources": list(written.sources)} if written.sources else {})}
         )  # fmt: skip
 
     def payload(self, **members: Any) -> dict[str, Any]:

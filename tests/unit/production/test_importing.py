@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from beamwright.batch import wrapper
 from beamwright.batch.children import Fresh
+from beamwright.catalog import files
 from beamwright.core.clock import ManualClock
 from beamwright.db import history, schema
 from beamwright.db.engine import Database
@@ -325,3 +326,34 @@ def test_reports_are_taken_in_on_postgresql_as_well(postgresql_database: Databas
     bad = attempt(workspace, special(workspace, "miscount read"))
     assert take(workspace, bad)[0] == "rejected"
     assert len(dump(workspace)["output"]) == 6
+
+
+def points(workspace: Workspace, places: jobs.Places, uuid: str) -> tuple[str, str]:
+    """Let the report of an attempt say that its skim is a pointer skim, and take it in."""
+    payload = json.loads(places.report.read_bytes())["payload"]
+    for output in payload["outputs"]:
+        if output["stream"] == "skim":
+            output["sources"] = [uuid]
+    resign(workspace, places, payload=payload)
+    return take(workspace, places)
+
+
+def test_a_pointer_skim_holds_the_files_that_it_leads_into(workspace: Workspace) -> None:
+    assert take(workspace, attempt(workspace))[0] == "accepted"
+    with workspace.db.read() as conn:
+        dst = conn.execute(sa.select(schema.file).where(schema.file.c.name.like("%dst/%"))).one()
+    assert points(workspace, attempt(workspace, 2), dst.uuid)[0] == "accepted"
+    with workspace.db.read() as conn:
+        (holder,) = files.holders(conn, dst.id)
+        skim = files.show(conn, holder)
+        assert skim.lineage["sources"] == [dst.uuid]
+        parents = {
+            relative.id for relative in files.lineage(conn, skim.id, "ancestors") if relative.distance == 1
+        }
+        others = [row.id for row in conn.execute(sa.select(schema.file.c.id)) if row.id != dst.id]
+        assert dst.id in parents and [files.holders(conn, other) for other in others] == [[]] * len(others)
+
+
+def test_a_pointer_into_a_file_that_nobody_knows_is_refused(workspace: Workspace) -> None:
+    result, message = points(workspace, attempt(workspace), "00000000-0000-8000-8000-000000000000")
+    assert result != "accepted" and "which a pointer skim leads into, is not registered" in message

@@ -65,3 +65,13 @@ def test_a_pointer_skim_of_merged_files_is_fine():
 def test_pointers_into_raw_data_and_into_what_a_merge_replaces_are_refused(inputs, message):
     with pytest.raises(ConfigError, match=message):
         facts(inputs)
+
+
+def test_steps_read_no_pointer_skims_and_merges_do():
+    skim = '[[step]]\nname = "skim"\npath = "points"\ninputs = ["whole.dst"]\n'
+    joined = '[[step]]\nname = "joined"\nkind = "merge"\ninputs = ["skim.dst"]\n'
+    assert production_facts(experiment(), read_spec(HEAD + skim + joined, "points.toml"))["joined"].streams
+    for name in ("skim.dst", "joined.dst"):
+        more = f'[[step]]\nname = "more"\npath = "first"\ninputs = ["{name}"]\n'
+        with pytest.raises(ConfigError, match=f"step 'more' reads the pointer skim '{name}'"):
+            production_facts(experiment(), read_spec(HEAD + skim + joined + more, "points.toml"))
