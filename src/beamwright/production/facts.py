@@ -90,6 +90,6 @@ def _check_readable(step: StepSpec, pointers: set[str]) -> None:
     name = next((name for name in step.inputs if name in pointers), None)
     if name is not None:
         raise ConfigError(
-            f"step {step.name!r} reads the pointer skim {name!r}, and jobs get the files of their inputs only",
+            f"step {step.name!r} reads the pointer skim {name!r}, and jobs get only the files they read",
             hint="write a deep copy for steps to read, beside the pointer skim or in its place",
         )
