@@ -17,11 +17,13 @@ import sqlalchemy as sa
 
 from beamwright.conditions import tags
 from beamwright.conditions.payload import Payload
+from beamwright.core.errors import ConflictError
 from beamwright.core.runs import Interval, gaps
 from beamwright.db import history, schema
 from beamwright.db.engine import insert_id
 from beamwright.production.inputs import chunks
 from beamwright.production.tasks import Plan, Task
+from beamwright.production.tasks import plan as read_plan
 from beamwright.production.units import interval_columns, row_interval
 
 ACTOR = "calibrator"
@@ -88,10 +90,13 @@ class Outcome:
 
 
 def extend(conn: sa.Connection, plan: Plan, task: Task, now: float) -> None:
-    """Make a chain for each series of the step's datasets, and a link for each chunk that has none."""
+    """Make a chain for each series of the step's datasets, and a link for each chunk that has none.
+
+    Raises: ConflictError when another chain writes the same tag for the series.
+    """
     for name in task.step.inputs:
         for chunk in chunks(conn, plan.spec.datasets()[name]):
-            chain_id, generation = _chain(conn, task.id, chunk.series)
+            chain_id, generation = _chain(conn, plan, task, chunk.series)
             link = schema.chain_link
             known = sa.select(link.c.id).where(link.c.chain_id == chain_id, link.c.chunk_id == chunk.id)
             if conn.execute(known).first() is None:
@@ -311,14 +316,40 @@ def _remember(conn: sa.Connection, link: Link, result: Constants) -> None:
     conn.execute(sa.update(table).where(table.c.id == link.id).values(result=result))
 
 
-def _chain(conn: sa.Connection, task_id: int, series: str) -> tuple[int, int]:
+def _chain(conn: sa.Connection, plan: Plan, task: Task, series: str) -> tuple[int, int]:
     table = schema.chain
     row = conn.execute(
-        sa.select(table).where(table.c.task_id == task_id, table.c.series == series)
+        sa.select(table).where(table.c.task_id == task.id, table.c.series == series)
     ).one_or_none()
     if row is not None:
         return row.id, row.generation
-    return insert_id(conn, table, task_id=task_id, series=series, generation=0, accumulated=[]), 0
+    _check_owner(conn, plan, task, series)
+    return insert_id(conn, table, task_id=task.id, series=series, generation=0, accumulated=[]), 0
+
+
+def _check_owner(conn: sa.Connection, plan: Plan, task: Task, series: str) -> None:
+    """Refuse a second chain that would write the same tags for a series."""
+    table = schema.chain
+    mine = _written(plan, task)
+    others = sa.select(schema.task.c.id, schema.task.c.production_id)
+    others = others.join(table, table.c.task_id == schema.task.c.id).where(table.c.series == series)
+    for row in conn.execute(others.where(schema.task.c.id != task.id)).all():
+        other = plan if row.production_id == plan.id else read_plan(conn, row.production_id)
+        for step, one in other.tasks.items():
+            both = sorted(mine & _written(other, one)) if one.id == row.id else []
+            if both:
+                raise ConflictError(
+                    f"step {plan.spec.name}/{task.step.name} would write tag {both[0]} for series {series}, "
+                    f"which the chain of {other.spec.name}/{step} writes",
+                    hint="one chain writes a tag: use another global tag, or take that chain's constants",
+                )
+
+
+def _written(plan: Plan, task: Task) -> set[str]:
+    """Return the tags that a calibrating step writes."""
+    datasets = plan.spec.datasets()
+    into = {datasets[name].global_tag for name in task.step.inputs if name in datasets}
+    return {f"{global_tag}/{role}" for global_tag in into for role in task.facts.tags}
 
 
 def add_link(

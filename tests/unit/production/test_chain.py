@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from beamwright.conditions import tags
-from beamwright.core.errors import StateError
+from beamwright.core.errors import ConflictError, StateError
 from beamwright.db import history, schema
 from beamwright.db.engine import Database
 from beamwright.production import chain, tasks
@@ -130,3 +130,17 @@ def test_a_changed_step_gets_a_new_version_and_a_changed_name_of_a_farm_does_not
     assert version(SPEC + 'farms = ["near"]\n') == 1
     assert version(SPEC + "prescale = { slice = 2 }\n") == 2
     assert version(SPEC + "prescale = { slice = 2 }\n") == 2
+
+
+def test_a_second_chain_that_would_write_the_same_tag_is_refused_by_name(world: World) -> None:
+    world.deliver(1)
+
+    def other(text: str) -> None:
+        with world.db.begin() as conn:
+            made = tasks.start(conn, read_spec(text, "spec"), FACTS, "dev+test", world.tick())
+            plan = tasks.plan(conn, made)
+            chain.extend(conn, plan, plan.tasks["pass1"], world.tick())
+
+    with pytest.raises(ConflictError, match="other/pass1 would write tag gt/Gain .* chain of test/pass1"):
+        other(SPEC.replace('name = "test"', 'name = "other"'))
+    other(SPEC.replace('name = "test"', 'name = "other"').replace('"gt"', '"gt2"'))
