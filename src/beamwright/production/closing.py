@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from beamwright.catalog import datasets
@@ -76,17 +78,29 @@ def obstacles(conn: sa.Connection, plan: Plan) -> list[str]:
     job, unit = schema.job, schema.unit
     found = []
     for task in plan.tasks.values():
-        query = sa.select(job.c.id, job.c.state, job.c.reason).join(unit, job.c.unit_id == unit.c.id)
+        query = sa.select(unit.c.key, job.c.state, job.c.reason).join(unit, job.c.unit_id == unit.c.id)
         query = query.where(unit.c.task_id == task.id, job.c.state.in_(("failed", "held"))).order_by(job.c.id)
-        found += [
-            f"job {row.id} of step {task.step.name} is {row.state}: {row.reason}"
-            for row in conn.execute(query)
-        ]
+        found += _alike(task, list(conn.execute(query)))
         if task.state == "draining":
             found.append(f"the ledger of step {task.step.name} does not balance")
         if task.step.kind == "calibrate":
             found += _held(conn, task.id)
     return found + _missing_runs(conn, plan)
+
+
+def _alike(task: Task, rows: list[Any]) -> list[str]:
+    """Name one job, by its unit, for each state and reason, and count the others that share them."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        groups.setdefault((row.state, row.reason), []).append(row.key[:12])
+    return [
+        f"job {keys[0]}{_others(keys)} of step {task.step.name} is {state}: {reason}"
+        for (state, reason), keys in groups.items()
+    ]
+
+
+def _others(keys: list[str]) -> str:
+    return f" (and {len(keys) - 1} alike)" if keys[1:] else ""
 
 
 def declare_datasets(conn: sa.Connection, plan: Plan, now: float) -> None:
