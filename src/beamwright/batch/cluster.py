@@ -178,6 +178,8 @@ class Cluster:
             answer = self.run(self.dialect.cancel(part))
             if not self.dialect.cancelled(answer):
                 raise self.unreachable(answer.complaint())
+            for batch_id in part:
+                self._fresh.pop(batch_id, None)
 
     def close(self) -> None:
         """Let go; the jobs stay where they are and are found again by their ids."""

@@ -3,6 +3,8 @@
 Jobs are not requeued: after the loss of a node the job ends as NODE_FAIL, and a new attempt follows once the
 old one's lock is free. An administrator may requeue all the same; the same attempt then starts again, unless
 it still runs or has reported.
+
+Slurm keeps no record of array elements that are cancelled while they wait: their ids vanish.
 """
 
 from __future__ import annotations

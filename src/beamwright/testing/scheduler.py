@@ -19,6 +19,7 @@ from beamwright.core.errors import SchedulerDownError, SchedulerError
 from beamwright.testing.payload import has_started, make_job, report_of
 
 NONSENSE = "999999999"
+UNKNOWN = Status("unknown")
 
 
 class SchedulerConformance:
@@ -74,6 +75,13 @@ class SchedulerConformance:
         assert (report_of(other) or {})["status"] == "ok"
         scheduler.cancel(ids)
 
+    def test_a_job_that_is_cancelled_at_once_does_not_stay_queued(
+        self, scheduler: Scheduler, tmp_path: Path
+    ) -> None:
+        ids = scheduler.submit([JobSpec(make_job(tmp_path, f"job{n}", "sleep")) for n in range(4)])
+        scheduler.cancel(ids)
+        self.ended(scheduler, ids)
+
     def test_an_unknown_id_is_not_finished(self, scheduler: Scheduler, tmp_path: Path) -> None:
         ids = scheduler.submit([JobSpec(make_job(tmp_path, "known"))])
         self.finished(scheduler, ids)
@@ -113,6 +121,12 @@ class SchedulerConformance:
         self.until(lambda: all(scheduler.poll()[i].state == "finished" for i in ids))
         polled = scheduler.poll()
         return [polled[i] for i in ids]
+
+    def ended(self, scheduler: Scheduler, ids: Sequence[str]) -> None:
+        """Wait until all jobs are finished or no longer known."""
+        self.until(
+            lambda: all(scheduler.poll().get(i, UNKNOWN).state in ("finished", "unknown") for i in ids)
+        )
 
     def until(self, holds: Callable[[], bool], patience: float = 0.0) -> None:
         """Wait until something holds."""
