@@ -18,6 +18,12 @@ FILES = click.argument(
 @click.command()
 @FILES
 @click.option("--expect", "expected", metavar="JSON", help="What each file has to be, as a JSON object.")
+@click.option(
+    "--banks",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Declarations (TOML) as which the banks must be readable; may be repeated.",
+)
 @sources_option
 @click.option(
     "--verdict",
@@ -30,17 +36,20 @@ FILES = click.argument(
 def validate(
     files: tuple[Path, ...],
     expected: str | None,
+    banks: tuple[Path, ...],
     sources: tuple[Path, ...],
     folder: Path | None,
     as_json: bool,
 ) -> int:
     """Check output files in full."""
     from beamwright.core.errors import ValidationError
+    from beamwright.event.banks import BankSet
     from beamwright.event.sources import SourceFiles
     from beamwright.production import work
 
     found = SourceFiles.of(sources) if sources else None
-    verdicts = work.validate(list(files), _expected(expected), found)
+    wanted = _expected(expected) | ({"banks": BankSet.load(*banks)} if banks else {})
+    verdicts = work.validate(list(files), wanted, found)
     if folder is not None:
         _write_verdicts(folder, verdicts)
     for path, verdict in zip(files, verdicts, strict=True):

@@ -11,7 +11,7 @@ from beamwright.event.collection import CollectionReader
 from beamwright.event.rntuple import NTupleFile
 from beamwright.event.tuples import KEYS
 
-BLOCK = 4096
+BLOCK = 512
 """Keys that are read at a time, in the end."""
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from beamwright.core.errors import BeamwrightError
+from beamwright.core.errors import BeamwrightError, SchemaMismatchError
 from beamwright.durable import hash_file
 from beamwright.event.banks import ONE, Bank
+from beamwright.event.evolution import Evolution
 from beamwright.event.metadata import FileMetadata, metadata_of
 from beamwright.event.pointer import pointer_problems
 from beamwright.event.rntuple import Array, NTupleFile, derive_uuid, offsets_key, verify
@@ -39,8 +40,9 @@ def validate_file(
     """Return the verdict on a file as a JSON-ready document.
 
     The pointers of a pointer skim are followed where ``sources`` are given. ``expected`` may name what the
-    file has to be: events, uuid, stream, series, record, release, config_hash, resolved_hash, is_mc, and
-    interval (document form), in which all keys must lie. Raises OSError where the file cannot be opened.
+    file has to be: events, uuid, stream, series, record, release, config_hash, resolved_hash, is_mc,
+    interval (document form), in which all keys must lie, and banks (a BankSet), as which its banks must be
+    readable. Raises OSError where the file cannot be opened.
     """
     checked = verify(path)
     problems = list(checked.problems)
@@ -152,6 +154,11 @@ def _unexpected(file: NTupleFile, metadata: FileMetadata, expected: dict[str, An
     for name in EXPECTED:
         if name in expected and known[name] != expected[name]:
             yield f"{file.path}: {name} is {known[name]!r}, expected {expected[name]!r}"
+    if expected.get("banks") is not None:
+        try:
+            Evolution(metadata.declarations, expected["banks"], str(file.path))
+        except SchemaMismatchError as error:
+            yield error.message
     if expected.get("interval") and metadata.first and metadata.last:
         series, first, last = expected["interval"]
         if series != metadata.series or metadata.first < tuple(first) or metadata.last > tuple(last):

@@ -231,3 +231,15 @@ def test_a_steering_file_reads_files_of_others(call, tmp_path: Path) -> None:
     with CollectionReader([tmp_path / "ours.root"]) as ours:
         (found,) = ours.batches()
     assert found["Found"].n.tolist() == [1, 0, 2] and found["Muon"].pt.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_validation_finds_columns_whose_type_changed(call, dst: Path, tmp_path: Path) -> None:
+    banks = tmp_path / "banks.toml"
+    banks.write_text('[bank.Hit.columns]\ndom = { type = "i4" }\n')
+    assert call("validate", dst, "--banks", banks).code == 0
+    banks.write_text('[bank.Hit.columns]\ndom = { type = "f4" }\n')
+    refused = call("validate", dst, "--banks", banks)
+    assert (
+        refused.code == 4
+        and "column Hit.dom (version 1) is f4, and i4 in the file (version 2)" in refused.out
+    )
