@@ -170,8 +170,8 @@ class Access:
         return Constants(arrays, document, payload_id)
 
     def links(self, step: str | None = None, series: str | None = None) -> list[Link]:
-        """Return the links of the chains, in order."""
-        rows = views.links(self._conn, self._id)
+        """Return the links of the chains in order, without those that a skip-back invalidated."""
+        rows = [row for row in views.links(self._conn, self._id) if row["state"] != "invalidated"]
         names = ("step", "series", "run", "sequence", "state", "start", "result", "figures", "reason")
         return [
             Link(interval=_interval(row), **{name: row[name] for name in names})

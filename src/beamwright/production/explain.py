@@ -381,7 +381,11 @@ def _follow_links(conn: sa.Connection, told: Explanation, chunk_id: int) -> None
         told.origin.append(
             f"its link in the chain of step {link['step']} is {link['state']}{_because(link['reason'])}"
         )
-        if link["state"] not in ("accepted", "carried"):
+        if link["state"] == "held":
+            run = f"{link['series']}/{link['run']}"
+            told.holds.append(f"the chain of step {link['step']} is held at it: a person decides")
+            told.next.append(f"`beamwright calibration accept {run} --reason …`, or reject")
+        elif link["state"] not in ("accepted", "carried", "invalidated"):
             told.holds.append(
                 f"calibration step {link['step']} has not settled it: the link is {link['state']}"
             )

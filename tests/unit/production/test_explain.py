@@ -125,3 +125,17 @@ def test_unknown_and_ambiguous_names_are_refused_helpfully(database: Database) -
         conn.execute(sa.insert(schema.tag).values(name="sample", kind="arrays", version=1, created=0.0))
     with pytest.raises(UsageError, match="production sample, tag sample"):
         told(database, "sample")
+
+
+@pytest.mark.parametrize(
+    ("state", "held"), [("held", "a person decides"), ("waiting", "has not settled it"), ("invalidated", "")]
+)
+def test_a_run_says_what_its_place_in_a_chain_waits_for(database: Database, state: str, held: str) -> None:
+    with database.begin() as conn:
+        conn.execute(
+            sa.update(schema.chain_link).where(schema.chain_link.c.first_run == 1).values(state=state)
+        )
+    mine = [
+        reason for reason in told(database, "A/1").holds if "chain" in reason or "calibration step" in reason
+    ]
+    assert bool(mine) == bool(held) and all(held in reason for reason in mine)
