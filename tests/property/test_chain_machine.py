@@ -89,13 +89,38 @@ class ChainMachine(RuleBasedStateMachine):
         self.seen: tuple[Link, ...] = ()
 
     def teardown(self) -> None:
-        self.workspace.db.close()
-        shutil.rmtree(self.root.parent)
+        try:
+            self.come_to_an_end()
+        finally:
+            self.workspace.db.close()
+            shutil.rmtree(self.root.parent)
+
+    def come_to_an_end(self) -> None:
+        """Whatever happened, a chain ends when all is there, jobs succeed and nobody holds it."""
+        for run in RUNS:
+            self.bring(run, 5)
+        for _ in range(60):
+            self.clock.sleep(2)
+            self.calibrator.turn()
+            self.succeed()
+            for run in RUNS:
+                if self.state(run) == "held":
+                    self.act(interventions.reject, run, experiment, is_allowed=True)
+        assert [number(link) for link in self.links() if link.state in FINAL] == list(RUNS)
+
+    def succeed(self) -> None:
+        for unit_id in self.jobs("collect"):
+            self.finish(unit_id, {"statistics": {"GainFit": 30}}, {"accumulator": b"sums"})
+        for unit_id in self.jobs("fit"):
+            self.fit(unit_id, "accept")
 
     # --- what happens
 
     @rule(run=run_numbers, records=st.sampled_from((0, 5, 5)))
     def deliver(self, run: int, records: int) -> None:
+        self.bring(run, records)
+
+    def bring(self, run: int, records: int) -> None:
         document = {
             "series": "A", "run": run, "tier": "raw", "sequence": 1, "reader": "toy", "files": [],
             "first_section": 0, "last_section": 9, "records": {}, "is_mc": False, "end_marker": True,
@@ -118,7 +143,9 @@ class ChainMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.jobs("fit"))
     @rule(decision=st.sampled_from(("accept", "accept", "reject", "carry")))
     def fitted(self, decision: str) -> None:
-        unit_id = self.jobs("fit")[0]
+        self.fit(self.jobs("fit")[0], decision)
+
+    def fit(self, unit_id: int, decision: str) -> None:
         self.gains += 0.125
         start = next(link.start["Gain"] for link in self.links() if link.fit_unit_id == unit_id)
         with self.workspace.db.read() as conn:
