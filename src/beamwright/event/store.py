@@ -333,11 +333,22 @@ def merge_collections(
         events=sum(item.events for item in metadata),
         sources=tuple(sorted({uuid for item in metadata for uuid in item.sources})),
     )
-    with storage_errors(Path(path)), Path(path).open("xb", buffering=0) as out:
-        names = [name for _, name in described]
+    names = [name for _, name in described]
+    with storage_errors(Path(path)), _new_file(Path(path)) as out:
         done = merge_files(names, out, merged.document(), lineage=whole.hash, level=level, target=target)
         size = os.fstat(out.fileno()).st_size
     return Written(Path(path), done.n_entries, str(done.uuid), size, sources=merged.sources)
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file, and remove it when what is to be written fails."""
+    with path.open("xb", buffering=0) as out:
+        try:
+            yield out
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _merge_order(item: tuple[FileMetadata, Path]) -> tuple[Any, ...]:

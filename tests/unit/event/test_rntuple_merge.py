@@ -8,7 +8,7 @@ import resource
 import numpy as np
 import pytest
 
-from beamwright.core.errors import ChecksumError, FormatError, SchemaMismatchError
+from beamwright.core.errors import ChecksumError, FormatError, SchemaMismatchError, StorageError
 from beamwright.event.rntuple import NTupleFile, Schema, collection, leaf, merge_files, verify
 from beamwright.event.rntuple.columns import join_columns
 from beamwright.event.store import merge_collections
@@ -152,3 +152,20 @@ def test_more_inputs_are_merged_than_a_process_may_open(tmp_path):
     assert (merged.events, validate_file(merged.file)["problems"]) == (800, [])
     with NTupleFile(merged.file) as file:
         assert 1 < len(file.clusters) < 20
+
+
+def test_a_merge_that_fails_leaves_nothing_and_one_that_is_there_stays(tmp_path):
+    names = [tmp_path / "a.root", tmp_path / "b.root"]
+    for n, name in enumerate(names):
+        streams.write_stream(name, streams.batch(3, 10 * n, 10 * n + 10))
+    data = bytearray(names[1].read_bytes())
+    with NTupleFile(names[1]) as file:
+        data[int(file.clusters[0].columns[3].pages["offset"][0])] ^= 1
+    names[1].write_bytes(data)
+    with pytest.raises(ChecksumError):
+        merge_collections(names, tmp_path / "all.root", streams.LINEAGE)
+    assert not (tmp_path / "all.root").exists()
+    (tmp_path / "all.root").write_text("kept")
+    with pytest.raises(StorageError, match="File exists"):
+        merge_collections(names[:1], tmp_path / "all.root", streams.LINEAGE)
+    assert (tmp_path / "all.root").read_text() == "kept"
