@@ -146,3 +146,31 @@ def test_a_rejected_run_carries_the_constants_before_it_with_the_reason(world: W
     assert world.link(2).state == "carried" and resolved(world, 2) == [constants(1.1).id]
     with world.db.read() as conn:
         assert tags.intervals(conn, "gt/Gain")[-1].reason == "the high voltage tripped"
+
+
+def test_a_skip_back_is_all_or_nothing_wherever_it_is_cut(world: World) -> None:
+    rolled(world)
+    before = (world.chain(), [resolved(world, run) for run in (1, 2, 3)])
+    cuts = 0
+
+    class Cut(Exception):
+        pass
+
+    while True:
+        left = [cuts]
+
+        def count(*_: Any, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Cut
+
+        try:
+            with world.db.begin() as conn:
+                sa.event.listen(conn, "before_cursor_execute", count)
+                interventions.skip_back(conn, place(conn, 2), WHY)
+        except Cut:
+            assert (world.chain(), [resolved(world, run) for run in (1, 2, 3)]) == before
+            cuts += 1
+        else:
+            break
+    assert cuts > 20 and world.chain().generation == 1 and resolved(world, 3) == []
