@@ -15,7 +15,7 @@ from beamwright.batch.slurm import Slurm, SlurmCluster
 from beamwright.core.errors import SchedulerError
 from beamwright.testing.payload import has_started, make_job, report_of
 from beamwright.testing.scheduler import SchedulerConformance, UnreachableConformance
-from support.slurm import RealSlurm, end, holder
+from support.slurm import RealSlurm, end, holder, missing, running
 
 
 def connected(folder: Path, **more: object) -> SlurmCluster:
@@ -108,31 +108,24 @@ class TestSlurm(SchedulerConformance):
         finally:
             slurm.recover_node("n1")
 
-    def test_a_requeued_job_does_not_run_beside_the_payload_that_is_still_there(
-        self, slurm: RealSlurm, tmp_path: Path
-    ) -> None:
-        directory = make_job(tmp_path, "zombie", "sleep")
-        scheduler = connected(tmp_path, options=("--requeue",))
-        ids = scheduler.submit([JobSpec(directory)])
-        self.until(lambda: has_started(directory))
-        node = slurm.output("squeue", "-h", "-r", "-j", ids[0], "-o", "%N").strip()
-        first = holder(directory / "lock")
-        slurm.lose_node(node)
-        try:
+    @pytest.mark.slow
+    def test_a_requeued_job_does_not_run_beside_the_payload_that_is_still_there(self, tmp_path: Path) -> None:
+        if missing():
+            pytest.skip("Slurm is not installed")
+        with running(tmp_path / "slurm") as slurm:  # one whose nodes have not been lost before
+            directory = make_job(tmp_path, "zombie", "sleep")
+            scheduler = connected(tmp_path, options=("--requeue",))
+            ids = scheduler.submit([JobSpec(directory)])
+            self.until(lambda: has_started(directory))
+            first = holder(directory / "lock")
+            slurm.lose_node(slurm.output("squeue", "-h", "-r", "-j", ids[0], "-o", "%N").strip())
             self.until(lambda: scheduler.poll()[ids[0]].state == "queued")
-
-            def is_done() -> bool:
-                slurm.scontrol("update", f"jobid={ids[0]}", "starttime=now")  # not in two minutes
-                return scheduler.poll()[ids[0]].state == "finished"
-
-            self.until(is_done)
-            status = scheduler.poll()[ids[0]]
+            slurm.scontrol("update", f"jobid={ids[0]}", "starttime=now")  # not in two minutes
+            (status,) = self.finished(scheduler, ids)
             assert status.exit_code == 75  # the second wrapper: the attempt is not its own
             assert holder(directory / "lock") == first and durable.is_locked(directory / "lock")
             end(first)
             self.until(lambda: report_of(directory) is not None)
-        finally:
-            slurm.recover_node(node)
 
 
 class TestSlurmThatFails(UnreachableConformance):
