@@ -129,11 +129,12 @@ class ChainMachine(RuleBasedStateMachine):
             counts = {"event": records}
             runs.deliver(conn, document, {}, self.clock.now(), records=counts, index_file="none")
 
-    @rule()
-    def turn(self) -> None:
-        self.clock.sleep(2)
-        self.calibrator.turn()
-        self.compare()
+    @rule(times=st.sampled_from((1, 3)))
+    def turn(self, times: int) -> None:
+        for _ in range(times):
+            self.clock.sleep(2)
+            self.calibrator.turn()
+            self.compare()
 
     @precondition(lambda self: self.jobs("collect"))
     @rule(hits=st.sampled_from((10, 30)))
@@ -318,7 +319,7 @@ def number(link: Link) -> int:
 
 
 @pytest.mark.parametrize(
-    "examples", [15, pytest.param(750, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+    "examples", [10, pytest.param(750, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
 def test_a_chain_does_what_the_rules_allow_and_nothing_else(tmp_path: Path, examples: int) -> None:
     workspace = Workspace.create(tmp_path / "template")
