@@ -1,7 +1,7 @@
 """Files of others: TTrees and RNTuples, whoever wrote them, read through uproot as records with banks.
 
 Numbers per entry become the columns of one bank with one row, ``Event``. Lists of numbers are grouped by what
-stands before the first ``_``: ``Muon_pt`` and ``Muon_charge`` are columns of the bank ``Muon``; a collection
+stands before the first ``_``: ``Track_pt`` and ``Track_eta`` are columns of the bank ``Track``. A collection
 of structures is a bank as it is. Keys are found by their usual names. Needs the extra ``columnar``.
 """
 

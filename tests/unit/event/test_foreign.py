@@ -89,7 +89,7 @@ def test_what_no_bank_holds_is_named(path):
         assert reader.skipped == expected
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.forks)])
 def test_a_path_works_on_files_of_others_and_writes_ours(path, tmp_path, workers):
     work = Path("best", "event", [Leading()], [Output("best", ("Best", "Muon"), "any")])
     with ForeignReader.open({"": path}, series="X", run=0) as reader:

@@ -124,7 +124,9 @@ def skim_deep(folder, parents, stream):
 
 
 @pytest.mark.forks
-@pytest.mark.parametrize("options", [{"workers": 2}, {"batch_events": 17}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({"workers": 2}, marks=pytest.mark.forks), {"batch_events": 17}]
+)
 def test_the_bytes_do_not_depend_on_workers_or_batches(tmp_path, parents, outputs, options):
     other = skim(tmp_path / "other", parents, **options)
     assert other["points"].read_bytes() == outputs["points"].read_bytes()
