@@ -54,12 +54,13 @@ class ConfigError(UsageError):
 
 
 class UnknownNameError(UsageError, KeyError):
-    """A name is not known; the hint suggests the nearest one."""
+    """A name is not known; the hint suggests the nearest one, where the valid ones can be listed."""
 
     code, http_status = "unknown-name", 404
 
-    def __init__(self, kind: str, name: str, valid: Iterable[str] = (), **data: Any) -> None:
-        super().__init__(f"no {kind} is called {name!r}", hint=nearest(name, valid), **data)
+    def __init__(self, kind: str, name: str, valid: Iterable[str] | None = None, **data: Any) -> None:
+        hint = "check how it is written" if valid is None else nearest(name, valid)
+        super().__init__(f"no {kind} is called {name!r}", hint=hint, **data)
 
 
 class ConflictError(BeamwrightError):
