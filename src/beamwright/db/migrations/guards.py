@@ -6,9 +6,12 @@ release (a later revision adds its own).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 
 APPEND_ONLY = ("history", "ledger", "payload", "file", "file_parent", "output", "global_tag_member")
+APPEND_ONLY_SINCE_0002: tuple[str, ...] = ()
 
 # An interval may only be ended, once: what a version of a tag said, it says for ever.
 _IOV_KEPT = (
@@ -21,6 +24,13 @@ def guard(connection: sa.Connection) -> None:
     """Install the triggers."""
     statements = _postgresql() if connection.dialect.name == "postgresql" else _sqlite()
     for statement in statements:
+        connection.exec_driver_sql(statement)
+
+
+def keep(connection: sa.Connection, tables: Sequence[str]) -> None:
+    """Make tables of a later revision append-only; dropping a table drops its triggers."""
+    make = _postgresql_keep if connection.dialect.name == "postgresql" else _sqlite_keep
+    for statement in (statement for table in tables for statement in make(table)):
         connection.exec_driver_sql(statement)
 
 
@@ -44,14 +54,23 @@ def release(connection: sa.Connection, table: str) -> None:
         connection.exec_driver_sql(f"DROP TRIGGER {name}{suffix}")
 
 
+def _sqlite_keep(table: str) -> list[str]:
+    return [
+        f"CREATE TRIGGER keep_{table}_{action.lower()} BEFORE {action} ON {table} "
+        f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+        for action in ("UPDATE", "DELETE")
+    ]
+
+
+def _postgresql_keep(table: str) -> list[str]:
+    return [
+        f"CREATE TRIGGER keep_{table} BEFORE UPDATE OR DELETE ON {table} "
+        "FOR EACH ROW EXECUTE FUNCTION refuse_change()"
+    ]
+
+
 def _sqlite() -> list[str]:
-    found = []
-    for table in APPEND_ONLY:
-        for action in ("UPDATE", "DELETE"):
-            found.append(
-                f"CREATE TRIGGER keep_{table}_{action.lower()} BEFORE {action} ON {table} "
-                f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-            )
+    found = [statement for table in APPEND_ONLY for statement in _sqlite_keep(table)]
     found.append(
         f"CREATE TRIGGER keep_iov_update BEFORE UPDATE ON iov WHEN {_iov_change('IS NOT')} "
         "BEGIN SELECT RAISE(ABORT, 'an interval can only be ended, once'); END"
@@ -68,11 +87,7 @@ def _postgresql() -> list[str]:
         "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE EXCEPTION '%% is append-only', TG_TABLE_NAME; END $$"
     ]
-    for table in APPEND_ONLY:
-        found.append(
-            f"CREATE TRIGGER keep_{table} BEFORE UPDATE OR DELETE ON {table} "
-            "FOR EACH ROW EXECUTE FUNCTION refuse_change()"
-        )
+    found += [statement for table in APPEND_ONLY for statement in _postgresql_keep(table)]
     found.append(
         f"CREATE TRIGGER keep_iov_update BEFORE UPDATE ON iov FOR EACH ROW "
         f"WHEN ({_iov_change('IS DISTINCT FROM')}) EXECUTE FUNCTION refuse_change()"

