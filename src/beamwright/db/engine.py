@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -191,6 +191,14 @@ def insert_id(connection: sa.Connection, table: sa.Table, **values: Any) -> int:
     if key is None:
         raise StorageError(f"table {table.name} gave no id for a new row")
     return int(key[0])
+
+
+def insert_ids(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Insert many rows, all of the same columns, and return their ids in order."""
+    if not rows:
+        return []
+    statement = sa.insert(table).returning(table.c.id, sort_by_parameter_order=True)
+    return [int(key) for key in connection.execute(statement, list(rows)).scalars()]
 
 
 def _url(url_or_path: str | Path | sa.URL) -> sa.URL:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -78,6 +78,54 @@ def move_all(
         if conn.execute(found.values(values | {"state": target})).rowcount != len(part):
             raise _missed_one(conn, table, kind, part, source, target)
     _write(conn, [_row(kind, id, source, target, actor, reason, at, {}) for id in wanted])
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One change of state among many: the row's id, from where to where, why, and further columns."""
+
+    id: int
+    source: str
+    target: str
+    reason: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def move_each(conn: sa.Connection, table: sa.Table, moves: Sequence[Move], *, actor: str, at: float) -> None:
+    """Change many rows, each in its own way; the history has them in the given order.
+
+    When one cannot move, the error ends the transaction for all.
+    """
+    kind = _KINDS.get(table.name, table.name)
+    groups: dict[tuple[str, ...], list[Move]] = {}
+    for one in moves:
+        states.check(kind, one.source, one.target, str(one.id))
+        groups.setdefault(tuple(sorted(one.values)), []).append(one)
+    for names, group in groups.items():
+        if conn.execute(_update(table, names), [_parameters(one) for one in group]).rowcount != len(group):
+            raise _missed_move(conn, table, kind, group)
+    _write(conn, [_row(kind, o.id, o.source, o.target, actor, o.reason, at, {}) for o in moves])
+
+
+def _update(table: sa.Table, names: Iterable[str]) -> sa.Update:
+    """Return the statement that moves one row and sets these columns; parameters begin with ``_``."""
+    place = (table.c.id == sa.bindparam("_id"), table.c.state == sa.bindparam("_source"))
+    new = {"state": sa.bindparam("_target")} | {name: sa.bindparam(f"_{name}") for name in names}
+    return sa.update(table).where(*place).values(new)
+
+
+def _parameters(one: Move) -> dict[str, Any]:
+    return {"_id": one.id, "_source": one.source, "_target": one.target} | {
+        f"_{name}": value for name, value in one.values.items()
+    }
+
+
+def _missed_move(conn: sa.Connection, table: sa.Table, kind: str, moves: Sequence[Move]) -> Exception:
+    """Find the move that could not be made: its row is not where all of them lead."""
+    state = sa.select(table.c.state).where(table.c.id == sa.bindparam("_id"))
+    missed = (one for one in moves if conn.execute(state, {"_id": one.id}).scalar() != one.target)
+    wrong = next(missed, moves[0])
+    return _missed(conn, table, kind, wrong.id, wrong.source, wrong.target)
 
 
 def record(

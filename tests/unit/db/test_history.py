@@ -5,7 +5,7 @@ import sqlalchemy as sa
 
 from beamwright.core.errors import StateError, UnknownNameError
 from beamwright.db import history, schema
-from beamwright.db.engine import Database, insert_id
+from beamwright.db.engine import Database, insert_id, insert_ids
 from beamwright.db.migrations import guards
 
 
@@ -132,3 +132,33 @@ def test_guards_can_be_released_for_one_table(database: Database) -> None:
         history.record(conn, "run", 1, "announced", actor="x", at=1.0)
         guards.release(conn, "history")
         assert conn.execute(sa.delete(schema.history)).rowcount == 1
+
+
+def test_rows_move_each_in_its_own_way(database: Database) -> None:
+    with database.begin() as conn:
+        one, two, three = (new_run(conn, n) for n in range(3))
+        history.move(conn, schema.run, two, "announced", "open", actor="x", at=1.0)
+        moves = [
+            history.Move(one, "announced", "open", "data", {"version": 7}),
+            history.Move(two, "open", "closed"),
+            history.Move(three, "announced", "open", "", {"version": 8}),
+        ]
+        history.move_each(conn, schema.run, moves, actor="intake", at=2.0)
+        rows = conn.execute(sa.select(schema.run.c.state, schema.run.c.version).order_by(schema.run.c.id))
+        assert rows.all() == [("open", 7), ("closed", 1), ("open", 8)]
+        assert [line.reason for line in history.of(conn, "run", one)] == ["data"]
+        with pytest.raises(StateError, match=f"run {two} is closed, not announced"):
+            again = [history.Move(one, "open", "closed"), history.Move(two, "announced", "open")]
+            history.move_each(conn, schema.run, again, actor="x", at=3.0)
+
+
+def test_ids_of_many_new_rows_come_in_their_order(database: Database) -> None:
+    rows = [
+        {"series": "A", "number": n, "tier": "raw", "state": "announced", "version": 1, "conditions": {},
+         "end_marker": False, "is_mc": False, "is_resampled": False, "created": 0.0}
+        for n in (5, 3, 9)
+    ]  # fmt: skip
+    with database.begin() as conn:
+        ids = insert_ids(conn, schema.run, rows)
+        found = {row.id: row.number for row in conn.execute(sa.select(schema.run.c.id, schema.run.c.number))}
+        assert [found[i] for i in ids] == [5, 3, 9] and insert_ids(conn, schema.run, []) == []
