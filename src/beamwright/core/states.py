@@ -42,7 +42,7 @@ TABLES: dict[str, Table] = {
     # a skip-back invalidates whatever has begun.
     "chain": _table(
         "waiting -> collecting carried held\ncollecting -> accumulating carried\n"
-        "accumulating -> fitted carried\nfitted -> accepted rejected\nrejected -> carried held\n"
+        "accumulating -> fitted carried collecting\nfitted -> accepted rejected\nrejected -> carried held\n"
         "held -> waiting carried accepted\n"
         "collecting accumulating held accepted carried -> invalidated\ninvalidated -> waiting"
     ),

@@ -429,6 +429,7 @@ global_tag_member = sa.Table(
 
 # --- the chain of rolling calibrations ------------------------------------------------------------
 # ``accumulated`` lists the links whose accumulators wait for a fit: the chain's accumulator is their sum.
+# In its further rounds a link collects with the constants that the round before ``proposed``.
 chain = sa.Table(
     "chain",
     metadata,
@@ -456,6 +457,8 @@ chain_link = sa.Table(
     _json("figures"),
     _text("reason"),
     _time("created"),
+    _int("round", nullable=True),
+    _json("proposed", nullable=True),
     sa.UniqueConstraint("chain_id", "chunk_id", "generation"),
 )
 
@@ -477,6 +480,21 @@ verdict = sa.Table(
     _time("created"),
     sa.UniqueConstraint("series", "run", "tier", "subject", "version"),
     sa.CheckConstraint("value in ('good','bad','unknown')", name="value"),
+)
+
+# References and limits that were put beside the code: the newest version of an experiment's is in force.
+reference = sa.Table(
+    "reference",
+    metadata,
+    _id(),
+    _text("experiment"),
+    _int("version"),
+    _text("text"),
+    _text("hash"),
+    _text("author"),
+    _text("reason"),
+    _time("created"),
+    sa.UniqueConstraint("experiment", "version"),
 )
 
 # --- the system -----------------------------------------------------------------------------------

@@ -18,9 +18,16 @@ depends_on = None
 ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 INT, TEXT, FLAG, REAL, BYTES = sa.BigInteger(), sa.Text(), sa.Boolean(), sa.Float(53), sa.LargeBinary()
 JSON = sa.JSON(none_as_null=True)
-TABLES: tuple[Any, ...] = ()
-APPEND_ONLY: tuple[Any, ...] = ()
-COLUMNS: tuple[Any, ...] = ()
+TABLES = (
+    "reference",
+)  # fmt: skip
+APPEND_ONLY = (
+    "reference",
+)  # fmt: skip
+COLUMNS = (
+    ("chain_link", "round", INT),
+    ("chain_link", "proposed", JSON),
+)  # fmt: skip
 INDEXES: tuple[Any, ...] = ()
 
 
@@ -32,6 +39,7 @@ def _c(name: str, kind: Any, null: bool = False) -> sa.Column[Any]:
 
 def upgrade() -> None:
     """Make the tables, columns and indexes, then the guards."""
+    _tables_1()
     for table, column, kind in COLUMNS:
         op.add_column(table, _c(column, kind, null=True))
     for name, table, columns in INDEXES:
@@ -47,3 +55,12 @@ def downgrade() -> None:
         op.drop_column(table, column)
     for table in reversed(TABLES):
         op.drop_table(table)
+
+
+def _tables_1() -> None:
+    op.create_table(
+        "reference", _c("id", ID), _c("experiment", TEXT), _c("version", INT), _c("text", TEXT),
+        _c("hash", TEXT), _c("author", TEXT), _c("reason", TEXT), _c("created", REAL),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_reference")),
+        sa.UniqueConstraint("experiment", "version", name=op.f("uq_reference_experiment_version")),
+    )  # fmt: skip
