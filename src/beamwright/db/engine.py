@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -28,7 +28,10 @@ from beamwright.core.errors import (
 )
 from beamwright.core.settings import read_settings
 
+T = TypeVar("T")
+
 BUSY_SECONDS = 20.0
+AT_ONCE = 500
 _JOURNAL_TRIES, _JOURNAL_WAIT_S = 100, 0.05
 _BUSY_STATES = {"55P03": "a lock", "40P01": "a deadlock", "40001": "a serialisation conflict"}
 
@@ -199,6 +202,12 @@ def insert_ids(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappin
         return []
     statement = sa.insert(table).returning(table.c.id, sort_by_parameter_order=True)
     return [int(key) for key in connection.execute(statement, list(rows)).scalars()]
+
+
+def batched(values: Sequence[T], size: int = AT_ONCE) -> Iterator[Sequence[T]]:
+    """Cut a list into parts that one statement can take as values of a condition."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 def _url(url_or_path: str | Path | sa.URL) -> sa.URL:

@@ -126,6 +126,7 @@ file = sa.Table(
     _time("created"),
     sa.UniqueConstraint("scope", "name"),
     sa.Index(None, "sha256"),
+    sa.Index(None, "uuid"),
 )
 
 file_parent = sa.Table(
@@ -151,6 +152,47 @@ replica = sa.Table(
     _int("mtime_ns", nullable=True),
     sa.UniqueConstraint("endpoint", "path"),
     sa.Index(None, "file_id"),
+    sa.Index(None, "endpoint", "file_id", "state"),
+)
+
+# What a storage said that it holds, what of it disagreed with the catalogue, and what was done about it.
+listing = sa.Table(
+    "listing",
+    metadata,
+    _id(),
+    _text("endpoint"),
+    _time("taken"),
+    _text("sha256"),
+    _int("files"),
+    _int("bytes"),
+    _time("created"),
+    sa.UniqueConstraint("endpoint", "taken"),
+)
+
+listing_finding = sa.Table(
+    "listing_finding",
+    metadata,
+    _ref("listing_id", "listing.id"),
+    _text("path"),
+    _text("kind"),
+    _int("size", nullable=True),
+    _ref("replica_id", "replica.id", nullable=True),
+    sa.PrimaryKeyConstraint("listing_id", "path"),
+    sa.CheckConstraint("kind in ('dark','lost','differs')", name="kind"),
+)
+
+reconciliation = sa.Table(
+    "reconciliation",
+    metadata,
+    _ref("listing_id", "listing.id", primary_key=True, autoincrement=False),
+    _ref("earlier_id", "listing.id"),
+    _int("lost"),
+    _int("suspect"),
+    _int("bytes"),
+    _int("live"),
+    _json("brakes"),
+    _text("reason"),
+    _time("created"),
 )
 
 collection = sa.Table(
@@ -511,6 +553,19 @@ history = sa.Table(
     _text("reason"),
     _json("data"),
     sa.Index(None, "kind", "object"),
+)
+
+# Each seal names the lines ``first`` to ``last`` by a Merkle root, and the seal before it by ``chain``.
+seal = sa.Table(
+    "seal",
+    metadata,
+    _id(),
+    _int("first", unique=True),
+    _int("last"),
+    _int("lines"),
+    _text("root"),
+    _text("chain"),
+    _time("created"),
 )
 
 claim = sa.Table(

@@ -11,7 +11,13 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 APPEND_ONLY = ("history", "ledger", "payload", "file", "file_parent", "output", "global_tag_member")
-APPEND_ONLY_SINCE_0002: tuple[str, ...] = ("reference",)
+APPEND_ONLY_SINCE_0002: tuple[str, ...] = (
+    "reference",
+    "listing",
+    "listing_finding",
+    "reconciliation",
+    "seal",
+)
 
 # An interval may only be ended, once: what a version of a tag said, it says for ever.
 _IOV_KEPT = (

@@ -19,16 +19,27 @@ ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 INT, TEXT, FLAG, REAL, BYTES = sa.BigInteger(), sa.Text(), sa.Boolean(), sa.Float(53), sa.LargeBinary()
 JSON = sa.JSON(none_as_null=True)
 TABLES = (
+    "listing",
     "reference",
+    "seal",
+    "listing_finding",
+    "reconciliation",
 )  # fmt: skip
 APPEND_ONLY = (
     "reference",
+    "listing",
+    "listing_finding",
+    "reconciliation",
+    "seal",
 )  # fmt: skip
 COLUMNS = (
     ("chain_link", "round", INT),
     ("chain_link", "proposed", JSON),
 )  # fmt: skip
-INDEXES: tuple[Any, ...] = ()
+INDEXES = (
+    ("ix_file_uuid", "file", ("uuid",)),
+    ("ix_replica_endpoint_file_id_state", "replica", ("endpoint", "file_id", "state",)),
+)  # fmt: skip
 
 
 def _c(name: str, kind: Any, null: bool = False) -> sa.Column[Any]:
@@ -59,8 +70,35 @@ def downgrade() -> None:
 
 def _tables_1() -> None:
     op.create_table(
+        "listing", _c("id", ID), _c("endpoint", TEXT), _c("taken", REAL), _c("sha256", TEXT),
+        _c("files", INT), _c("bytes", INT), _c("created", REAL),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_listing")),
+        sa.UniqueConstraint("endpoint", "taken", name=op.f("uq_listing_endpoint_taken")),
+    )  # fmt: skip
+    op.create_table(
         "reference", _c("id", ID), _c("experiment", TEXT), _c("version", INT), _c("text", TEXT),
         _c("hash", TEXT), _c("author", TEXT), _c("reason", TEXT), _c("created", REAL),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reference")),
         sa.UniqueConstraint("experiment", "version", name=op.f("uq_reference_experiment_version")),
+    )  # fmt: skip
+    op.create_table(
+        "seal", _c("id", ID), _c("first", INT), _c("last", INT), _c("lines", INT), _c("root", TEXT),
+        _c("chain", TEXT), _c("created", REAL), sa.PrimaryKeyConstraint("id", name=op.f("pk_seal")),
+        sa.UniqueConstraint("first", name=op.f("uq_seal_first")),
+    )  # fmt: skip
+    op.create_table(
+        "listing_finding", _c("listing_id", ID), _c("path", TEXT), _c("kind", TEXT),
+        _c("size", INT, null=True), _c("replica_id", ID, null=True),
+        sa.CheckConstraint("kind in ('dark','lost','differs')", name=op.f("ck_listing_finding_kind")),
+        sa.ForeignKeyConstraint(["listing_id"], ["listing.id"], name=op.f("fk_listing_finding_listing_id")),
+        sa.ForeignKeyConstraint(["replica_id"], ["replica.id"], name=op.f("fk_listing_finding_replica_id")),
+        sa.PrimaryKeyConstraint("listing_id", "path", name=op.f("pk_listing_finding")),
+    )  # fmt: skip
+    op.create_table(
+        "reconciliation", _c("listing_id", ID), _c("earlier_id", ID), _c("lost", INT),
+        _c("suspect", INT), _c("bytes", INT), _c("live", INT), _c("brakes", JSON), _c("reason", TEXT),
+        _c("created", REAL),
+        sa.ForeignKeyConstraint(["earlier_id"], ["listing.id"], name=op.f("fk_reconciliation_earlier_id")),
+        sa.ForeignKeyConstraint(["listing_id"], ["listing.id"], name=op.f("fk_reconciliation_listing_id")),
+        sa.PrimaryKeyConstraint("listing_id", name=op.f("pk_reconciliation")),
     )  # fmt: skip
