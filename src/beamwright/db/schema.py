@@ -217,6 +217,7 @@ collection = sa.Table(
     sa.UniqueConstraint("scope", "name"),
     sa.Index(None, "tier", "stream"),
     sa.Index(None, "unit_id"),
+    sa.Index(None, "series", "first_run"),
 )
 
 collection_file = sa.Table(
@@ -250,6 +251,87 @@ dataset_collection = sa.Table(
     _ref("dataset_id", "dataset.id"),
     _ref("collection_id", "collection.id"),
     sa.PrimaryKeyConstraint("dataset_id", "collection_id"),
+)
+
+# --- metadata that people declare ---------------------------------------------------------------------
+metadata_kind = sa.Table(
+    "metadata_kind",
+    metadata,
+    _id(),
+    _text("name", unique=True),
+    _text("subject"),
+    _text("doc"),
+    _time("created"),
+)
+
+metadata_key = sa.Table(
+    "metadata_key",
+    metadata,
+    _id(),
+    _ref("kind_id", "metadata_kind.id"),
+    _text("name"),
+    _text("type"),
+    _text("unit"),
+    _text("doc"),
+    _flag("is_required"),
+    _flag("is_indexed"),
+    _time("created"),
+    sa.UniqueConstraint("kind_id", "name"),
+)
+
+# What an object says under a kind, from ``added`` until ``removed``. ``object`` is a row of the kind's subject; rows
+# come by the million, so neither here nor in the indexes below does the database check each reference anew.
+metadata_document = sa.Table(
+    "metadata_document",
+    metadata,
+    _id(),
+    _int("kind_id"),
+    _int("object"),
+    _json("content"),
+    _time("added"),
+    _time("removed", nullable=True),
+    sa.Index(None, "object", "kind_id"),
+)
+
+# The indexed keys of the documents, by type: flags are integers, times numbers.
+metadata_integer = sa.Table(
+    "metadata_integer",
+    metadata,
+    _int("key_id"),
+    _int("value"),
+    _int("document_id"),
+    sa.PrimaryKeyConstraint("key_id", "value", "document_id"),
+)
+
+metadata_number = sa.Table(
+    "metadata_number",
+    metadata,
+    _int("key_id"),
+    sa.Column("value", sa.Float(53), nullable=False),
+    _int("document_id"),
+    sa.PrimaryKeyConstraint("key_id", "value", "document_id"),
+)
+
+metadata_text = sa.Table(
+    "metadata_text",
+    metadata,
+    _int("key_id"),
+    _text("value"),
+    _int("document_id"),
+    sa.PrimaryKeyConstraint("key_id", "value", "document_id"),
+)
+
+# A decision that a collection is not used any more; ``new_id`` is what takes its place, where something does.
+supersession = sa.Table(
+    "supersession",
+    metadata,
+    _id(),
+    _ref("old_id", "collection.id", unique=True),
+    _ref("new_id", "collection.id", nullable=True),
+    _text("actor"),
+    _text("reason"),
+    _time("created"),
+    sa.Index(None, "new_id"),
 )
 
 # --- work -----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ APPEND_ONLY_SINCE_0002: tuple[str, ...] = (
     "listing_finding",
     "reconciliation",
     "seal",
+    "supersession",
 )
 
 # An interval may only be ended, once: what a version of a tag said, it says for ever.

@@ -20,9 +20,16 @@ INT, TEXT, FLAG, REAL, BYTES = sa.BigInteger(), sa.Text(), sa.Boolean(), sa.Floa
 JSON = sa.JSON(none_as_null=True)
 TABLES = (
     "listing",
+    "metadata_document",
+    "metadata_integer",
+    "metadata_kind",
+    "metadata_number",
+    "metadata_text",
     "reference",
     "seal",
+    "supersession",
     "listing_finding",
+    "metadata_key",
     "reconciliation",
 )  # fmt: skip
 APPEND_ONLY = (
@@ -31,12 +38,14 @@ APPEND_ONLY = (
     "listing_finding",
     "reconciliation",
     "seal",
+    "supersession",
 )  # fmt: skip
 COLUMNS = (
     ("chain_link", "round", INT),
     ("chain_link", "proposed", JSON),
 )  # fmt: skip
 INDEXES = (
+    ("ix_collection_series_first_run", "collection", ("series", "first_run",)),
     ("ix_file_uuid", "file", ("uuid",)),
     ("ix_replica_endpoint_file_id_state", "replica", ("endpoint", "file_id", "state",)),
 )  # fmt: skip
@@ -51,6 +60,7 @@ def _c(name: str, kind: Any, null: bool = False) -> sa.Column[Any]:
 def upgrade() -> None:
     """Make the tables, columns and indexes, then the guards."""
     _tables_1()
+    _tables_2()
     for table, column, kind in COLUMNS:
         op.add_column(table, _c(column, kind, null=True))
     for name, table, columns in INDEXES:
@@ -76,6 +86,31 @@ def _tables_1() -> None:
         sa.UniqueConstraint("endpoint", "taken", name=op.f("uq_listing_endpoint_taken")),
     )  # fmt: skip
     op.create_table(
+        "metadata_document", _c("id", ID), _c("kind_id", INT), _c("object", INT), _c("content", JSON),
+        _c("added", REAL), _c("removed", REAL, null=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_metadata_document")),
+    )  # fmt: skip
+    op.create_index(
+        op.f("ix_metadata_document_object_kind_id"), "metadata_document", ["object", "kind_id"], unique=False
+    )
+    op.create_table(
+        "metadata_integer", _c("key_id", INT), _c("value", INT), _c("document_id", INT),
+        sa.PrimaryKeyConstraint("key_id", "value", "document_id", name=op.f("pk_metadata_integer")),
+    )  # fmt: skip
+    op.create_table(
+        "metadata_kind", _c("id", ID), _c("name", TEXT), _c("subject", TEXT), _c("doc", TEXT),
+        _c("created", REAL), sa.PrimaryKeyConstraint("id", name=op.f("pk_metadata_kind")),
+        sa.UniqueConstraint("name", name=op.f("uq_metadata_kind_name")),
+    )  # fmt: skip
+    op.create_table(
+        "metadata_number", _c("key_id", INT), _c("value", REAL), _c("document_id", INT),
+        sa.PrimaryKeyConstraint("key_id", "value", "document_id", name=op.f("pk_metadata_number")),
+    )  # fmt: skip
+    op.create_table(
+        "metadata_text", _c("key_id", INT), _c("value", TEXT), _c("document_id", INT),
+        sa.PrimaryKeyConstraint("key_id", "value", "document_id", name=op.f("pk_metadata_text")),
+    )  # fmt: skip
+    op.create_table(
         "reference", _c("id", ID), _c("experiment", TEXT), _c("version", INT), _c("text", TEXT),
         _c("hash", TEXT), _c("author", TEXT), _c("reason", TEXT), _c("created", REAL),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reference")),
@@ -86,6 +121,18 @@ def _tables_1() -> None:
         _c("chain", TEXT), _c("created", REAL), sa.PrimaryKeyConstraint("id", name=op.f("pk_seal")),
         sa.UniqueConstraint("first", name=op.f("uq_seal_first")),
     )  # fmt: skip
+
+
+def _tables_2() -> None:
+    op.create_table(
+        "supersession", _c("id", ID), _c("old_id", ID), _c("new_id", ID, null=True), _c("actor", TEXT),
+        _c("reason", TEXT), _c("created", REAL),
+        sa.ForeignKeyConstraint(["new_id"], ["collection.id"], name=op.f("fk_supersession_new_id")),
+        sa.ForeignKeyConstraint(["old_id"], ["collection.id"], name=op.f("fk_supersession_old_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_supersession")),
+        sa.UniqueConstraint("old_id", name=op.f("uq_supersession_old_id")),
+    )  # fmt: skip
+    op.create_index(op.f("ix_supersession_new_id"), "supersession", ["new_id"], unique=False)
     op.create_table(
         "listing_finding", _c("listing_id", ID), _c("path", TEXT), _c("kind", TEXT),
         _c("size", INT, null=True), _c("replica_id", ID, null=True),
@@ -93,6 +140,14 @@ def _tables_1() -> None:
         sa.ForeignKeyConstraint(["listing_id"], ["listing.id"], name=op.f("fk_listing_finding_listing_id")),
         sa.ForeignKeyConstraint(["replica_id"], ["replica.id"], name=op.f("fk_listing_finding_replica_id")),
         sa.PrimaryKeyConstraint("listing_id", "path", name=op.f("pk_listing_finding")),
+    )  # fmt: skip
+    op.create_table(
+        "metadata_key", _c("id", ID), _c("kind_id", ID), _c("name", TEXT), _c("type", TEXT),
+        _c("unit", TEXT), _c("doc", TEXT), _c("is_required", FLAG), _c("is_indexed", FLAG),
+        _c("created", REAL),
+        sa.ForeignKeyConstraint(["kind_id"], ["metadata_kind.id"], name=op.f("fk_metadata_key_kind_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_metadata_key")),
+        sa.UniqueConstraint("kind_id", "name", name=op.f("uq_metadata_key_kind_id_name")),
     )  # fmt: skip
     op.create_table(
         "reconciliation", _c("listing_id", ID), _c("earlier_id", ID), _c("lost", INT),
