@@ -11,11 +11,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from beamwright.agents.watch import Watch
-from beamwright.conditions.payload import Payload
+from beamwright.conditions import tags
+from beamwright.conditions.payload import Payload, shift
 from beamwright.core.messages import ACCUMULATOR, PAYLOAD_PREFIX
+from beamwright.core.runs import Interval
 from beamwright.production import chain, inputs, splitting
 from beamwright.production.chain import Chain, Link, Outcome
 from beamwright.production.experiment import Experiment
+from beamwright.production.interventions import Why, supersede_jobs
 from beamwright.production.publishing import initial_constants, publish
 from beamwright.production.splitting import Covered, Item, Run, hull
 from beamwright.production.tasks import Plan, Task, plan
@@ -119,13 +122,8 @@ class Calibrator:
                 chain.accumulate(conn, one, link, self.workspace.clock.now())
             return 1
         if self._is_lost(job):
-            return self._carry(
-                one,
-                [link],
-                item.global_tag,
-                link.start,
-                "its collector failed; `beamwright explain` on its job says why",
-            )
+            reason = "its collector failed; `beamwright explain` on its job says why"
+            return self._carry(one, [link], item.global_tag, link.start, reason)
         return 0
 
     # --- accumulating
@@ -145,14 +143,9 @@ class Calibrator:
                 conn, [_known(link.collect_unit_id) for link in group], ACCUMULATOR
             )
         if self._is_enough(task, statistics):
-            return self._fit(
-                task,
-                one,
-                group,
-                replace(
-                    items[0], interval=hull([i.interval for i in items]), inputs=accumulators, records={}
-                ),
-            )
+            whole = hull([i.interval for i in items])
+            item = replace(items[0], interval=whole, inputs=accumulators, records={}, round=group[0].round)
+            return self._fit(task, one, group, item)
         if may_wait:
             return 0
         text = ", ".join(
@@ -161,12 +154,16 @@ class Calibrator:
         return self._carry(one, group, items[0].global_tag, group[0].start, f"too little statistics: {text}")
 
     def _may_wait(self, task: Task, group: Sequence[Link]) -> bool:
+        if group[0].round > 1:
+            return False
         limit = task.step.max_wait_s
         waited = self.workspace.clock.now() - min(link.created for link in group)
         return len(group) < task.step.max_runs and (limit is None or waited < limit)
 
     def _fit(self, task: Task, one: Chain, group: Sequence[Link], item: Item) -> int:
-        covered = self._snapshot(task, item, group[0].start)
+        with self.workspace.db.read() as conn:
+            held = _held(conn, task, item, group[0].applied)
+        covered = self._snapshot(task, item, held)
         with self._advance(one, group) as conn:
             unit = splitting.fit_unit(task, item, covered, self.run)
             chain.request_fit(conn, group, ensure_unit(conn, task, unit, self.workspace.clock.now()))
@@ -185,7 +182,7 @@ class Calibrator:
         return any(statistics.get(name, 0) >= self._minimum[name] for name in self._minimum)
 
     def _fitted(self, current: Plan, task: Task, one: Chain, link: Link) -> int:
-        """Store what a finished fit proposes."""
+        """Store what a finished fit proposes, or collect once more with it."""
         unit_id = _known(link.fit_unit_id)
         group = [
             other for other in one.links if other.fit_unit_id == unit_id and other.state == "accumulating"
@@ -194,13 +191,8 @@ class Calibrator:
             job = unit_job(conn, unit_id)
             tag = self._item(conn, current, task, one, link).global_tag
             if self._is_lost(job):
-                return self._carry(
-                    one,
-                    group,
-                    tag,
-                    group[0].start,
-                    "the fit failed; `beamwright explain` on its job says why",
-                )
+                reason = "the fit failed; `beamwright explain` on its job says why"
+                return self._carry(one, group, tag, group[0].start, reason)
             if job.state != "ok":
                 return 0
             files = {
@@ -209,20 +201,58 @@ class Calibrator:
             }
         payloads = {role: Payload.received("arrays", Path(path).read_bytes()) for role, path in files.items()}
         fits = job.figures["fits"]
+        if not self._has_converged(task, group[0], fits, payloads):
+            if group[0].round < task.step.rounds:
+                return self._repeat(current, task, one, group, fits, payloads)
+            fits = _unconverged(fits, task.step.rounds, task.step.tolerance)
+        is_refused = any(fit["decision"] == "reject" for fit in fits.values())
+        on_reject = task.step.on_reject if is_refused else "carry"
         with self._advance(one, group) as conn:
-            outcomes = _outcomes(fits, payloads, group[0].start)
-            chain.conclude(
-                conn,
-                one,
-                group,
-                tag,
-                payloads,
-                outcomes,
-                fits,
-                task.step.on_reject,
-                self.workspace.clock.now(),
-            )
+            outcomes = _outcomes(fits, payloads, group[0])
+            now = self.workspace.clock.now()
+            chain.conclude(conn, one, group, tag, payloads, outcomes, fits, on_reject, now)
         return 1
+
+    # --- further rounds
+
+    def _has_converged(
+        self, task: Task, link: Link, fits: dict[str, Any], payloads: dict[str, Payload]
+    ) -> bool:
+        """Tell whether what was accepted is, within the tolerance, what the collectors had applied."""
+        if task.step.rounds == 1:
+            return True
+        with self.workspace.db.read() as conn:
+            moved = [
+                shift(tags.get_payload(conn, link.applied[role]), payloads[role])
+                for role in sorted(_accepted(fits))
+            ]
+        return max(moved, default=0.0) <= task.step.tolerance
+
+    def _repeat(
+        self, current: Plan, task: Task, one: Chain, group: Sequence[Link], fits: dict[str, Any],
+        payloads: dict[str, Payload],
+    ) -> int:  # fmt: skip
+        """Let the group collect again, with what this round's fit found."""
+        new = {role: payloads[role] for role in _accepted(fits)}
+        with self.workspace.db.begin() as conn:
+            proposed = {
+                role: tags.put_payload(conn, p, self.workspace.clock.now()) for role, p in new.items()
+            }
+        with self.workspace.db.read() as conn:
+            items = [self._item(conn, current, task, one, link) for link in group]
+        plans = []
+        for item, link in zip(items, group, strict=True):
+            covered = self._snapshot(task, item, link.applied | proposed)
+            again = replace(item, round=link.round + 1)
+            plans.append(splitting.collect_unit(task, again, covered, self.run))
+        reason = f"round {group[0].round + 1}: constants moved by more than {task.step.tolerance:g}"
+        done = {link.collect_unit_id for link in group} | {link.fit_unit_id for link in group}
+        with self._advance(one, group) as conn:
+            now = self.workspace.clock.now()
+            supersede_jobs(conn, sorted(map(_known, done)), Why(chain.ACTOR, reason, now))
+            units = [ensure_unit(conn, task, unit, now) for unit in plans]
+            chain.repeat(conn, one, group, units, proposed, reason, now)
+        return len(group)
 
     # --- helpers
 
@@ -277,14 +307,38 @@ def _sum(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: sum(part.get(name, 0) for part in parts) for name in names}
 
 
-def _outcomes(
-    fits: dict[str, Any], payloads: dict[str, Payload], start: chain.Constants
-) -> dict[str, Outcome]:
-    """Return, by role, what an accepted calibration brings, or what was there before."""
+def _held(conn: sa.Connection, task: Task, item: Item, applied: chain.Constants) -> chain.Constants:
+    """Return what holds at the start of an interval, by role: what a fit starts from."""
+    foreign = set(task.facts.reads) - set(applied)
+    start = Interval(item.interval.series, item.interval.first, item.interval.first)
+    pieces = tags.resolve(conn, item.global_tag, foreign, start).pieces if foreign else []
+    return {role: payload_id for role, _, payload_id in pieces} | applied
+
+
+def _accepted(fits: dict[str, Any]) -> set[str]:
+    """Return the roles whose new constants are taken."""
+    return {role for fit in fits.values() if fit["decision"] == "accept" for role in fit["tags"]}
+
+
+def _unconverged(fits: dict[str, Any], rounds: int, tolerance: float) -> dict[str, Any]:
+    """Return fits as rejected that still move their constants in the last round."""
+    reason = f"not converged: constants still move by more than {tolerance:g} in round {rounds}"
+    return {
+        name: fit | {"decision": "reject", "reason": reason} if fit["decision"] == "accept" else fit
+        for name, fit in fits.items()
+    }
+
+
+def _outcomes(fits: dict[str, Any], payloads: dict[str, Payload], link: Link) -> dict[str, Outcome]:
+    """Return, by role, what an accepted calibration brings, or what was there before.
+
+    A calibration that carries in a further round keeps what the rounds before it found.
+    """
     found = {}
     for fit in fits.values():
         for role in fit["tags"]:
-            is_new = fit["decision"] == "accept"
-            payload_id = payloads[role].id if is_new else start[role]
+            kept = link.applied if fit["decision"] == "carry" else link.start
+            payload_id = payloads[role].id if fit["decision"] == "accept" else kept[role]
+            is_new = fit["decision"] == "accept" or payload_id != link.start[role]
             found[role] = Outcome(payload_id, "fitted" if is_new else "carried", fit["reason"])
     return found

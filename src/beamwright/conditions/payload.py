@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
+
 from beamwright.core import bundle
 from beamwright.core.canonical import canonical_json, sha256_hex
 from beamwright.core.errors import ConditionsError, FormatError, nearest
@@ -92,6 +94,19 @@ class Payload:
         if self.kind == "bytes":
             return self.data
         return _canonical(document) if self.kind == "json" else bundle.pack(arrays, document)
+
+
+def shift(before: Payload | None, after: Payload) -> float:
+    """Return the largest change of any number; infinite where the arrays are not the same ones."""
+    if before is None:
+        return float("inf")
+    if before.id == after.id:
+        return 0.0
+    old, new = before.unpack()[0], after.unpack()[0]
+    if old.keys() != new.keys() or any(old[name].shape != new[name].shape for name in old):
+        return float("inf")
+    changes = [np.abs(new[n].astype(float) - old[n].astype(float)) for n in old if old[n].size]
+    return max((float(np.max(change)) for change in changes), default=0.0)
 
 
 def _canonical(document: Any) -> bytes:

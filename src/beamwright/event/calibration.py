@@ -37,6 +37,7 @@ from beamwright.event.table import Array
 Accumulator = dict[str, Array]
 Verdict = Literal["accept", "reject", "carry"]
 PREFIX = "calibration/"
+CHANNEL = "channel"
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,16 @@ class Calibration(Configurable, ABC):
     """Makes the constants of ``tags`` out of the records of one kind.
 
     ``reads`` names banks, and conditions as ``"Tag@conditions"``. Accumulators must merge exactly, in batch
-    order: integer
-    counts, or arrays that are joined end to end; then no number of workers changes a bit.
+    order: integer counts, or arrays that are joined end to end; then no number of workers changes a bit.
+    ``max_bad`` is how many channels of a tag may come out without a finite value, or be lost, before the fit
+    is rejected.
     """
 
     tags: Sequence[str] = ()
     record: str = "event"
     reads: Sequence[str] = ()
     minimum: float = 1.0
+    max_bad: int = 0
 
     @property
     def name(self) -> str:
@@ -269,7 +272,38 @@ def _tried(
             f"the fit of {calibration.name} gives payloads for {sorted(fit.payloads)}",
             hint=f"it declares {sorted(calibration.tags)}",
         )
+    bad = {tag: bad_channels(payload, previous.get(tag)) for tag, payload in sorted(fit.payloads.items())}
+    worse = [f"{tag}: {found[0]}" for tag, found in bad.items() if len(found) > calibration.max_bad]
+    if worse:
+        return fit, Decision("reject", "; ".join(worse))
     return fit, calibration.validate(fit, previous)
+
+
+def bad_channels(payload: Payload, previous: Constants | None) -> list[str]:
+    """Say which entries of a payload's arrays are not finite, and which of the previous ones are missing.
+
+    Arrays called ``channel`` name the entries; without one, arrays that have become shorter have lost some.
+    """
+    if payload.kind != "arrays":
+        return []
+    arrays = payload.unpack()[0]
+    names = arrays.get(CHANNEL)
+    strange = [
+        f"{name} of channel {i if names is None or len(names) <= i else names[i]} is not finite"
+        for name, array in arrays.items()
+        if array.dtype.kind == "f" and array.ndim
+        for i in np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+    ]
+    if previous is None or previous.arrays.keys() != arrays.keys():
+        return strange
+    if names is not None:
+        gone = np.setdiff1d(previous.arrays[CHANNEL], names)
+        return strange + [f"channel {channel} is missing" for channel in gone]
+    return strange + [
+        f"{name} has {array.size} entries, there were {previous.arrays[name].size}"
+        for name, array in arrays.items()
+        if array.size < previous.arrays[name].size
+    ]
 
 
 def previous_constants(

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-
-from beamwright.conditions.payload import Payload
+from beamwright.conditions.payload import Payload, shift
 from beamwright.conditions.snapshot import Piece, Snapshot
 from beamwright.core.errors import ConfigError
 from beamwright.core.runs import Interval
@@ -89,7 +86,7 @@ def roll(
             found.constants |= fits[one.name].payloads if fits[one.name].decision.verdict == "accept" else {}
             tell(number, one.name, fits[one.name])
         found.rounds.append(fits)
-        found.shift = max((_shift(before.get(tag), new) for tag, new in found.constants.items()), default=0.0)
+        found.shift = max((shift(before.get(tag), new) for tag, new in found.constants.items()), default=0.0)
         found.is_converged = found.shift <= tolerance
         if found.is_converged:
             break
@@ -121,16 +118,3 @@ def _snapshot(source: Source, constants: Mapping[str, Payload], roles: set[str])
             payloads[payload.id] = payload
             pieces.append((role, interval, payload.id))
     return Snapshot("", pieces, payloads)
-
-
-def _shift(before: Payload | None, after: Payload) -> float:
-    """Return the largest change of any number; infinite where the arrays are not the same ones."""
-    if before is None:
-        return float("inf")
-    if before.id == after.id:
-        return 0.0
-    old, new = before.unpack()[0], after.unpack()[0]
-    if old.keys() != new.keys() or any(old[name].shape != new[name].shape for name in old):
-        return float("inf")
-    changes: list[Any] = [np.abs(new[n].astype(float) - old[n].astype(float)) for n in old if old[n].size]
-    return max((float(np.max(change)) for change in changes), default=0.0)

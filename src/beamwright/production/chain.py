@@ -1,16 +1,15 @@
 """The chain of rolling calibrations: strictly in run order, constants stored exactly once.
 
-One chain per calibrate step and series; one link per chunk. A link's ``start`` are the constants that its
-collector applies, those of the
-link before it; its ``result`` are the constants that its interval gets. Storing constants, emptying the
-accumulator and
-advancing the chain is one transaction (``conclude``).
+One chain per calibrate step and series; one link per chunk. A link's ``start`` are the constants of the link
+before it, which its collector applies, in a further round with what the round before ``proposed``; its
+``result`` are the constants that its interval gets. Storing constants, emptying the accumulator and advancing
+the chain is one transaction (``conclude``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,6 +46,13 @@ class Link:
     start: Constants
     result: Constants
     created: float = 0.0
+    round: int = 1
+    proposed: Constants = field(default_factory=dict)
+
+    @property
+    def applied(self) -> Constants:
+        """The constants that its collector applies."""
+        return self.start | self.proposed
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ def waits_for(conn: sa.Connection, plan: Plan, task: Task, chain: Chain, link: L
         return f"{previous.interval} is {previous.state}"
     if previous is not None and previous.fit_unit_id is not None and previous.state == "accumulating":
         return f"{previous.interval} is being fitted"
-    return _missing(conn, plan, task, link)
+    return _missing(conn, plan, task, link) or _uncovered(conn, plan, task, link)
 
 
 def is_complete(conn: sa.Connection, plan: Plan, task: Task, chain: Chain) -> bool:
@@ -198,6 +204,28 @@ def request_fit(conn: sa.Connection, group: Sequence[Link], unit_id: int) -> Non
         table.c.id.in_([link.id for link in group]), table.c.state == "accumulating"
     )
     conn.execute(changed.values(fit_unit_id=unit_id))
+
+
+def repeat(
+    conn: sa.Connection,
+    chain: Chain,
+    group: Sequence[Link],
+    units: Sequence[int],
+    proposed: Constants,
+    reason: str,
+    now: float,
+) -> None:
+    """Let fitted links collect once more, in ``units``, with what their fit proposed."""
+    for link, unit_id in zip(group, units, strict=True):
+        values: dict[str, Any] = {
+            "collect_unit_id": unit_id,
+            "fit_unit_id": None,
+            "proposed": link.proposed | proposed,
+            "round": link.round + 1,
+        }
+        values |= {"actor": ACTOR, "reason": reason, "at": now}
+        history.move(conn, schema.chain_link, link.id, "accumulating", "collecting", **values)
+    set_accumulated(conn, chain, [i for i in chain.accumulated if i not in {link.id for link in group}])
 
 
 def carry(
@@ -391,6 +419,8 @@ def _link(row: Any) -> Link:
         dict(row.start),
         dict(row.result),
         row.created,
+        row.round or 1,
+        dict(row.proposed or {}),
     )
 
 
@@ -411,6 +441,15 @@ def _missing(conn: sa.Connection, plan: Plan, task: Task, link: Link) -> str:
     return (
         "" if there == sequence - 1 else f"run {series}:{number} lacks {sequence - 1 - there} earlier chunks"
     )
+
+
+def _uncovered(conn: sa.Connection, plan: Plan, task: Task, link: Link) -> str:
+    """Name what other calibrations have not given yet for the link's interval."""
+    foreign = set(task.facts.reads) - set(task.facts.tags)
+    for dataset in plan.datasets_of(task, link.interval.series) if foreign else []:
+        for role, gap in tags.resolve(conn, dataset.global_tag, foreign, link.interval).gaps:
+            return f"{role} does not cover {gap}"
+    return ""
 
 
 def _is_closed(conn: sa.Connection, series: str, number: int, tier: str) -> bool:

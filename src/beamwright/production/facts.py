@@ -47,7 +47,25 @@ def production_facts(experiment: Experiment, spec: ProductionSpec) -> dict[str, 
         if step.kind == "merge":
             pointers |= {f"{step.name}.{split_input(name)[1]}" for name in step.inputs if name in pointers}
             facts[step.name] = Facts("", {s: facts[h].streams[s] for h, s in map(split_input, step.inputs)})
+    _check_chains(spec, facts)
     return facts
+
+
+def _check_chains(spec: ProductionSpec, facts: dict[str, Facts]) -> None:
+    """Chains may wait for each other's constants, in one direction.
+
+    Raises: ConfigError, naming those that would wait for ever.
+    """
+    left = {step.name: facts[step.name] for step in spec.step if step.kind == "calibrate"}
+    while left:
+        makers = {role for known in left.values() for role in known.tags}
+        free = [n for n, known in left.items() if not (set(known.reads) - set(known.tags)) & set(makers)]
+        if not free:
+            raise ConfigError(
+                f"the calibrations {', '.join(left)} wait for each other's constants",
+                hint="make them one step, with rounds, or read the constants of one direction only",
+            )
+        left = {name: known for name, known in left.items() if name not in free}
 
 
 def _check_outputs(experiment: Experiment, spec: ProductionSpec, step: StepSpec) -> set[str]:

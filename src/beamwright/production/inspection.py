@@ -35,10 +35,11 @@ def accepted_units(conn: sa.Connection, plan: Plan) -> dict[tuple[str, RunKey], 
 
 def reported(conn: sa.Connection, task: Task, run: RunKey) -> Reported:
     """Return the histograms of a step's accepted units of one run, added up, and the latest figures."""
-    file, output, unit = schema.file, schema.output, schema.unit
+    file, output, unit, job = schema.file, schema.output, schema.unit, schema.job
     mine = (unit.c.task_id == task.id, unit.c.series == run[0], unit.c.first_run == run[1])
     query = sa.select(file.c.id, file.c.name).join(output, output.c.file_id == file.c.id)
-    query = query.join(unit, output.c.unit_id == unit.c.id).where(*mine, output.c.stream == HISTOGRAMS)
+    query = query.join(unit, output.c.unit_id == unit.c.id).join(job, job.c.unit_id == unit.c.id)
+    query = query.where(*mine, output.c.stream == HISTOGRAMS, job.c.state == "ok")
     paths = [Path(verified_path(conn, row.id, row.name)) for row in conn.execute(query.order_by(unit.c.id))]
     histograms = HistogramSet.merged(HistogramSet.from_bytes(path.read_bytes(), str(path)) for path in paths)
     return Reported(histograms, _figures(conn, mine))
@@ -51,7 +52,8 @@ def _figures(conn: sa.Connection, mine: tuple[sa.ColumnElement[bool], ...]) -> d
         .join(job, attempt.c.job_id == job.c.id)
         .join(unit, job.c.unit_id == unit.c.id)
     )
-    query = query.where(*mine, attempt.c.state == "accepted").order_by(unit.c.first_run, unit.c.first_section)
+    query = query.where(*mine, attempt.c.state == "accepted", job.c.state == "ok")
+    query = query.order_by(unit.c.first_run, unit.c.first_section)
     found: dict[str, float | None] = {}
     for figures in conn.execute(query).scalars():
         found.update(_flat(figures or {}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,7 @@ class Place:
     @property
     def global_tags(self) -> list[str]:
         """The global tags that the chain's constants are published into."""
-        datasets = [self.plan.spec.datasets()[name] for name in self.task.step.inputs]
-        return sorted({d.global_tag for d in datasets if self.chain.series in d.runs})
+        return sorted({d.global_tag for d in self.plan.datasets_of(self.task, self.chain.series)})
 
     def __str__(self) -> str:
         return f"{self.plan.spec.name}/{self.task.step.name} {self.chain.series}/{self.run}"
@@ -129,42 +128,53 @@ def skip_back(conn: sa.Connection, place: Place, why: Why) -> list[Link]:
     """Open a new generation of a chain from a run on; return the links that it invalidates.
 
     Their constants are withdrawn, so that what they cover is uncovered until the chain has rolled again. Runs
-    before stay as they are.
+    before stay as they are. Chains that read these constants are skipped back with it.
     Raises: StateError when nothing from the run on has begun, or a global tag is frozen.
     """
     _check_open(conn, place)
-    again = [li for li in place.chain.links if li.interval.first[0] >= place.run and li.state != "waiting"]
+    again = _begun(place)
     if not again:
         raise StateError(f"{place} has not begun", hint="there is nothing to skip back")
+    _skip(conn, place, again, why)
+    for other in _dependents(conn, place):
+        more = _begun(other)
+        _skip(conn, other, more, replace(why, reason=f"{why.reason} ({place} is skipped back)"))
+        again += more
+    return again
+
+
+def _begun(place: Place) -> list[Link]:
+    return [li for li in place.chain.links if li.interval.first[0] >= place.run and li.state != "waiting"]
+
+
+def _dependents(conn: sa.Connection, place: Place) -> list[Place]:
+    """Return the begun chains of the production that read what a chain makes, directly or not, in order."""
+    made, found = set(place.task.facts.tags), []
+    for task in place.plan.tasks.values():
+        reads = set(task.facts.reads) - set(task.facts.tags)
+        if task.step.kind != "calibrate" or task.id == place.task.id or not reads & made:
+            continue
+        for one in chain.read(conn, task.id):
+            other = Place(place.plan, task, one, place.run)
+            if one.series == place.chain.series and set(other.global_tags) & set(place.global_tags):
+                made |= set(task.facts.tags)
+                found += [other] if _begun(other) else []
+    return found
+
+
+def _skip(conn: sa.Connection, place: Place, again: Sequence[Link], why: Why) -> None:
+    """Invalidate links of one chain, and give it a new generation in which they wait."""
     generation = place.chain.generation + 1
+    note = {"actor": why.actor, "reason": why.reason}
     for link in again:
-        history.move(
-            conn,
-            schema.chain_link,
-            link.id,
-            link.state,
-            "invalidated",
-            actor=why.actor,
-            reason=why.reason,
-            at=why.now,
-        )
+        history.move(conn, schema.chain_link, link.id, link.state, "invalidated", at=why.now, **note)
         chain.add_link(conn, place.chain.id, generation, link.chunk_id, link.interval, why.now)
     _drop_work(conn, place.chain, again, why)
     _open_generation(conn, place.chain, generation, again)
     _withdraw(conn, place, why.now)
     reopen(conn, place.task, why)
     data = {"series": place.chain.series, "run": place.run, "generation": generation}
-    history.record(
-        conn,
-        "task",
-        place.task.id,
-        "skipped back",
-        actor=why.actor,
-        reason=why.reason,
-        at=why.now,
-        data=data,
-    )
-    return again
+    history.record(conn, "task", place.task.id, "skipped back", at=why.now, data=data, **note)
 
 
 def reopen(conn: sa.Connection, task: Task, why: Why) -> None:

@@ -43,9 +43,10 @@ class StepSpec(Declaration):
     """One step: a path over records, a set of calibrations in run order, or a merge.
 
     ``inputs`` names datasets, or ``step.stream`` for the output of an earlier step. ``initial`` names, per
-    series, the constants that a
-    chain of calibrations starts from. ``split`` is the largest number of records in a unit, ``target_mb``
-    the size at which a merge closes.
+    series, the constants that a chain of calibrations starts from. With ``rounds`` above one an interval is
+    collected and fitted anew, with the constants that the round before found, until none moves by more than
+    ``tolerance``; what has not converged at the bound is rejected. ``split`` is the largest number of records
+    in a unit, ``target_mb`` the size at which a merge closes.
     """
 
     name: str
@@ -58,6 +59,8 @@ class StepSpec(Declaration):
     max_runs: int = Field(default=1, ge=1)
     max_wait_s: float | None = Field(default=None, ge=0)
     on_reject: Literal["carry", "hold"] = "carry"
+    rounds: int = Field(default=1, ge=1)
+    tolerance: float = Field(default=0.0, ge=0)
     split: int | None = Field(default=None, ge=1)
     target_mb: float = Field(default=256.0, gt=0)
     parameters: dict[str, dict[str, Any]] = {}
@@ -156,6 +159,8 @@ def _check_step(step: StepSpec, source: str) -> None:
         raise ConfigError(
             f"{source}: step {step.name!r} has no calibrations", hint="list calibrations of the experiment"
         )
+    if step.kind != "calibrate" and step.rounds > 1:
+        raise ConfigError(f"{source}: step {step.name!r} has rounds", hint="only calibrations are repeated")
     if step.kind == "merge" and any(not split_input(name)[1] for name in step.inputs):
         raise ConfigError(f"{source}: step {step.name!r} merges a dataset", hint="a merge reads step.stream")
     if step.split and any(split_input(name)[1] for name in step.inputs):

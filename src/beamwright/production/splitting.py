@@ -22,7 +22,7 @@ class Item:
     """Something that units are cut from: a chunk of raw data, or a collection.
 
     ``keys`` holds, for a chunk, the section and event numbers of the records in key order; ``edition`` counts
-    how often work on it was asked for anew.
+    how often work on it was asked for anew, ``round`` the rounds of its calibration.
     """
 
     interval: Interval
@@ -34,6 +34,7 @@ class Item:
     chunk_ids: tuple[int, ...] = ()
     collection_ids: tuple[int, ...] = ()
     edition: int = 0
+    round: int = 1
     keys: tuple[NDArray[Any], NDArray[Any]] | None = None
 
 
@@ -131,6 +132,7 @@ def _streams(
 ) -> dict[str, StreamDoc]:
     suffix = f".v{max(version, task.config_version)}" if max(version, task.config_version) > 1 else ""
     place = part_name(interval) + suffix + (f".e{item.edition + 1}" if item.edition else "")
+    place += f".r{item.round}" if item.round > 1 else ""
     return {stream: _stream(task, stream, tier, place) for stream, tier in tiers.items()}
 
 
@@ -204,6 +206,7 @@ def _plan(
         item.collection_ids,
         task.step.priority,
         item.edition,
+        item.round,
     )
 
 

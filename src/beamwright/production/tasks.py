@@ -59,6 +59,12 @@ class Plan:
     release: str
     tasks: dict[str, Task]
 
+    def datasets_of(self, task: Task, series: str) -> list[DatasetSpec]:
+        """Return the datasets with runs of a series that a step reads."""
+        known = self.spec.datasets()
+        found = [known[name] for name in task.step.inputs if name in known]
+        return [dataset for dataset in found if series in dataset.runs]
+
     def roots(self, step: str) -> list[DatasetSpec]:
         """Return the datasets that a step's events come from, in the order of the file."""
         found: dict[str, DatasetSpec] = {}

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from beamwright.core.canonical import content_hash
 from beamwright.core.runs import Interval
 from beamwright.db import history, schema
-from beamwright.db.engine import insert_id
+from beamwright.db.engine import batched, insert_ids
 from beamwright.production.tasks import ACTOR, Task
 
 
@@ -19,7 +19,7 @@ from beamwright.production.tasks import ACTOR, Task
 class UnitPlan:
     """A unit to be made; ``chunk_ids`` and ``collection_ids`` are its inputs in order.
 
-    ``edition`` counts how often the same work was asked for anew.
+    ``edition`` counts how often the same work was asked for anew, ``round`` the rounds of a calibration.
     """
 
     kind: str
@@ -32,12 +32,14 @@ class UnitPlan:
     collection_ids: tuple[int, ...] = ()
     priority: int = 0
     edition: int = 0
+    round: int = 1
 
 
 def unit_key(task: Task, unit: UnitPlan) -> str:
     """Return the unit's identity: the content hash of what makes it one unit and no other."""
     inputs = [[i["name"], i["sha256"]] for i in unit.definition["inputs"]]
-    edition = [unit.edition] if unit.edition else []
+    edition: list[Any] = [unit.edition] if unit.edition else []
+    edition += ["round", unit.round] if unit.round > 1 else []
     return content_hash(
         [
             task.production,
@@ -86,52 +88,47 @@ def add_units(conn: sa.Connection, task: Task, units: Sequence[UnitPlan], now: f
     """Make units with their jobs, prepared; a unit that is there already is left alone. Return the new
     units' ids.
     """
-    made = []
-    for unit in units:
-        key = unit_key(task, unit)
-        if conn.execute(sa.select(schema.unit.c.id).where(schema.unit.c.key == key)).first() is None:
-            made.append(_add_unit(conn, task, unit, key, now))
-    return made
-
-
-def _add_unit(conn: sa.Connection, task: Task, unit: UnitPlan, key: str, now: float) -> int:
-    common = {
-        "kind": unit.kind,
-        "record": unit.record,
-        "stream": unit.stream,
-        "resolved_hash": unit.resolved_hash,
-    }
-    unit_id = insert_id(
-        conn,
-        schema.unit,
-        key=key,
-        task_id=task.id,
-        config_version=task.config_version,
-        config_hash=task.config_hash,
-        definition=unit.definition,
-        priority=unit.priority,
-        created=now,
-        **common,
-        **interval_columns(unit.interval),
-    )
-    inputs = [{"chunk_id": c, "collection_id": None} for c in unit.chunk_ids]
-    inputs += [{"chunk_id": None, "collection_id": c} for c in unit.collection_ids]
+    planned = {unit_key(task, unit): unit for unit in units}
+    known = _known(conn, list(planned))
+    new = {key: unit for key, unit in planned.items() if key not in known}
+    ids = insert_ids(conn, schema.unit, [_unit_row(task, unit, key, now) for key, unit in new.items()])
+    inputs = [row for unit_id, unit in zip(ids, new.values(), strict=True) for row in _inputs(unit_id, unit)]
     if inputs:
-        conn.execute(
-            sa.insert(schema.unit_input),
-            [row | {"unit_id": unit_id, "position": i} for i, row in enumerate(inputs)],
-        )
-    job = {
-        "unit_id": unit_id,
-        "state": "prepared",
-        "priority": unit.priority,
-        "failures": 0,
-        "not_before": 0.0,
-        "reason": "",
-    }
-    job_id = insert_id(conn, schema.job, created=now, **job)
-    history.record(conn, "job", job_id, "prepared", actor=ACTOR, at=now)
-    return unit_id
+        conn.execute(sa.insert(schema.unit_input), inputs)
+    prepared = [_job_row(unit_id, unit, now) for unit_id, unit in zip(ids, new.values(), strict=True)]
+    jobs = insert_ids(conn, schema.job, prepared)
+    history.record_all(conn, "job", jobs, "prepared", actor=ACTOR, at=now)
+    return ids
+
+
+def _known(conn: sa.Connection, keys: Sequence[str]) -> set[str]:
+    """Return the keys of which there are units."""
+    column, found = schema.unit.c.key, set[str]()
+    for part in batched(keys):
+        found.update(conn.execute(sa.select(column).where(column.in_(part))).scalars())
+    return found
+
+
+def _unit_row(task: Task, unit: UnitPlan, key: str, now: float) -> dict[str, Any]:
+    identity = {"key": key, "task_id": task.id, "kind": unit.kind, "record": unit.record}
+    configuration = {"config_version": task.config_version, "config_hash": task.config_hash}
+    content = {"stream": unit.stream, "resolved_hash": unit.resolved_hash, "definition": unit.definition}
+    common = {"priority": unit.priority, "created": now}
+    return identity | configuration | content | common | interval_columns(unit.interval)
+
+
+def _inputs(unit_id: int, unit: UnitPlan) -> list[dict[str, Any]]:
+    ids: list[tuple[int | None, int | None]] = [(chunk, None) for chunk in unit.chunk_ids]
+    ids += [(None, collection) for collection in unit.collection_ids]
+    return [
+        {"unit_id": unit_id, "chunk_id": chunk, "collection_id": collection, "position": position}
+        for position, (chunk, collection) in enumerate(ids)
+    ]
+
+
+def _job_row(unit_id: int, unit: UnitPlan, now: float) -> dict[str, Any]:
+    state = {"state": "prepared", "failures": 0, "not_before": 0.0, "reason": ""}
+    return {"unit_id": unit_id, "priority": unit.priority, "created": now} | state
 
 
 def interval_columns(interval: Interval) -> dict[str, Any]:
