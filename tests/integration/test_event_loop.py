@@ -546,10 +546,10 @@ def test_workers_killed_while_idle_are_replaced_and_missed_by_nobody(
         submit(pool, task)
         kill_idle(pool)
 
-    def finishing(pool: Any) -> None:
+    def finishing(pool: Any) -> Any:
         killed.clear()
         kill_idle(pool)
-        finish(pool)
+        return finish(pool)
 
     monkeypatch.setattr(WorkerPool, "submit", submitting)
     monkeypatch.setattr(WorkerPool, "finish", finishing)

@@ -20,6 +20,7 @@ from beamwright.event.engine import Engine, Failure, Result
 from beamwright.event.keys import are_among, distinct
 from beamwright.event.store import Written
 from beamwright.event.table import Array
+from beamwright.event.tally import Tally
 
 Merge = Callable[[str, dict[str, Array]], None]
 """Takes what a batch deposits for a calibration."""
@@ -84,8 +85,9 @@ class Commit:
     """Takes batches in order: writes them, adds their deposits, counts."""
 
     def __init__(
-        self, engine: Engine, sinks: dict[str, Sink], merge: Merge | None = None, account: str = ""
-    ) -> None:
+        self, engine: Engine, sinks: dict[str, Sink], merge: Merge | None = None, account: str = "",
+        profile: bool = False,
+    ) -> None:  # fmt: skip
         self._engine, self._sinks, self._merge, self._account = engine, sinks, merge, account
         self._plan, self._path = engine.plan, engine.path
         self._read = {stream: _Counts() for stream in sinks}
@@ -94,8 +96,8 @@ class Commit:
         self._failed = 0
         self._last: dict[str, tuple[int, int, int]] = {}
         self._written: dict[str, Written] = {}
-        steps = len(engine.path.steps)
-        self._times, self._counts, self._used = [0] * steps, [0] * steps, _Counts()
+        self._used = _Counts()
+        self.tally = Tally([step.name for step in engine.path.steps], profile)
 
     def _is_created(self, stream: str) -> bool:
         return self._path.record_of(self._path.output(stream)) != self._path.record
@@ -130,7 +132,7 @@ class Commit:
         span = self._plan.spans[number]
         alive = np.ones(span.stop - span.start, np.bool_)
         alive[np.asarray(lost, np.int64) - span.start] = False
-        return self._plan.kept[span.start : span.stop][alive]
+        return self._plan.positions(span.start, span.stop)[alive]
 
     def _count_parents(self, stream: str, positions: NDArray[np.int64], batches: list[Batch]) -> None:
         """Count the records that became parents of written ones, and those that did not."""
@@ -144,8 +146,7 @@ class Commit:
         self._read[stream].filtered += int((~is_parent).sum())
 
     def _add(self, result: Result) -> None:
-        self._times = [a + b for a, b in zip(self._times, result.times, strict=True)]
-        self._counts = [a + b for a, b in zip(self._counts, result.counts, strict=True)]
+        self.tally.add(result.calls)
         for name, arrays in result.deposits.items():
             if name.startswith(HISTOGRAM_PREFIX):
                 self._engine.histograms[name.removeprefix(HISTOGRAM_PREFIX)].counts += arrays["counts"]
@@ -194,12 +195,13 @@ class Commit:
             lines.append(self._read_line(self._used, self._account, interval))
         for line in lines:
             check_balance(line)
-        names = [step.name for step in self._path.steps]
-        rows = zip(names, self._counts, self._times, strict=True)
-        statistics = {name: {"records": n, "seconds": ns * 1e-9} for name, n, ns in rows}
+        statistics: dict[str, Any] = {"modules": self.tally.modules(), "records": self._used.written}
+        statistics["batches"] = len(self._plan.spans)
+        if self.tally.samples:
+            statistics["profile"] = self.tally.profile()
         return LoopResult(
             lines, self._written, [one.document() for one in self._poison], self._engine.histograms,
-            {"modules": statistics, "records": self._used.written, "batches": len(self._plan.spans)},
+            statistics,
         )  # fmt: skip
 
     def _lines(self, stream: str, interval: Interval) -> list[LedgerDoc]:

@@ -18,12 +18,19 @@ from beamwright.event.plan import Plan, Stage, Task
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds that one record may take (None: any), and how many records may be quarantined before the pass
-    fails.
+    """Seconds that one record may take (None: any), megabytes that a worker may take for its records beyond
+    what it starts with (None: any; not kept in this very process), and how many records may be quarantined
+    before the pass fails.
     """
 
     event_s: float | None = None
     quarantined: int = 100
+    memory_mb: int | None = None
+
+    @property
+    def is_any(self) -> bool:
+        """Whether time or memory is limited."""
+        return self.event_s is not None or self.memory_mb is not None
 
 
 class Pool(Protocol):
@@ -38,7 +45,7 @@ class Pool(Protocol):
 
     def wait(self) -> tuple[Task, Result | Failure]: ...
 
-    def finish(self) -> None: ...
+    def finish(self) -> list[Result]: ...
 
     def close(self) -> None: ...
 
@@ -61,21 +68,19 @@ class Conductor:
     ) -> None:  # fmt: skip
         self._pool, self._plan, self._path, self._commit = pool, plan, path, commit
         self._limits, self._progress = limits, progress
-        self._waiting = deque(plan.tasks)
+        self._waiting: deque[Task] = deque()
+        self._planned = 0
         self._groups: dict[int, _Group] = {}
         self._next = 0
 
     def run(self) -> None:
-        """Work until the last batch is committed."""
-        try:
-            while self._next < len(self._plan.spans):
-                self._hand_out()
-                self._judge(*self._pool.wait())
-                self._commit_ready()
-            self._commit.close()
-        except BaseException:
-            self._commit.abort()
-            raise
+        """Work until the last batch that is planned is committed."""
+        self._waiting.extend(self._plan.tasks[self._planned :])
+        self._planned = len(self._plan.spans)
+        while self._next < self._planned:
+            self._hand_out()
+            self._judge(*self._pool.wait())
+            self._commit_ready()
 
     def _hand_out(self) -> None:
         while self._waiting and self._pool.can_take():
@@ -136,4 +141,4 @@ class Conductor:
             self._commit.batch(self._next, [piece for _, piece in group.pieces])
             self._next += 1
             if self._progress is not None:
-                self._progress(self._plan.spans[self._next - 1].stop, len(self._plan.kept))
+                self._progress(self._plan.spans[self._next - 1].stop, self._plan.records)

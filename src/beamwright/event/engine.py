@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,23 @@ from beamwright.event.path import Output, Path, Step
 from beamwright.event.plan import ConditionsSource, Plan, Stage, Task
 from beamwright.event.reader import Reader
 from beamwright.event.table import Mask, Table
+from beamwright.event.tally import (
+    BEGIN_RUN,
+    COMPILE,
+    CONDITIONS_CHANGED,
+    END_RUN,
+    HOOKS,
+    PREPARE,
+    PROCESS,
+    Call,
+    resident_bytes,
+)
+
+B = TypeVar("B")
 
 READER = "reader"
+_MEASURED = 16
+"""The memory of a module is measured in one task of so many, and in the first ones."""
 
 
 class Progress(Protocol):
@@ -63,7 +79,7 @@ class Failure:
 
 @dataclass
 class Result:
-    """What a task leaves: the records for each stream, counts, deposits, times per step in ns."""
+    """What a task leaves: the records for each stream, counts, deposits, and the calls of hooks."""
 
     outputs: dict[str, Batch] = field(default_factory=dict)
     filtered: dict[str, int] = field(default_factory=dict)
@@ -71,8 +87,7 @@ class Result:
     created_section: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
     created_event: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     deposits: Deposits = field(default_factory=dict)
-    times: list[int] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
 
 
 @dataclass
@@ -92,22 +107,29 @@ class Engine:
     progress: Progress = field(default_factory=lambda: [0])
     _run: RunInfo | None = None
     _payloads: dict[int, dict[str, str]] = field(default_factory=dict)
-    _times: list[int] = field(default_factory=list)
-    _counts: list[int] = field(default_factory=list)
+    _calls: list[Call] = field(default_factory=list)
+    _tasks: int = 0
 
-    def book(self) -> None:
-        """Let every module book its histograms."""
+    def book(self) -> list[Call]:
+        """Let every module book its histograms and prepare itself, before processes are forked."""
+        calls = []
         for step in self.path.steps:
+            begun = perf_counter_ns()
             with _Fence(step.name, "book"):
                 step.module.book(self.histograms)
+            with _Fence(step.name, "prepare"):
+                step.module.prepare(self.banks)
+            calls.append(Call(step.number, PREPARE, 0, perf_counter_ns() - begun))
+        return calls
 
     def run(self, task: Task) -> Result:
         """Run one task.
 
         Raises: Stumble where a module raises on the records; other errors end the pass.
         """
-        self._times, self._counts = [0] * len(self.path.steps), [0] * len(self.path.steps)
-        self._enter(task.number)
+        self._calls = []
+        self._tasks += 1
+        self._enter(task)
         batch = self._read(task)
         created = None
         for step in self.path.steps:
@@ -128,32 +150,44 @@ class Engine:
 
     def finish(self) -> Result:
         """End the run that is open."""
+        self._calls = []
+        self._end_run()
+        return Result(calls=self._calls)
+
+    def _end_run(self) -> None:
         if self._run is not None:
             for step in self.path.steps:
-                with _Fence(step.name, "end_run"):
+                with self._hook(step, END_RUN):
                     step.module.end_run(self._run)
             self._run = None
-        return Result()
+
+    @contextmanager
+    def _hook(self, step: Step, hook: int) -> Iterator[None]:
+        """Fence a hook that works on no record, and note its time."""
+        begun = perf_counter_ns()
+        with _Fence(step.name, HOOKS[hook]):
+            yield
+        self._calls.append(Call(step.number, hook, 0, perf_counter_ns() - begun))
 
     # --- runs and conditions
 
-    def _enter(self, number: int) -> None:
-        span = self.plan.spans[number]
-        if self._run is None or self._run.number != span.run:
-            self.finish()
+    def _enter(self, task: Task) -> None:
+        run = self.plan.run_of(task)
+        if self._run is None or self._run.number != run:
+            self._end_run()
             make = self.run_info or (lambda number: RunInfo(self.plan.series, number))
-            self._run = make(span.run)
+            self._run = make(run)
             for step in self.path.steps:
-                with _Fence(step.name, "begin_run"):
+                with self._hook(step, BEGIN_RUN):
                     step.module.begin_run(self._run)
-        piece = self.plan.pieces[span.piece]
+        piece = self.plan.piece_of(task)
         for step in self.path.steps:
             if step.tags:
                 self._change(step, piece.interval, {role: piece.payloads[role] for role in step.tags})
 
     def _change(self, step: Step, interval: Any, payloads: dict[str, str]) -> None:
         if self._payloads.get(step.number) != payloads:
-            with _Fence(step.name, "conditions_changed"):
+            with self._hook(step, CONDITIONS_CHANGED):
                 step.module.conditions_changed(interval, self.conditions(payloads))
             self._payloads[step.number] = payloads
 
@@ -162,11 +196,13 @@ class Engine:
     def _read(self, task: Task) -> Batch:
         self.progress[0] = -1
         plan = self.plan
-        positions = plan.kept[task.start : task.stop]
+        positions = plan.positions(task.start, task.stop)
         try:
             batch = self.reader.read(plan.record, positions, self.read_banks)
         except BeamwrightError:
             raise
+        except MemoryError as error:
+            raise Stumble(-1, error) from error  # fewer records at once may fit
         except Exception as error:
             keys = f"{plan.key(task.start)} to {plan.key(task.stop - 1)}"
             cause = f"{type(error).__name__}: {error}"
@@ -180,7 +216,7 @@ class Engine:
 
     def _check_read(self, batch: Batch, positions: NDArray[np.int64], task: Task) -> None:
         index = self.plan.index
-        same = batch.run == self.plan.spans[task.number].run and batch.n == len(positions)
+        same = batch.run == self.plan.run_of(task) and batch.n == len(positions)
         if not (
             same
             and np.array_equal(batch.section, index.section[positions])
@@ -210,19 +246,8 @@ class Engine:
 
     def _process(self, step: Step, batch: Batch) -> None:
         """Run a module on a batch within its fences: time, errors, declared banks, length."""
-        n, number = batch.n, step.number
-        self.progress[0] = number
-        batch.scope = step.scope
-        begun = perf_counter_ns()
-        try:
-            step.module.process(batch)
-        except (ModuleError, UnknownNameError):
-            raise
-        except (Exception, SystemExit) as error:
-            raise Stumble(number, error) from error
-        self._times[number] += perf_counter_ns() - begun
-        self._counts[number] += n
-        batch.scope = None
+        n = batch.n
+        self._within(step, batch, step.module.process)
         if batch.n != n or len(batch.event) != n:
             raise ModuleError(
                 f"module {step.name} changed the length of the batch from {n} to {len(batch.event)}",
@@ -234,6 +259,30 @@ class Engine:
                 f"module {step.name} declares bank {name!r} and did not write it",
                 hint="write it, or take it out of writes",
             )
+
+    def _within(self, step: Step, batch: Batch, work: Callable[[Batch], B]) -> B:
+        """Let a module work on a batch, its scope, time and errors fenced."""
+        number = step.number
+        self.progress[0] = number
+        batch.scope = step.scope
+        is_measured = self._tasks < _MEASURED or self._tasks % _MEASURED == 0
+        before = resident_bytes() if is_measured else 0
+        begun = perf_counter_ns()
+        try:
+            made = work(batch)
+        except (ModuleError, UnknownNameError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise Stumble(number, error) from error
+        spent = perf_counter_ns() - begun
+        grown = max(resident_bytes() - before, 0) if is_measured else -1
+        if step.module.compile_ns:
+            apart, step.module.compile_ns = step.module.compile_ns, 0
+            self._calls.append(Call(number, COMPILE, 0, apart))
+            spent -= apart
+        self._calls.append(Call(number, PROCESS, batch.n, spent, grown))
+        batch.scope = None
+        return made
 
     def _call_selected(self, step: Step, batch: Batch, selection: str) -> None:
         mask = batch.selected(selection)
@@ -254,25 +303,14 @@ class Engine:
     def _build(self, step: Step, batch: Batch) -> Batch:
         builder = step.module
         assert isinstance(builder, Builder), "step.builds says so"
-        self.progress[0] = step.number
-        batch.scope = step.scope
-        begun = perf_counter_ns()
-        try:
-            created = builder.build(batch)
-        except (ModuleError, UnknownNameError):
-            raise
-        except (Exception, SystemExit) as error:
-            raise Stumble(step.number, error) from error
-        self._times[step.number] += perf_counter_ns() - begun
-        self._counts[step.number] += batch.n
-        batch.scope = None
+        created = self._within(step, batch, builder.build)
         _check_created(step, builder, batch, created)
         return created
 
     # --- results
 
     def _result(self, task: Task, batch: Batch, created: Batch | None) -> Result:
-        result = Result(times=self._times, counts=self._counts)
+        result = Result(calls=self._calls)
         if task.stage is not Stage.AFTER:
             result.loaded = batch.n
             result.deposits = batch.deposits

@@ -8,14 +8,15 @@ trace but what it leaves when it is run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path as FilePath
 from typing import Any
 
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.errors import ConfigError, SchemaMismatchError, UnknownNameError, UsageError
 from beamwright.core.lineage import Lineage
-from beamwright.core.runs import Interval
+from beamwright.core.runs import Interval, Position
 from beamwright.event.banks import BankSet
 from beamwright.event.collection import CollectionReader
 from beamwright.event.commit import Commit, LoopResult, Merge, Sink
@@ -44,7 +45,7 @@ def run_path(
     outputs: Mapping[str, FilePath] | None = None,
     lineage: Callable[[str], Lineage] | None = None,
     workers: int = 1,
-    isolated: bool = False,
+    isolated: bool | None = None,
     batch_events: int = BATCH_EVENTS,
     batch_bytes: int = BATCH_BYTES,
     prescale: int = 1,
@@ -55,31 +56,64 @@ def run_path(
     sinks: Callable[[Output], Sink] | None = None,
     merge: Merge | None = None,
     account: str = "",
+    only: Sequence[Position] | None = None,
+    profile: bool = False,
 ) -> LoopResult:
     """Run a path over the records of an interval, and write the streams named in ``outputs``.
 
-    One worker works in this process, unless ``isolated``; only in a process of its own does a module that
-    crashes lose nothing but its
-    record. ``sinks`` takes the place of files. ``progress`` is called with records done and records in all;
-    ``merge`` takes what batches deposit, in their order, and ``account`` names its line in the ledger.
+    One worker works in this process, unless ``isolated`` or, where that is None, unless there are limits;
+    only in a process of its own does a module that crashes lose nothing but its record. ``only`` names the
+    keys of the records that are worked on. ``sinks`` takes the place of files. ``progress`` is called with
+    records done and records in all; ``merge`` takes what batches deposit, in their order, and ``account``
+    names its line in the ledger. ``profile`` adds the times of single calls to the statistics.
     Raises: ModuleError, UnknownNameError, ConditionsError, FormatError, LedgerError.
     """
-    wanted = _wanted(path, outputs, sinks is not None)
-    engine = _engine(path, reader, interval, banks, snapshot, wanted, prescale, batch_events, batch_bytes)
-    engine.seed, engine.run_info = seed, run_info
-    engine.book()
-    pool = _pool(engine, workers, isolated, limits)
-    try:
-        make = sinks or _files(outputs or {}, lineage, banks, engine)
-        commit = Commit(engine, _open_sinks(wanted, make), merge, account)
-        Conductor(pool, engine.plan, path, commit, limits, progress).run()
-        pool.finish()
+    wanted = wanted_outputs(path, outputs, sinks is not None)
+    read_banks = check_path(path, reader, banks, snapshot)
+    plan = make_plan(
+        reader.index(path.record), reader.series, path.record, interval,
+        pieces_of(snapshot, path.conditions, interval),
+        prescale=prescale, batch_events=batch_events, batch_bytes=batch_bytes, only=only,
+    )  # fmt: skip
+    engine = Engine(path, reader, plan, banks, read_banks, ConditionsSource(snapshot), wanted, seed, run_info)
+    make = sinks or file_sinks(outputs or {}, lineage, banks, engine)
+    with opened_pass(engine, workers, isolated, limits, make, merge, account, profile) as (pool, commit):
+        conductor = Conductor(pool, plan, path, commit, limits, progress)
+        conductor.run()
+        commit.close()
+        finish(pool, commit)
         return commit.result(interval)
+
+
+@contextmanager
+def opened_pass(
+    engine: Engine, workers: int, isolated: bool | None, limits: Limits, make: Callable[[Output], Sink],
+    merge: Merge | None = None, account: str = "", profile: bool = False,
+) -> Iterator[tuple[Pool, Commit]]:  # fmt: skip
+    """Prepare the modules, start the workers and open the outputs; what fails within gives all of it up."""
+    calls = engine.book()
+    pool = _pool(engine, workers, limits.is_any if isolated is None else isolated, limits)
+    try:
+        commit = Commit(engine, _open_sinks(engine.streams, make), merge, account, profile)
+        commit.tally.add(calls)
+        try:
+            yield pool, commit
+        except BaseException:
+            commit.abort()
+            raise
     finally:
         pool.close()
 
 
-def _wanted(path: Path, outputs: Mapping[str, FilePath] | None, everything: bool) -> tuple[Output, ...]:
+def finish(pool: Pool, commit: Commit) -> None:
+    """End the runs that are open in the workers."""
+    for result in pool.finish():
+        commit.tally.add(result.calls)
+
+
+def wanted_outputs(
+    path: Path, outputs: Mapping[str, FilePath] | None, everything: bool
+) -> tuple[Output, ...]:
     if everything:
         return tuple(path.outputs)
     for stream in outputs or {}:
@@ -87,22 +121,13 @@ def _wanted(path: Path, outputs: Mapping[str, FilePath] | None, everything: bool
     return tuple(output for output in path.outputs if output.stream in (outputs or {}))
 
 
-def _engine(
-    path: Path, reader: Reader, interval: Interval, banks: BankSet, snapshot: Snapshot | None,
-    wanted: tuple[Output, ...], prescale: int, batch_events: int, batch_bytes: int,
-) -> Engine:  # fmt: skip
-    """Check everything that can be checked before the first event."""
+def check_path(path: Path, reader: Reader, banks: BankSet, snapshot: Snapshot | None) -> tuple[str, ...]:
+    """Check everything that can be checked before the first event, and return the banks to be read."""
     if path.record not in reader.records():
         raise UnknownNameError(f"kind of record (read by path {path.name})", path.record, reader.records())
     _check_declared(reader, banks, path.record)
     roles = None if snapshot is None else snapshot.roles
-    read_banks = path.check(banks, reader.banks(path.record), roles)
-    pieces = pieces_of(snapshot, path.conditions, interval)
-    plan = make_plan(
-        reader.index(path.record), reader.series, path.record, interval, pieces,
-        prescale=prescale, batch_events=batch_events, batch_bytes=batch_bytes,
-    )  # fmt: skip
-    return Engine(path, reader, plan, banks, read_banks, ConditionsSource(snapshot), wanted)
+    return path.check(banks, reader.banks(path.record), roles)
 
 
 def _check_declared(reader: Reader, banks: BankSet, record: str) -> None:
@@ -116,7 +141,7 @@ def _check_declared(reader: Reader, banks: BankSet, record: str) -> None:
             )
 
 
-def _files(
+def file_sinks(
     outputs: Mapping[str, FilePath], lineage: Callable[[str], Lineage] | None, banks: BankSet, engine: Engine
 ) -> Callable[[Output], Sink]:
     """Return what makes a file for an output; records that were created, here or before, have parents."""
@@ -168,5 +193,5 @@ def _pool(engine: Engine, workers: int, isolated: bool, limits: Limits) -> Pool:
     if workers > 1 or isolated:
         from beamwright.event.workers import WorkerPool
 
-        return WorkerPool(engine, workers, limits.event_s)
+        return WorkerPool(engine, workers, limits.event_s, limits.memory_mb)
     return SerialPool(engine, limits.event_s)

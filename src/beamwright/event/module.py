@@ -9,6 +9,7 @@ from typing import Any, Generic, Self, TypeVar, overload
 from beamwright.core.errors import ConfigError, UnknownNameError
 from beamwright.core.histogram import HistogramSet
 from beamwright.core.runs import Interval
+from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.table import Array
 
@@ -139,6 +140,8 @@ class Module(Configurable):
 
     reads: Sequence[str] = ()
     writes: Sequence[str] = ()
+    compile_ns = 0
+    """Set within ``process`` by what compiles code there: the time does not count as work."""
 
     @property
     def name(self) -> str:
@@ -147,6 +150,11 @@ class Module(Configurable):
     def book(self, histograms: HistogramSet) -> None:
         """Book histograms, once, before the first event; keep what ``histograms.book`` returns for
         ``batch.fill``.
+        """
+
+    def prepare(self, banks: BankSet) -> None:
+        """Do once what takes long, before the first event and before workers are forked; ``banks`` are the
+        declarations.
         """
 
     def begin_run(self, run: RunInfo) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.errors import ConditionsError, UsageError
-from beamwright.core.runs import Interval
+from beamwright.core.runs import EventKey, Interval, Position
 from beamwright.event.keys import Index, prescaled
 from beamwright.event.module import Conditions, Constants
 
@@ -96,6 +96,23 @@ class Plan:
     def tasks(self) -> list[Task]:
         return [Task(number, span.start, span.stop) for number, span in enumerate(self.spans)]
 
+    @property
+    def records(self) -> int:
+        """How many records are worked on."""
+        return len(self.kept)
+
+    def positions(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the positions in the index of kept records."""
+        return self.kept[start:stop]
+
+    def run_of(self, task: Task) -> int:
+        """Return the run that a task works on."""
+        return self.spans[task.number].run
+
+    def piece_of(self, task: Task) -> Piece:
+        """Return the conditions that a task works under."""
+        return self.pieces[self.spans[task.number].piece]
+
     def key(self, record: int) -> str:
         """Return the key of a kept record."""
         return str(self.index.key(self.series, int(self.kept[record])))
@@ -111,20 +128,39 @@ def make_plan(
     prescale: int = 1,
     batch_events: int = BATCH_EVENTS,
     batch_bytes: int = BATCH_BYTES,
+    only: Sequence[Position] | None = None,
 ) -> Plan:
-    """Plan a pass over the records of an index that lie in the interval."""
+    """Plan a pass over the records of an index that lie in the interval, or over those of the keys ``only``.
+
+    Raises: UsageError where there is no record of a key.
+    """
     if min(prescale, batch_events, batch_bytes) < 1:
         raise UsageError(
             f"prescale {prescale}, {batch_events} events or {batch_bytes} bytes per batch", hint="from 1 on"
         )
     start, stop = index.span(interval)
-    positions = np.arange(start, stop)
+    positions = np.arange(start, stop) if only is None else _named(index, only, series, (start, stop))
     keep = np.ones(len(positions), np.bool_)
     if prescale > 1:
-        keep = prescaled(index.run[start:stop], index.section[start:stop], index.event[start:stop], prescale)
+        run, section, event = (column[positions] for column in (index.run, index.section, index.event))
+        keep = prescaled(run, section, event, prescale)
     kept = positions[keep]
     spans = tuple(_spans(index, kept, pieces, batch_events, batch_bytes))
     return Plan(series, record, index, kept, len(positions), int((~keep).sum()), tuple(pieces), spans)
+
+
+def _named(index: Index, keys: Sequence[Position], series: str, within: tuple[int, int]) -> NDArray[np.int64]:
+    """Return the positions of the records of these keys, in order."""
+    found = []
+    for key in sorted(set(keys)):
+        at = index.position(key)
+        if not (within[0] <= at < within[1]) or index.key(series, at).position != key:
+            raise UsageError(
+                f"there is no record {EventKey(series, *key)} in the inputs",
+                hint="give the inputs that were read when it was quarantined",
+            )
+        found.append(at)
+    return np.asarray(found, np.int64)
 
 
 def pieces_of(snapshot: Snapshot | None, roles: Sequence[str], interval: Interval) -> tuple[Piece, ...]:

@@ -51,8 +51,8 @@ class SerialPool:
         self._patience.learn(task, time.monotonic() - begun)
         return task, result
 
-    def finish(self) -> None:
-        self._engine.finish()
+    def finish(self) -> list[Result]:
+        return [self._engine.finish()]
 
     def close(self) -> None:
         """There is nothing to end."""

@@ -16,6 +16,7 @@ from beamwright.event.batch import Batch
 from beamwright.event.engine import Failure, Result
 from beamwright.event.plan import Stage, Task
 from beamwright.event.table import Array, Jagged, Table
+from beamwright.event.tally import Call
 
 _HEAD = struct.Struct("<QQ")
 _TASK = struct.Struct("<7q")
@@ -63,8 +64,7 @@ def send_result(connection: socket.socket, result: Result) -> None:
         "deposits": {
             name: {k: pack(a) for k, a in arrays.items()} for name, arrays in result.deposits.items()
         },
-        "times": result.times,
-        "counts": result.counts,
+        "calls": result.calls,
     }
     _send(connection, document, pack.arrays)
 
@@ -134,8 +134,7 @@ def _unpack_result(header: dict[str, Any], arrays: Sequence[Array], banks: BankS
         arrays[section],
         arrays[event],
         {name: {k: arrays[i] for k, i in parts.items()} for name, parts in header["deposits"].items()},
-        header["times"],
-        header["counts"],
+        [Call(*call) for call in header["calls"]],
     )
 
 

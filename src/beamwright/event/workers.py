@@ -13,6 +13,7 @@ import gc
 import math
 import mmap
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -116,9 +117,12 @@ class _Worker:
 class WorkerPool:
     """Runs tasks in forked processes; a dead or stuck one leaves a ``Failure`` and is replaced."""
 
-    def __init__(self, engine: Engine, workers: int, event_s: float | None = None) -> None:
+    def __init__(
+        self, engine: Engine, workers: int, event_s: float | None = None, memory_mb: int | None = None
+    ) -> None:
         check_forkable()
         self._engine = engine
+        self._memory_mb = memory_mb
         self._patience = Patience(event_s)
         self._shared = mmap.mmap(-1, 8 * workers)
         self._progress = memoryview(self._shared).cast("q")
@@ -163,14 +167,16 @@ class WorkerPool:
                 if worker.task is not None and time.monotonic() > worker.deadline:
                     return self._replace(worker, self._patience.reason(worker.task))
 
-    def finish(self) -> None:
-        """Let every worker end its run."""
+    def finish(self) -> list[Result]:
+        """Let every worker end its run, and return what that left."""
         for worker in self._workers:
             with suppress(OSError):
                 send_task(worker.connection, _END)
+        found = []
         for worker in self._workers:
             with suppress(ConnectionLost):
-                receive_outcome(worker.connection, self._engine.banks)
+                found.append(receive_outcome(worker.connection, self._engine.banks))
+        return [result for result in found if isinstance(result, Result)]
 
     def close(self) -> None:
         """End all workers."""
@@ -280,6 +286,8 @@ class WorkerPool:
         faulthandler.enable(self._faults[slot])
         engine = self._engine
         engine.progress = self._progress[slot : slot + 1]
+        if self._memory_mb is not None:
+            _limit_memory(self._memory_mb << 20)
         try:
             engine.reader.reopen()
             while True:
@@ -322,6 +330,16 @@ def _child(work: Callable[[], None]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _limit_memory(more: int) -> None:
+    """Let this process take only so many bytes more than it has: what asks for more gets a MemoryError."""
+    held = 0
+    with suppress(OSError), open("/proc/self/status", encoding="ascii") as stream:
+        held = next(int(line.split()[1]) << 10 for line in stream if line.startswith("VmData"))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = held + more if hard == resource.RLIM_INFINITY else min(held + more, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def _cause(status: int) -> str:
