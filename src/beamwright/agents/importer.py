@@ -9,7 +9,7 @@ from beamwright.production import importing, jobs
 from beamwright.production.workspace import Workspace
 
 ACTOR = importing.ACTOR
-AT_ONCE = 32
+AT_ONCE = 200
 LATE_S = 7 * 86400.0
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from beamwright.batch.scheduler import JobSpec, Scheduler
 from beamwright.core.errors import SchedulerDownError, SchedulerError, StorageError
@@ -17,6 +15,8 @@ from beamwright.production.workspace import Workspace
 ACTOR = jobs.ACTOR
 # So many jobs are looked at for each free slot: some may be bound to a farm that is full.
 AHEAD = 20
+# So many jobs may wait at a farm for each of its slots, if they are short enough.
+WAITING = 16
 
 
 @dataclass
@@ -27,6 +27,7 @@ class Submitter:
     schedulers: Mapping[str, Scheduler]
     commands: Mapping[str, list[str]] = field(default_factory=lambda: jobs.COMMANDS)
     name: str = ACTOR
+    _seen: dict[str, set[str]] = field(default_factory=dict)
 
     def turn(self) -> int:
         """Lease, write and submit; return how many attempts were submitted.
@@ -38,9 +39,7 @@ class Submitter:
         if not pairs:
             return 0
         with self.workspace.db.begin() as conn:
-            leases = [
-                jobs.lease(conn, self.workspace, job_id, farm, now, self.commands) for job_id, farm in pairs
-            ]
+            leases = jobs.lease(conn, self.workspace, pairs, now, self.commands)
         for leased in leases:
             self._write(leased)
         for farm in sorted(self.schedulers):
@@ -51,26 +50,33 @@ class Submitter:
         """Return which prepared job goes to which farm."""
         farms = {n: f for n, f in self.workspace.settings.farm.items() if n in self.schedulers}
         with self.workspace.db.read() as conn:
-            busy = dict.fromkeys(farms, 0)
             if not jobs.has_prepared(conn, now):
                 return []
-            done = self._finished(farms)
-            farms = {name: farms[name] for name in done}
-            for farm, batch_id in jobs.held_slots(conn):
-                if farm in busy and batch_id not in done[farm]:
-                    busy[farm] += 1
-            free = sum(max(0, farms[name].slots - busy[name]) for name in farms)
+            held = _by_farm(jobs.held_slots(conn))
+            busy = {name: self._busy(name, held.get(name, [])) for name in farms}
+            taken = {name: count for name, count in busy.items() if count is not None}
+            farms = {name: farms[name] for name in taken}
+            free = sum(max(0, farms[name].slots - taken[name]) for name in farms)
             found = jobs.prepared(conn, now, AHEAD * free) if free else []
-        return assign([Candidate(*row) for row in found], farms, busy)
+        return assign([Candidate(*row) for row in found], farms, taken)
 
-    def _finished(self, farms: Iterable[str]) -> dict[str, set[str]]:
-        """Return, for each farm that answers, the jobs that take no more room, imported or not."""
-        finished = {}
-        for farm in farms:
-            with suppress(SchedulerDownError):
-                polled = self.schedulers[farm].poll().items()
-                finished[farm] = {i for i, status in polled if status.state == "finished"}
-        return finished
+    def _busy(self, farm: str, held: Sequence[str | None]) -> int | None:
+        """Return how many slots of a farm are taken, or None when it does not answer.
+
+        Where jobs are short, as many may wait at the farm as have finished since the last look: so it has
+        work until the next one.
+        """
+        try:
+            polled = self.schedulers[farm].poll()
+        except SchedulerDownError:
+            return None
+        ended = {i for i in held if i and i in polled and polled[i].state == "finished"}
+        live = {i for i in held if i} - ended
+        short = min(
+            len(self._seen.get(farm, set()) - live), WAITING * self.workspace.settings.farm[farm].slots
+        )
+        self._seen[farm] = live
+        return len(held) - len(ended) - short
 
     def _write(self, leased: jobs.Lease) -> None:
         try:
@@ -90,11 +96,11 @@ class Submitter:
             return
         now = self.workspace.clock.now()
         with self.workspace.db.begin() as conn:
-            for leased, batch_id in zip(leases, batch_ids, strict=True):
-                values: dict[str, Any] = {"at": now, "batch_id": batch_id}
-                history.move(
-                    conn, schema.attempt, leased.attempt_id, "leased", "submitted", actor=ACTOR, **values
-                )
+            moves = [
+                history.Move(leased.attempt_id, "leased", "submitted", "", {"batch_id": batch_id})
+                for leased, batch_id in zip(leases, batch_ids, strict=True)
+            ]
+            history.move_each(conn, schema.attempt, moves, actor=ACTOR, at=now)
 
     def _refused(self, leases: Sequence[jobs.Lease], error: SchedulerError) -> None:
         """Take the leases back when the batch system took none of the jobs."""
@@ -104,6 +110,13 @@ class Submitter:
             for leased in stayed:
                 row = jobs.attempt_row(conn, leased.attempt_id)
                 jobs.lose(conn, row, str(error), failure_class="submit", tries=tries, actor=ACTOR, now=now)
+
+
+def _by_farm(held: Iterable[tuple[str, str | None]]) -> dict[str, list[str | None]]:
+    found: dict[str, list[str | None]] = {}
+    for farm, batch_id in held:
+        found.setdefault(farm, []).append(batch_id)
+    return found
 
 
 def _spec(leased: jobs.Lease) -> JobSpec:

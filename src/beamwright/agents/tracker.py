@@ -29,6 +29,7 @@ UNWANTED = jobs.SETTLED | {"held"}
 SUBMITTING_S = 60.0
 SILENT_HEARTBEATS = 20
 Step = Literal["wait", "start", "renew", "lose", "hang", "kill"]
+Decided = tuple[Step, Any, Status]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Tracker:
         polled = self._poll() if rows else {}
         rows = [row for row in rows if row.farm in polled or row.farm not in self.schedulers]
         known = [(row, polled.get(row.farm, {}).get(row.batch_id or "", Status("unknown"))) for row in rows]
-        steps = [(self._decide(row, status, now), row, status) for row, status in known]
+        steps: list[Decided] = [(self._decide(row, status, now), row, status) for row, status in known]
         prepared = [step for step in steps if step[0] != "wait" and self._prepare(step[0], step[1])]
         return self._write(prepared, now) if prepared else 0
 
@@ -139,30 +140,31 @@ class Tracker:
         shutil.rmtree(places.scratch, ignore_errors=True)
         return True
 
-    def _write(self, steps: Sequence[tuple[Step, Any, Status]], now: float) -> int:
-        """Write the steps in one transaction; one that somebody else was faster with is passed over."""
-        written = 0
+    def _write(self, steps: Sequence[Decided], now: float) -> int:
+        """Write the steps in one transaction; return how many were."""
         with self.workspace.db.begin() as conn:
-            for step, row, status in steps:
-                with suppress(StateError), conn.begin_nested():
-                    self._perform(conn, step, row, status, now)
-                    written += 1
-        return written
+            return self._attempt(conn, steps, now)
 
-    def _perform(self, conn: sa.Connection, step: Step, row: Any, status: Status, now: float) -> None:
+    def _attempt(self, conn: sa.Connection, steps: Sequence[Decided], now: float) -> int:
+        """Write all of the steps or, where somebody else was faster with one, all but that."""
+        try:
+            with conn.begin_nested():
+                self._perform(conn, steps, now)
+            return len(steps)
+        except StateError:
+            half = len(steps) // 2
+            return sum(self._attempt(conn, part, now) for part in (steps[:half], steps[half:]) if half)
+
+    def _perform(self, conn: sa.Connection, steps: Sequence[Decided], now: float) -> None:
         limits = self.workspace.settings.limits
-        if step == "start":
-            _start(conn, row, now)
-        elif step == "renew":
-            jobs.renew(conn, row.id, now + limits.lease_s)
-        elif step == "kill":
-            message = f"job {row.job_id} is {row.job_state}"
-            at: dict[str, Any] = {"actor": ACTOR, "at": now, "reason": message, "ended": now}
-            history.move(conn, schema.attempt, row.id, row.state, "killed", **at, message=message)
-        else:
-            failure_class, message = _explain(step, row, status)
-            common: dict[str, Any] = {"failure_class": failure_class, "actor": ACTOR, "now": now}
-            jobs.lose(conn, row, message, tries=limits.tries, **common)
+        _start(conn, [row for step, row, _ in steps if step == "start"], now)
+        jobs.renew(conn, [row.id for step, row, _ in steps if step == "renew"], now + limits.lease_s)
+        _kill(conn, [row for step, row, _ in steps if step == "kill"], now)
+        for step, row, status in steps:
+            if step in ("lose", "hang"):
+                failure_class, message = _explain(step, row, status)
+                common: dict[str, Any] = {"failure_class": failure_class, "actor": ACTOR, "now": now}
+                jobs.lose(conn, row, message, tries=limits.tries, **common)
 
     def _tidy(self, living: set[str]) -> None:
         """Remove the scratch directories that attempts of an earlier process left behind."""
@@ -174,11 +176,19 @@ class Tracker:
         self._is_tidy = True
 
 
-def _start(conn: sa.Connection, row: Any, now: float) -> None:
-    at: dict[str, Any] = {"actor": ACTOR, "at": now}
-    history.move(conn, schema.attempt, row.id, row.state, "running", **at, started=now)
-    if row.job_state == "submitted":
-        history.move(conn, schema.job, row.job_id, "submitted", "running", **at)
+def _start(conn: sa.Connection, rows: Sequence[Any], now: float) -> None:
+    moves = [history.Move(row.id, row.state, "running", "", {"started": now}) for row in rows]
+    history.move_each(conn, schema.attempt, moves, actor=ACTOR, at=now)
+    jobs = [row.job_id for row in rows if row.job_state == "submitted"]
+    history.move_all(conn, schema.job, jobs, "submitted", "running", actor=ACTOR, at=now)
+
+
+def _kill(conn: sa.Connection, rows: Sequence[Any], now: float) -> None:
+    why = [(row, f"job {row.job_id} is {row.job_state}") for row in rows]
+    moves = [
+        history.Move(row.id, row.state, "killed", text, {"ended": now, "message": text}) for row, text in why
+    ]
+    history.move_each(conn, schema.attempt, moves, actor=ACTOR, at=now)
 
 
 def _explain(step: Step, row: Any, status: Status) -> tuple[str, str]:

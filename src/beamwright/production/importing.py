@@ -8,7 +8,7 @@ follows from it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from beamwright.core.canonical import sha256_hex
 from beamwright.core.errors import ReportError
 from beamwright.core.messages import FAILURES, PAYLOAD_PREFIX
 from beamwright.db import history, schema
+from beamwright.db.engine import batched
 from beamwright.production import accounts, jobs, registration
 from beamwright.production.accounts import Expected
 from beamwright.production.tickets import is_signed, ticket
@@ -27,6 +28,7 @@ from beamwright.production.units import row_interval
 from beamwright.production.workspace import Workspace
 
 ACTOR = "importer"
+_KEPT = ("id", "job_id", "number", "nonce", "state", "farm", "report_sha256")
 FINAL = frozenset({"accepted", "rejected", "superseded"})
 Result = Literal["accepted", "rejected", "superseded", "failed", "duplicate", "waiting"]
 
@@ -75,14 +77,11 @@ def import_report(workspace: Workspace, path: Path) -> Outcome:
 
 
 def import_reports(workspace: Workspace, paths: Sequence[Path]) -> dict[Path, Outcome]:
-    """Take reports in: read them all, then settle them in one transaction, each in its own savepoint."""
+    """Take reports in: read them all, then settle them in one transaction."""
     examined = [examine(path) for path in paths]
-    outcomes = {}
     with workspace.db.begin() as conn:
-        for item in examined:
-            with conn.begin_nested():
-                outcomes[item.path] = settle(conn, workspace, item)
-    return outcomes
+        outcomes = settle(conn, workspace, examined)
+    return {item.path: outcome for item, outcome in zip(examined, outcomes, strict=True)}
 
 
 def examine(path: Path) -> Examined:
@@ -103,9 +102,71 @@ def examine(path: Path) -> Examined:
     return Examined(path, sha256_hex(data), report, contents)
 
 
-def settle(conn: sa.Connection, workspace: Workspace, examined: Examined) -> Outcome:
-    """Decide on an examined report and write what follows."""
-    row = _attempt(conn, examined)
+def settle(conn: sa.Connection, workspace: Workspace, items: Sequence[Examined]) -> list[Outcome]:
+    """Decide on examined reports, in their order, and write what follows; return an outcome for each."""
+    outcomes: dict[int, Outcome] = {}
+    waiting = list(enumerate(items))
+    while waiting:
+        rows = _attempts(conn, [_nonce(item) for _, item in waiting])
+        known = [(index, item, rows.get(_nonce(item))) for index, item in waiting]
+        now = [one for _, group in _by_job(known).items() for one in group[:1]]
+        for (index, *_), outcome in zip(now, _settle(conn, workspace, now), strict=True):
+            outcomes[index] = outcome
+        waiting = [(index, item) for index, item in waiting if index not in outcomes]
+    return [outcomes[index] for index in range(len(items))]
+
+
+_Known = tuple[int, Examined, Any]
+
+
+def _by_job(known: Sequence[_Known]) -> dict[Any, list[_Known]]:
+    """Group reports by their jobs: of one job, the next is looked at when the one before is written."""
+    groups: dict[Any, list[_Known]] = {}
+    for index, item, row in known:
+        groups.setdefault(("index", index) if row is None else row.job_id, []).append((index, item, row))
+    return groups
+
+
+@dataclass
+class _Case:
+    """A report that is to be written: its attempt, its unit, and why it is not accepted, if so."""
+
+    examined: Examined
+    row: Any
+    unit: Any
+    is_ours: bool
+    refusal: _Refused | None = None
+    outcome: Outcome = Outcome("accepted")
+
+    def refuse(self, refusal: _Refused, result: Result = "rejected") -> None:
+        self.refusal = refusal
+        self.outcome = Outcome(result, f"{refusal.failure_class}: {refusal.message}")
+
+    @property
+    def reported(self) -> Mapping[str, Any]:
+        """The report, as far as it can be trusted."""
+        return self.examined.report if self.is_ours else {}
+
+
+def _settle(conn: sa.Connection, workspace: Workspace, known: Sequence[_Known]) -> list[Outcome]:
+    """Settle reports of different jobs."""
+    done = {index: _at_once(workspace, item, row) for index, item, row in known}
+    open_ones = [(index, item, row) for index, item, row in known if done[index] is None]
+    units = _units(conn, [row.unit_id for _, _, row in open_ones])
+    records = registration.known_records(conn, list(units.values()))
+    now, cases = workspace.clock.now(), {}
+    for index, item, row in open_ones:
+        key = ticket(workspace.secret, row.nonce, row.unit_key)
+        case = _Case(item, row, units[row.unit_id], is_signed(item.report, key))
+        _judge(case, records[row.unit_id])
+        cases[index] = case
+    _accept(conn, [case for case in cases.values() if case.outcome.result == "accepted"], now)
+    _end(conn, workspace, [case for case in cases.values() if case.outcome.result != "accepted"], now)
+    return [done[index] or cases[index].outcome for index, *_ in known]
+
+
+def _at_once(workspace: Workspace, examined: Examined, row: Any) -> Outcome | None:
+    """Return the outcome of a report after which nothing is to be written, or None."""
     if row is None:
         return Outcome("rejected", examined.problem or "no attempt has this nonce")
     places = jobs.Places(workspace.farm(row.farm), row.unit_key, row.nonce)
@@ -115,35 +176,29 @@ def settle(conn: sa.Connection, workspace: Workspace, examined: Examined) -> Out
         return _again(row, examined)
     if row.job_state == "held":
         return Outcome("waiting", "the job is held")
-    now = workspace.clock.now()
-    key = ticket(workspace.secret, row.nonce, row.unit_key)
-    is_ours = is_signed(examined.report, key)
-    try:
-        with conn.begin_nested():
-            if not is_ours:
-                raise _Refused("policy", "the report's signature is not that of this attempt's ticket")
-            return _judge(conn, workspace, row, examined, now)
-    except _Refused as refusal:
-        _move_to_reported(conn, row, examined, now, examined.report if is_ours else {})
-        return _reject(conn, workspace, row, refusal, now)
+    return None
 
 
-def _judge(conn: sa.Connection, workspace: Workspace, row: Any, examined: Examined, now: float) -> Outcome:
-    """Take the report in when all is well with it; nothing of this stays when it is refused."""
+def _judge(case: _Case, records: Mapping[str, int | None]) -> None:
+    """Decide on a report by what is known of its attempt and unit, and by the disk. Writes nothing."""
+    examined, row = case.examined, case.row
     try:
+        if not case.is_ours:
+            raise _Refused("policy", "the report's signature is not that of this attempt's ticket")
         _check_origin(row, examined)
-        _move_to_reported(conn, row, examined, now, examined.report)
+        _figures(case, 0.0)
         if examined.report["status"] != "ok":
-            return _failed(conn, workspace, row, examined, now)
-        if row.job_state in jobs.SETTLED:
-            return _end(conn, row, "superseded", f"job {row.job_id} is {row.job_state} already", now)
-        _check_accounts(examined, _check_outputs(conn, row, examined))
-        _accept(conn, row, examined, now)
-    except ReportError as error:
-        raise _Refused("output_invalid", str(error)) from error
+            failure_class = examined.report["failure_class"]
+            known = failure_class if failure_class in FAILURES else "application_error"
+            case.refuse(_Refused(known, str(examined.report["message"])), "failed")
+        elif row.job_state in jobs.SETTLED:
+            case.outcome = Outcome("superseded", f"job {row.job_id} is {row.job_state} already")
+        else:
+            _check_accounts(examined, _check_outputs(case, records))
+    except _Refused as refusal:
+        case.refuse(refusal)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _Refused("output_invalid", f"the report has not the agreed form: {error!r}") from error
-    return Outcome("accepted")
+        case.refuse(_Refused("output_invalid", f"the report has not the agreed form: {error!r}"))
 
 
 # --- finding the attempt -----------------------------------------------------------------------------------
@@ -158,12 +213,17 @@ def _content(directory: Path, name: str) -> Content:
     return Content(path, durable.hash_file(path), status.st_ino, status.st_mtime_ns)
 
 
-def _attempt(conn: sa.Connection, examined: Examined) -> Any:
-    """Return the attempt that the report names, or in whose directory an unreadable one lies."""
+def _nonce(examined: Examined) -> str:
+    """Return the nonce of the attempt that the report names, or in whose directory an unreadable one lies."""
+    return str(examined.report["attempt"]["nonce"] if examined.report else examined.path.parent.name)
+
+
+def _attempts(conn: sa.Connection, nonces: Sequence[str]) -> dict[str, Any]:
+    """Return attempts by nonce, with what is known of their jobs."""
     attempt, job, unit, task = schema.attempt, schema.job, schema.unit, schema.task
     query = (
         sa.select(
-            attempt,
+            *(attempt.c[name] for name in _KEPT),
             job.c.state.label("job_state"),
             unit.c.id.label("unit_id"),
             unit.c.key.label("unit_key"),
@@ -175,8 +235,14 @@ def _attempt(conn: sa.Connection, examined: Examined) -> Any:
         .join(task, unit.c.task_id == task.c.id)
         .join(schema.production, task.c.production_id == schema.production.c.id)
     )
-    nonce = examined.report["attempt"]["nonce"] if examined.report else examined.path.parent.name
-    return conn.execute(query.where(attempt.c.nonce == nonce)).one_or_none()
+    rows = (row for part in batched(nonces) for row in conn.execute(query.where(attempt.c.nonce.in_(part))))
+    return {row.nonce: row for row in rows}
+
+
+def _units(conn: sa.Connection, ids: Sequence[int]) -> dict[int, Any]:
+    unit = schema.unit
+    rows = (r for part in batched(ids) for r in conn.execute(sa.select(unit).where(unit.c.id.in_(part))))
+    return {row.id: row for row in rows}
 
 
 def _again(row: Any, examined: Examined) -> Outcome:
@@ -197,10 +263,10 @@ def _check_origin(row: Any, examined: Examined) -> None:
         raise _Refused("output_invalid", examined.problem)
 
 
-def _check_outputs(conn: sa.Connection, row: Any, examined: Examined) -> Expected:
+def _check_outputs(case: _Case, records: Mapping[str, int | None]) -> Expected:
     """Compare outputs with the declaration and the disk; return what the accounts must agree with."""
+    examined, row, unit = case.examined, case.row, case.unit
     report, payload = examined.report, examined.report["payload"]
-    unit = conn.execute(sa.select(schema.unit).where(schema.unit.c.id == row.unit_id)).one()
     if payload["release"] != row.task_release:
         message = (
             f"the job ran under release {payload['release']}, the production asks for {row.task_release}"
@@ -218,7 +284,6 @@ def _check_outputs(conn: sa.Connection, row: Any, examined: Examined) -> Expecte
         _check_content(stream, output, streams[stream], examined.contents[stream])
     events = {s: o["events"] for s, o in outputs.items() if not jobs.is_bundle(unit.kind, s)}
     prescaled = frozenset(r for r, factor in (unit.definition.get("prescale") or {}).items() if factor > 1)
-    records = registration.known_records(conn, unit)
     return Expected(row_interval(unit), records, events, frozenset(streams), prescaled)
 
 
@@ -250,12 +315,11 @@ def _check_accounts(examined: Examined, expected: Expected) -> None:
 # --- consequences ------------------------------------------------------------------------------------------
 
 
-def _move_to_reported(
-    conn: sa.Connection, row: Any, examined: Examined, now: float, report: Mapping[str, Any]
-) -> None:
-    """Note that the attempt has reported, with the figures of a report that can be trusted."""
+def _figures(case: _Case, now: float) -> dict[str, Any]:
+    """Return what a report that can be trusted tells of its attempt, as columns."""
+    report = case.reported
     resources, payload = report.get("resources", {}), report.get("payload") or {}
-    values = {
+    return {
         "started": report.get("started"),
         "ended": report.get("ended", now),
         "host": report.get("host"),
@@ -266,52 +330,89 @@ def _move_to_reported(
         "release": payload.get("release"),
         "timings": report.get("timings"),
         "figures": {"statistics": payload.get("statistics")} | (payload.get("figures") or {}),
-        "report_sha256": examined.sha256,
+        "report_sha256": case.examined.sha256,
     }
-    history.move(conn, schema.attempt, row.id, row.state, "reported", actor=ACTOR, at=now, **values)
 
 
-def _failed(conn: sa.Connection, workspace: Workspace, row: Any, examined: Examined, now: float) -> Outcome:
-    """Take a report of failure in."""
-    failure_class = examined.report["failure_class"]
-    if failure_class not in FAILURES:
-        failure_class = "application_error"
-    message = str(examined.report["message"])
-    _reject(conn, workspace, row, _Refused(failure_class, message), now)
-    return Outcome("failed", f"{failure_class}: {message}")
+def _report(conn: sa.Connection, cases: Sequence[_Case], now: float) -> None:
+    """Note that the attempts have reported."""
+    moves = []
+    for case in cases:
+        try:
+            values = _figures(case, now)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            values = {"report_sha256": case.examined.sha256, "ended": now}  # signed, and still no sense
+        moves.append(history.Move(case.row.id, case.row.state, "reported", "", values))
+    history.move_each(conn, schema.attempt, moves, actor=ACTOR, at=now)
 
 
-def _reject(conn: sa.Connection, workspace: Workspace, row: Any, refusal: _Refused, now: float) -> Outcome:
-    """Reject the attempt; its job fails with it, unless a later attempt is under way or the job is done."""
-    reason = f"{refusal.failure_class}: {refusal.message}"
-    outcome = _end(conn, row, "rejected", reason, now, refusal)
-    if row.job_state in ("submitted", "running") and jobs.is_latest(conn, row.id, row.job_id):
-        job = conn.execute(sa.select(schema.job).where(schema.job.c.id == row.job_id)).one()
-        tries = workspace.settings.limits.tries
-        jobs.fail(conn, job, refusal.failure_class, refusal.message, tries=tries, actor=ACTOR, now=now)
-    return outcome
+def _accept(conn: sa.Connection, cases: Sequence[_Case], now: float) -> None:
+    """Register what the units gave, and finish their jobs, all at once.
+
+    When that fails, each half of them is tried, so that what cannot be registered is refused alone.
+    """
+    if not cases:
+        return
+    try:
+        with conn.begin_nested():
+            _write(conn, cases, now)
+    except (ReportError, KeyError, TypeError, ValueError, sa.exc.StatementError) as error:
+        if len(cases) == 1:
+            cases[0].refuse(_Refused("output_invalid", str(error).partition("\n")[0]))
+            return
+        half = len(cases) // 2
+        _accept(conn, cases[:half], now)
+        _accept(conn, cases[half:], now)
 
 
-def _end(
-    conn: sa.Connection, row: Any, target: Result, reason: str, now: float, refusal: _Refused | None = None
-) -> Outcome:
-    values = {"failure_class": refusal.failure_class, "message": refusal.message} if refusal else {}
-    history.move(
-        conn, schema.attempt, row.id, "reported", target, actor=ACTOR, reason=reason, at=now, **values
-    )
-    return Outcome(target, reason)
+def _write(conn: sa.Connection, cases: Sequence[_Case], now: float) -> None:
+    """Write what follows from accepted reports; jobs go by way of the states that lost attempts left out."""
+    _report(conn, cases, now)
+    accepted = [registration.Accepted(c.row, c.unit, c.examined.report, _stamps(c.examined)) for c in cases]
+    registration.register(conn, accepted, now)
+    ends = [history.Move(case.row.id, "reported", "accepted") for case in cases]
+    history.move_each(conn, schema.attempt, ends, actor=ACTOR, at=now)
+    for way in _ways(cases):
+        history.move_each(conn, schema.job, way, actor=ACTOR, at=now)
 
 
-def _accept(conn: sa.Connection, row: Any, examined: Examined, now: float) -> None:
-    """Register what the unit gave and finish the job, by way of the states that a lost attempt left out."""
-    registration.register(conn, row, examined.report, _stamps(examined), now)
-    history.move(conn, schema.attempt, row.id, "reported", "accepted", actor=ACTOR, at=now)
-    state = row.job_state
-    for target in {"failed": ("prepared", "submitted"), "prepared": ("submitted",)}.get(state, ()):
-        reason = f"attempt {row.number} reported late"
-        history.move(conn, schema.job, row.job_id, state, target, actor=ACTOR, reason=reason, at=now)
-        state = target
-    history.move(conn, schema.job, row.job_id, state, "ok", actor=ACTOR, at=now)
+def _ways(cases: Sequence[_Case]) -> Iterator[list[history.Move]]:
+    """Yield the moves of jobs to ok, one list for each step of the longest way."""
+    before = {"failed": ("prepared", "submitted"), "prepared": ("submitted",)}
+    ways = [(case, [case.row.job_state, *before.get(case.row.job_state, ()), "ok"]) for case in cases]
+    for step in range(max(len(way) for _, way in ways) - 1):
+        yield [
+            history.Move(case.row.job_id, way[step], way[step + 1], _late(case, way[step + 1]))
+            for case, way in ways
+            if step + 1 < len(way)
+        ]
+
+
+def _late(case: _Case, target: str) -> str:
+    return "" if target == "ok" else f"attempt {case.row.number} reported late"
+
+
+def _end(conn: sa.Connection, workspace: Workspace, cases: Sequence[_Case], now: float) -> None:
+    """End attempts that are not accepted; a job fails with its attempt, unless a later one is under way."""
+    if not cases:
+        return
+    _report(conn, cases, now)
+    moves = []
+    for case in cases:
+        values = (
+            {"failure_class": case.refusal.failure_class, "message": case.refusal.message}
+            if case.refusal
+            else {}
+        )
+        target = "rejected" if case.refusal else "superseded"
+        moves.append(history.Move(case.row.id, "reported", target, case.outcome.message, values))
+    history.move_each(conn, schema.attempt, moves, actor=ACTOR, at=now)
+    tries = workspace.settings.limits.tries
+    for case in cases:
+        row, refusal = case.row, case.refusal
+        if refusal and row.job_state in ("submitted", "running") and jobs.is_latest(conn, row.id, row.job_id):
+            job = conn.execute(sa.select(schema.job).where(schema.job.c.id == row.job_id)).one()
+            jobs.fail(conn, job, refusal.failure_class, refusal.message, tries=tries, actor=ACTOR, now=now)
 
 
 def _stamps(examined: Examined) -> dict[str, tuple[str, int, int]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from beamwright.core.messages import (
     JobDoc,
 )
 from beamwright.db import history, schema
-from beamwright.db.engine import insert_id
+from beamwright.db.engine import batched, insert_ids
 from beamwright.production.tickets import ticket
 from beamwright.production.workspace import Workspace
 
@@ -84,35 +85,42 @@ class Lease:
 def lease(
     conn: sa.Connection,
     workspace: Workspace,
-    job_id: int,
-    farm: str,
+    pairs: Sequence[tuple[int, str]],
     now: float,
     commands: Mapping[str, list[str]] = COMMANDS,
-) -> Lease:
-    """Make a new attempt of a prepared job for a farm; the job is submitted from now on.
+) -> list[Lease]:
+    """Make a new attempt of each prepared job for its farm; the jobs are submitted from now on.
 
-    Raises: StateError when the job is not prepared.
+    Raises: StateError when a job is not prepared.
     """
-    row = _work(conn, job_id)
-    count = sa.select(sa.func.count()).where(schema.attempt.c.job_id == job_id)
-    number = int(conn.execute(count).scalar_one()) + 1
-    places = Places(workspace.farm(farm), row.key, workspace.nonces())
-    values = {"job_id": job_id, "number": number, "nonce": places.nonce, "state": "leased", "farm": farm}
-    deadline = now + workspace.settings.limits.lease_s
-    attempt_id = insert_id(
-        conn,
-        schema.attempt,
-        directory=str(places.job),
-        leased=now,
-        deadline=deadline,
-        cpu_s=0.0,
-        wall_s=0.0,
-        **values,
-    )
-    history.record(conn, "attempt", attempt_id, "leased", actor=ACTOR, at=now, reason=f"farm {farm}")
-    history.move(conn, schema.job, job_id, "prepared", "submitted", actor=ACTOR, at=now)
-    document = _document(workspace, row, places, number, farm, commands)
-    return Lease(attempt_id, job_id, places, document)
+    work = _work(conn, [job_id for job_id, _ in pairs])
+    numbers = _tries(conn, [job_id for job_id, _ in pairs])
+    places = [Places(workspace.farm(farm), work[job_id].key, workspace.nonces()) for job_id, farm in pairs]
+    fresh: dict[str, Any] = {
+        "state": "leased",
+        "leased": now,
+        "deadline": now + workspace.settings.limits.lease_s,
+    }
+    rows: list[dict[str, Any]] = [
+        {"job_id": job_id, "number": numbers[job_id] + 1, "nonce": place.nonce, "farm": farm}
+        | {"directory": str(place.job), "cpu_s": 0.0, "wall_s": 0.0}
+        | fresh
+        for (job_id, farm), place in zip(pairs, places, strict=True)
+    ]
+    attempt_ids = insert_ids(conn, schema.attempt, rows)
+    history.record_all(conn, "attempt", attempt_ids, "leased", actor=ACTOR, at=now)
+    moves = [history.Move(job_id, "prepared", "submitted", f"farm {farm}") for job_id, farm in pairs]
+    history.move_each(conn, schema.job, moves, actor=ACTOR, at=now)
+    documents = [
+        _document(workspace, work[row["job_id"]], place, row["number"], row["farm"], commands)
+        for row, place in zip(rows, places, strict=True)
+    ]
+    return [
+        Lease(attempt_id, job_id, place, document)
+        for attempt_id, (job_id, _), place, document in zip(
+            attempt_ids, pairs, places, documents, strict=True
+        )
+    ]
 
 
 def has_prepared(conn: sa.Connection, now: float) -> bool:
@@ -144,10 +152,11 @@ def held_slots(conn: sa.Connection) -> list[tuple[str, str | None]]:
     return [(row.farm, row.batch_id) for row in conn.execute(query)]
 
 
-def renew(conn: sa.Connection, attempt_id: int, deadline: float) -> None:
-    """Give an attempt that is alive a new deadline."""
+def renew(conn: sa.Connection, attempt_ids: Sequence[int], deadline: float) -> None:
+    """Give attempts that are alive a new deadline."""
     attempt = schema.attempt
-    conn.execute(sa.update(attempt).where(attempt.c.id == attempt_id).values(deadline=deadline))
+    for part in batched(attempt_ids):
+        conn.execute(sa.update(attempt).where(attempt.c.id.in_(part)).values(deadline=deadline))
 
 
 def write_job_directory(leased: Lease, secret: bytes) -> None:
@@ -301,18 +310,29 @@ def _attempts() -> sa.Select[Any]:
     )
 
 
-def _work(conn: sa.Connection, job_id: int) -> Any:
-    """Read everything that a job document is made of."""
+def _work(conn: sa.Connection, job_ids: Sequence[int]) -> dict[int, Any]:
+    """Read everything that job documents are made of, by job."""
     job, unit, task, production = schema.job, schema.unit, schema.task, schema.production
     query = (
-        sa.select(unit, production.c.release, production.c.name.label("production"))
+        sa.select(unit, job.c.id.label("job_id"), production.c.release, production.c.name.label("production"))
         .select_from(job)
         .join(unit, job.c.unit_id == unit.c.id)
         .join(task, unit.c.task_id == task.c.id)
         .join(production, task.c.production_id == production.c.id)
-        .where(job.c.id == job_id)
     )
-    return conn.execute(query).one()
+    return {
+        row.job_id: row for part in batched(job_ids) for row in conn.execute(query.where(job.c.id.in_(part)))
+    }
+
+
+def _tries(conn: sa.Connection, job_ids: Sequence[int]) -> Counter[int]:
+    """Count the attempts at jobs."""
+    attempt = schema.attempt
+    query = sa.select(attempt.c.job_id, sa.func.count().label("n")).group_by(attempt.c.job_id)
+    found: Counter[int] = Counter()
+    for part in batched(job_ids):
+        found.update({r.job_id: r.n for r in conn.execute(query.where(attempt.c.job_id.in_(part)))})
+    return found
 
 
 def _document(

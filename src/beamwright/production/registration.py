@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from beamwright.core.errors import ReportError
 from beamwright.core.runs import EventKey
 from beamwright.db import history, schema
-from beamwright.db.engine import insert_id
+from beamwright.db.engine import batched, insert_ids
 from beamwright.production import jobs
 from beamwright.production.accounts import TERMS
 
@@ -20,187 +21,228 @@ Stamp = tuple[str, int, int]
 _POSITION = ("run", "section", "event")
 
 
-def known_records(conn: sa.Connection, unit: Any) -> dict[str, int | None]:
-    """Return how many records of each input kind a unit holds, where that is known; nothing for a merge.
+@dataclass(frozen=True)
+class Accepted:
+    """A report that is to be registered: its attempt and unit, and path, inode and mtime by stream."""
+
+    row: Any
+    unit: Any
+    report: Mapping[str, Any]
+    stamps: Mapping[str, Stamp]
+
+
+def known_records(conn: sa.Connection, units: Sequence[Any]) -> dict[int, dict[str, int | None]]:
+    """Return, by unit, how many records of each input kind it holds, where that is known; nothing for a
+    merge.
 
     A unit over whole collections holds what these hold.
     """
-    known: dict[str, int | None] = dict(unit.definition.get("records") or {})
     link, collection = schema.unit_input, schema.collection
     query = (
-        sa.select(sa.func.count(), sa.func.sum(collection.c.events))
+        sa.select(link.c.unit_id, sa.func.sum(collection.c.events))
         .join(collection, link.c.collection_id == collection.c.id)
-        .where(link.c.unit_id == unit.id)
+        .group_by(link.c.unit_id)
     )
-    count, events = conn.execute(query).one()
-    if count:
-        known = {record: int(events) if n is None else n for record, n in known.items()}
+    known: dict[int, dict[str, int | None]] = {u.id: dict(u.definition.get("records") or {}) for u in units}
+    for part in batched([u.id for u in units if None in known[u.id].values()]):
+        for unit_id, events in conn.execute(query.where(link.c.unit_id.in_(part))):
+            known[unit_id] = {r: int(events) if n is None else n for r, n in known[unit_id].items()}
     return known
 
 
-def register(
-    conn: sa.Connection, row: Any, report: Mapping[str, Any], stamps: Mapping[str, Stamp], now: float
-) -> None:
-    """Write everything that an accepted attempt gives; ``stamps`` holds path, inode and mtime by stream.
+def register(conn: sa.Connection, accepted: Sequence[Accepted], now: float) -> None:
+    """Write everything that accepted attempts give.
 
     Raises: ReportError when an output's name is taken or an input is not registered.
     """
-    unit = conn.execute(sa.select(schema.unit).where(schema.unit.c.id == row.unit_id)).one()
-    outputs = {str(o["stream"]): o for o in sorted(report["outputs"], key=lambda o: str(o["stream"]))}
-    payload = report["payload"]
-    sources = {str(o["stream"]): list(o["sources"]) for o in payload["outputs"] if o.get("sources")}
-    _Registration(conn, row, unit, outputs, sources, now).write(stamps)
-    if payload["ledger"]:
-        lines = [_ledger_line(row, line) for line in payload["ledger"]]
-        conn.execute(sa.insert(schema.ledger), lines)
-    if payload["quarantined"]:
-        records = {(q["record"], q["key"]): _quarantined(row, q) for q in payload["quarantined"]}
-        conn.execute(sa.insert(schema.quarantine), list(records.values()))
+    outputs = [output for one in accepted for output in _outputs(one)]
+    _refuse_taken(conn, [output.did for output in outputs])
+    files = insert_ids(conn, schema.file, [_file(output, now) for output in outputs])
+    _record(conn, "file", files, "registered", now)
+    _add_parents(conn, accepted, outputs, files)
+    _add_replicas(conn, outputs, files, now)
+    collections = _add_collections(conn, outputs, files, now)
+    rows = [
+        {"unit_id": output.unit.id, "attempt_id": output.row.id, "stream": output.stream, "file_id": file_id}
+        | {"collection_id": collections.get(file_id), "events": output.content["events"]}
+        for output, file_id in zip(outputs, files, strict=True)
+    ]
+    _insert(conn, schema.output, rows)
+    lines = [_ledger_line(one.row, line) for one in accepted for line in one.report["payload"]["ledger"]]
+    _insert(conn, schema.ledger, lines)
+    records = {
+        (one.row.id, q["record"], q["key"]): _quarantined(one.row, q)
+        for one in accepted
+        for q in one.report["payload"]["quarantined"]
+    }
+    _insert(conn, schema.quarantine, list(records.values()))
 
 
 @dataclass(frozen=True)
-class _Registration:
-    """The outputs of one unit on their way into the catalogue, all of them step by step.
+class _Output:
+    """One output on its way into the catalogue; ``sources`` are the UUIDs that a pointer skim leads into."""
 
-    ``sources`` are, by stream, the UUIDs of the files that pointer skims lead into.
-    """
-
-    conn: sa.Connection
     row: Any
     unit: Any
-    outputs: Mapping[str, Mapping[str, Any]]
-    sources: Mapping[str, list[str]]
-    now: float
+    stream: str
+    did: tuple[str, str]
+    declared: Mapping[str, Any]
+    content: Mapping[str, Any]
+    stamp: Stamp
+    sources: tuple[str, ...]
 
-    def write(self, stamps: Mapping[str, Stamp]) -> None:
-        names = {s: jobs.declared_name(self.row.production, self.declared(s)) for s in self.outputs}
-        _refuse_taken(self.conn, list(names.values()))
-        files = {stream: self._add_file(stream, names[stream]) for stream in self.outputs}
-        self._record("file", files.values(), "registered")
-        self._add_parents(files)
-        self._add_replicas(files, stamps)
-        events = [s for s in self.outputs if not jobs.is_bundle(self.unit.kind, s)]
-        collections = {
-            stream: self._add_collection(stream, names[stream], files[stream]) for stream in events
-        }
-        self._record("collection", collections.values(), "building")
-        self._move(schema.collection, collections.values(), "building", "valid")
-        self._add_outputs(files, collections)
-
-    def declared(self, stream: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.unit.definition["streams"][stream]
-        return found
-
-    def _record(self, kind: str, ids: Iterable[int], target: str) -> None:
-        history.record_all(self.conn, kind, ids, target, actor=ACTOR, at=self.now)
-
-    def _move(self, table: sa.Table, ids: Iterable[int], source: str, target: str, **values: Any) -> None:
-        history.move_all(self.conn, table, ids, source, target, actor=ACTOR, at=self.now, **values)
-
-    def _add_file(self, stream: str, did: tuple[str, str]) -> int:
-        is_bundle = jobs.is_bundle(self.unit.kind, stream)
-        content = {key: self.outputs[stream][key] for key in ("size", "sha256", "adler32", "uuid")}
-        lineage = _lineage(self.row, self.unit, stream)
-        if stream in self.sources:
-            lineage["sources"] = sorted(self.sources[stream])
-        origin = {"attempt_id": self.row.id, "lineage": lineage}
-        kind = {"kind": "bundle" if is_bundle else "rntuple", "tier": self.declared(stream)["tier"]}
-        place = {"scope": did[0], "name": did[1], "created": self.now}
-        return insert_id(self.conn, schema.file, **place, **kind, **origin, **content)
-
-    def _add_parents(self, files: Mapping[str, int]) -> None:
-        """Name what the outputs were made from, and what pointer skims lead into: both must be known."""
-        inputs = _parents(self.conn, self.unit)
-        rows = []
-        for stream, child in files.items():
-            parents = {*inputs, *_sources(self.conn, self.sources.get(stream, []))}
-            rows += [{"file_id": child, "parent_id": parent} for parent in sorted(parents)]
-        if rows:
-            self.conn.execute(sa.insert(schema.file_parent), rows)
-
-    def _add_replicas(self, files: Mapping[str, int], stamps: Mapping[str, Stamp]) -> None:
-        """Add the replicas that the wrapper put in place and the importer has read in full."""
-        ids = []
-        for stream, file_id in files.items():
-            path, inode, mtime_ns = stamps[stream]
-            place = {"endpoint": self.row.farm, "path": path, "inode": inode, "mtime_ns": mtime_ns}
-            ids.append(insert_id(self.conn, schema.replica, file_id=file_id, state="planned", **place))
-        self._record("replica", ids, "planned")
-        self._move(schema.replica, ids, "planned", "copying")
-        self._move(schema.replica, ids, "copying", "present")
-        read = {"verified_by": ACTOR, "verified_at": self.now}
-        self._move(schema.replica, ids, "present", "verified", **read)
-
-    def _add_collection(self, stream: str, did: tuple[str, str], file_id: int) -> int:
-        unit, definition = self.unit, self.unit.definition
-        ends = {f"{end}_{part}" for end in ("first", "last") for part in _POSITION}
-        copied = {name: getattr(unit, name) for name in ends | {"series", "config_hash", "resolved_hash"}}
-        flags = {name: bool(definition.get(name)) for name in ("is_mc", "is_resampled")}
-        values = {"scope": did[0], "name": did[1], "stream": stream, "state": "building", "unit_id": unit.id}
-        values |= {"tier": self.declared(stream)["tier"], "events": self.outputs[stream]["events"]}
-        values |= {"global_tag": definition.get("global_tag") or "", "release": self.row.task_release}
-        collection_id = insert_id(self.conn, schema.collection, **values, **copied, **flags, created=self.now)
-        link = {"collection_id": collection_id, "file_id": file_id, "position": 0}
-        self.conn.execute(sa.insert(schema.collection_file), [link])
-        return collection_id
-
-    def _add_outputs(self, files: Mapping[str, int], collections: Mapping[str, int]) -> None:
-        common = {"unit_id": self.unit.id, "attempt_id": self.row.id}
-        rows = [
-            common
-            | {"stream": stream, "file_id": file_id, "collection_id": collections.get(stream)}
-            | {"events": self.outputs[stream]["events"]}
-            for stream, file_id in files.items()
-        ]
-        if rows:
-            self.conn.execute(sa.insert(schema.output), rows)
+    @property
+    def is_bundle(self) -> bool:
+        return jobs.is_bundle(self.unit.kind, self.stream)
 
 
-def _parents(conn: sa.Connection, unit: Any) -> list[int]:
+def _outputs(one: Accepted) -> list[_Output]:
+    """Return the outputs of an attempt in the order of their streams."""
+    declared, payload = one.unit.definition["streams"], one.report["payload"]
+    sources = {str(o["stream"]): tuple(o.get("sources") or ()) for o in payload["outputs"]}
+    found = []
+    for content in sorted(one.report["outputs"], key=lambda o: str(o["stream"])):
+        stream = str(content["stream"])
+        did = jobs.declared_name(one.row.production, declared[stream])
+        stamp = one.stamps[stream]
+        more = (declared[stream], content, stamp, sources.get(stream, ()))
+        found.append(_Output(one.row, one.unit, stream, did, *more))
+    return found
+
+
+def _record(conn: sa.Connection, kind: str, ids: Iterable[int], target: str, now: float) -> None:
+    history.record_all(conn, kind, ids, target, actor=ACTOR, at=now)
+
+
+def _insert(conn: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        conn.execute(sa.insert(table), rows)
+
+
+def _file(output: _Output, now: float) -> dict[str, Any]:
+    content = {key: output.content[key] for key in ("size", "sha256", "adler32", "uuid")}
+    lineage = _lineage(output.row, output.unit, output.stream)
+    if output.sources:
+        lineage["sources"] = sorted(output.sources)
+    origin = {"attempt_id": output.row.id, "lineage": lineage}
+    kind = {"kind": "bundle" if output.is_bundle else "rntuple", "tier": output.declared["tier"]}
+    place = {"scope": output.did[0], "name": output.did[1], "created": now}
+    return place | kind | origin | content
+
+
+def _add_parents(
+    conn: sa.Connection, accepted: Sequence[Accepted], outputs: Sequence[_Output], files: Sequence[int]
+) -> None:
+    """Name what the outputs were made from, and what pointer skims lead into: both must be known."""
+    known = _named(conn, [one.unit for one in accepted])
+    inputs = {one.unit.id: _parents(one.unit, known) for one in accepted}
+    sources = _sources(conn, sorted({uuid for output in outputs for uuid in output.sources}))
+    rows = []
+    for output, child in zip(outputs, files, strict=True):
+        parents = {*inputs[output.unit.id], *(sources[uuid] for uuid in output.sources)}
+        rows += [{"file_id": child, "parent_id": parent} for parent in sorted(parents)]
+    _insert(conn, schema.file_parent, rows)
+
+
+def _add_replicas(conn: sa.Connection, outputs: Sequence[_Output], files: Sequence[int], now: float) -> None:
+    """Add the replicas that the wrappers put in place and the importer has read in full."""
+    rows = []
+    for output, file_id in zip(outputs, files, strict=True):
+        path, inode, mtime_ns = output.stamp
+        place = {"endpoint": output.row.farm, "path": path, "inode": inode, "mtime_ns": mtime_ns}
+        rows.append({"file_id": file_id, "state": "planned"} | place)
+    ids = insert_ids(conn, schema.replica, rows)
+    _record(conn, "replica", ids, "planned", now)
+    at: dict[str, Any] = {"actor": ACTOR, "at": now}
+    history.move_all(conn, schema.replica, ids, "planned", "copying", **at)
+    history.move_all(conn, schema.replica, ids, "copying", "present", **at)
+    read: dict[str, Any] = {"verified_by": ACTOR, "verified_at": now}
+    history.move_all(conn, schema.replica, ids, "present", "verified", **at, **read)
+
+
+def _add_collections(
+    conn: sa.Connection, outputs: Sequence[_Output], files: Sequence[int], now: float
+) -> dict[int, int]:
+    """Make a collection of each output of events; return their ids by file."""
+    events = [(o, file_id) for o, file_id in zip(outputs, files, strict=True) if not o.is_bundle]
+    ids = insert_ids(conn, schema.collection, [_collection(output, now) for output, _ in events])
+    made = {file_id: collection_id for (_, file_id), collection_id in zip(events, ids, strict=True)}
+    links = [{"collection_id": c, "file_id": f, "position": 0} for f, c in made.items()]
+    _insert(conn, schema.collection_file, links)
+    _record(conn, "collection", ids, "building", now)
+    history.move_all(conn, schema.collection, ids, "building", "valid", actor=ACTOR, at=now)
+    return made
+
+
+def _collection(output: _Output, now: float) -> dict[str, Any]:
+    unit, definition = output.unit, output.unit.definition
+    ends = {f"{end}_{part}" for end in ("first", "last") for part in _POSITION}
+    copied = {name: getattr(unit, name) for name in ends | {"series", "config_hash", "resolved_hash"}}
+    flags = {name: bool(definition.get(name)) for name in ("is_mc", "is_resampled")}
+    values = {"scope": output.did[0], "name": output.did[1], "stream": output.stream, "state": "building"}
+    values |= {"unit_id": unit.id, "tier": output.declared["tier"], "events": output.content["events"]}
+    values |= {"global_tag": definition.get("global_tag") or "", "release": output.row.task_release}
+    return values | copied | flags | {"created": now}
+
+
+def _named(conn: sa.Connection, units: Sequence[Any]) -> dict[str, int]:
+    """Return the ids of the files that units read, by name, as far as they are registered."""
+    wanted: dict[str, set[str]] = {}
+    for unit in units:
+        for item in unit.definition["inputs"]:
+            scope, _, rest = str(item["name"]).partition(":")
+            wanted.setdefault(scope, set()).add(rest)
+    return {f"{scope}:{name}": i for scope, names in wanted.items() for name, i in _ids(conn, scope, names)}
+
+
+def _ids(conn: sa.Connection, scope: str, names: Iterable[str]) -> Iterator[tuple[str, int]]:
+    file = schema.file
+    query = sa.select(file.c.name, file.c.id).where(file.c.scope == scope)
+    for part in batched(sorted(names)):
+        yield from ((row.name, int(row.id)) for row in conn.execute(query.where(file.c.name.in_(part))))
+
+
+def _parents(unit: Any, known: Mapping[str, int]) -> list[int]:
     """Return the ids of the files that a unit reads, by name.
 
     Raises: ReportError when one is not registered.
     """
     names = sorted({str(item["name"]) for item in unit.definition["inputs"]})
-    found = []
-    for name in names:
-        scope, _, rest = name.partition(":")
-        query = sa.select(schema.file.c.id).where(schema.file.c.scope == scope, schema.file.c.name == rest)
-        file_id = conn.execute(query).scalar()
-        if file_id is None:
-            hint = "the file must be registered before its unit's report can be taken in"
-            raise ReportError(f"input {name} of unit {unit.key[:12]} is not registered", hint=hint)
-        found.append(int(file_id))
-    return found
+    missing = [name for name in names if name not in known]
+    if missing:
+        hint = "the file must be registered before its unit's report can be taken in"
+        raise ReportError(f"input {missing[0]} of unit {unit.key[:12]} is not registered", hint=hint)
+    return [known[name] for name in names]
 
 
-def _sources(conn: sa.Connection, uuids: list[str]) -> list[int]:
+def _sources(conn: sa.Connection, uuids: list[str]) -> dict[str, int]:
     """Return the ids of the files of these UUIDs.
 
     Raises: ReportError when one is not registered.
     """
-    if not uuids:
-        return []
-    file = schema.file
-    known = {row.uuid: int(row.id) for row in conn.execute(
-        sa.select(file.c.id, file.c.uuid).where(file.c.uuid.in_(uuids)).order_by(file.c.id.desc())
-    )}  # fmt: skip
+    file, known = schema.file, dict[str, int]()
+    query = sa.select(file.c.id, file.c.uuid).order_by(file.c.id.desc())
+    for part in batched(uuids):
+        known |= {row.uuid: int(row.id) for row in conn.execute(query.where(file.c.uuid.in_(part)))}
     missing = sorted(set(uuids) - known.keys())
     if missing:
         hint = "a pointer skim leads into files of the catalogue"
         raise ReportError(
             f"the file {missing[0]}, which a pointer skim leads into, is not registered", hint=hint
         )
-    return list(known.values())
+    return known
 
 
 def _refuse_taken(conn: sa.Connection, dids: list[tuple[str, str]]) -> None:
-    file = schema.file
-    same = sa.or_(*(sa.and_(file.c.scope == scope, file.c.name == name) for scope, name in dids))
-    taken = conn.execute(sa.select(file.c.scope, file.c.name).where(same)).first() if dids else None
-    if taken is not None:
+    """Refuse names that files have, or that two of the outputs share."""
+    wanted: dict[str, set[str]] = {}
+    taken = [f"{scope}:{name}" for (scope, name), n in Counter(dids).items() if n > 1]
+    for scope, name in dids:
+        wanted.setdefault(scope, set()).add(name)
+    taken += [f"{scope}:{name}" for scope, names in wanted.items() for name, _ in _ids(conn, scope, names)]
+    if taken:
         hint = "two units declare the same output: give one production or step another name"
-        raise ReportError(f"the name {taken.scope}:{taken.name} is taken", hint=hint)
+        raise ReportError(f"the name {taken[0]} is taken", hint=hint)
 
 
 def _lineage(row: Any, unit: Any, stream: str) -> dict[str, Any]:

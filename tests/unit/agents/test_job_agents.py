@@ -218,7 +218,7 @@ def test_a_full_disk_at_the_farm_is_named_and_loses_nothing(
 
 def test_a_lease_of_this_very_moment_is_left_to_the_submitter(world: World) -> None:
     with world.workspace.db.begin() as conn:
-        jobs.lease(conn, world.workspace, 1, "near", world.workspace.clock.now())
+        jobs.lease(conn, world.workspace, [(1, "near")], world.workspace.clock.now())
     assert world.tracker.turn() == 0
     world.later(tracker.SUBMITTING_S + 1)
     assert world.tracker.turn() == 1

@@ -53,7 +53,7 @@ def attempt(workspace: Workspace, job_id: int = 1, farm: str = "near") -> jobs.P
 
 def leased(workspace: Workspace, job_id: int = 1, farm: str = "near") -> jobs.Places:
     with workspace.db.begin() as conn:
-        made = jobs.lease(conn, workspace, job_id, farm, workspace.clock.now(), COMMANDS)
+        (made,) = jobs.lease(conn, workspace, [(job_id, farm)], workspace.clock.now(), COMMANDS)
     jobs.write_job_directory(made, workspace.secret)
     return made.places
 
@@ -283,7 +283,7 @@ def test_an_output_touched_between_reading_and_writing_is_refused(workspace: Wor
     path = next(p for p in places.output.iterdir() if ".dst." in p.name)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with workspace.db.begin() as conn:
-        outcome = importing.settle(conn, workspace, examined)
+        (outcome,) = importing.settle(conn, workspace, [examined])
     assert outcome.result == "rejected" and "touched" in outcome.message
 
 
