@@ -73,6 +73,9 @@ def merge(files: tuple[Path, ...], output: Path, dry_run: bool, as_json: bool) -
     """Merge output files of one group into one."""
     from dataclasses import replace
 
+    from beamwright.cli.process import one_thread_each
+
+    one_thread_each()
     from beamwright.durable import hash_file
     from beamwright.event.metadata import read_metadata
     from beamwright.event.store import check_lineages, merge_collections

@@ -43,7 +43,10 @@ class CollectionReader(Reader):
         banks: BankSet | None = None,
     ) -> None:
         with ExitStack() as stack:
-            self.files = [stack.enter_context(NTupleFile(path)) for path in paths]
+            self.files: list[NTupleFile] = []
+            for path in paths:
+                like = self.files[0] if self.files else None
+                self.files.append(stack.enter_context(NTupleFile(path, like=like)))
             if not self.files:
                 raise FormatError("a collection without files cannot be read", hint="name at least one file")
             self.metadata = [metadata_of(file) for file in self.files]

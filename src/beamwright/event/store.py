@@ -24,12 +24,13 @@ from beamwright.core.runs import EventKey, Position
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.collection import CollectionReader
-from beamwright.event.metadata import FileMetadata, read_metadata
+from beamwright.event.metadata import FileMetadata, metadata_of, read_metadata
 from beamwright.event.rntuple import (
     CLUSTER_BYTES,
     ClusterCutter,
     ColumnData,
     FileWriter,
+    NTupleFile,
     SealedCluster,
     merge_files,
     seal_cluster,
@@ -315,9 +316,9 @@ def merge_collections(
     The quarantined keys of the inputs join those of ``lineage``. Raises SchemaMismatchError where the inputs
     disagree in anything that ``Lineage.group`` names or in their banks, FormatError where their keys overlap.
     """
-    described = sorted(((read_metadata(name), Path(name)) for name in inputs), key=_merge_order)
-    if not described:
+    if not inputs:
         raise FormatError("there is nothing to merge", hint="name at least one input")
+    described = sorted(_described(inputs), key=_merge_order)
     check_lineages(described)
     metadata = [item for item, _ in described]
     keys = {key for item in metadata for key in item.lineage.quarantined} | set(lineage.quarantined)
@@ -338,6 +339,13 @@ def merge_collections(
         done = merge_files(names, out, merged.document(), lineage=whole.hash, level=level, target=target)
         size = os.fstat(out.fileno()).st_size
     return Written(Path(path), done.n_entries, str(done.uuid), size, sources=merged.sources)
+
+
+def _described(inputs: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[FileMetadata, Path]]:
+    with NTupleFile(inputs[0]) as first:
+        for name in inputs:
+            with NTupleFile(name, like=first) as file:
+                yield metadata_of(file), file.path
 
 
 @contextmanager

@@ -65,6 +65,70 @@ class SealedCluster:
         return cls(n_entries, level, counts, elements, pages, checksums, memoryview(data)[at:])
 
 
+@dataclass(frozen=True, slots=True)
+class StoredPages:
+    """Pages of one column as they are stored, each followed by its checksum in ``data``, none by a gap."""
+
+    elements: Array
+    sizes: Array
+    checksums: Array
+    data: Buffer
+
+
+class ClusterSealer:
+    """Makes a sealed cluster column by column, of values and of pages that are sealed already."""
+
+    def __init__(self, level: int, page_bytes: int = PAGE_BYTES) -> None:
+        self.level, self.page_bytes = level, page_bytes
+        self._blob = bytearray()
+        self._rows: list[tuple[int, int, int]] = []
+        self._checksums: list[int] = []
+        self._counts: list[int] = []
+        self._elements: list[int] = []
+        self._length = 0
+
+    def seal(self, code: int, values: Array) -> None:
+        """Append values to the column at hand, in pages of their own."""
+        encoding = ENCODINGS[code]
+        per_page = max(1, self.page_bytes * 8 // encoding.bits)
+        for start in range(0, len(values), per_page):
+            part = values[start : start + per_page]
+            offset = len(self._blob)
+            page = encode(encoding, part.view(np.uint64) if encoding.transform == "delta" else part)
+            for piece in compress(page.data, self.level):
+                self._blob += piece
+            self._end_page(len(part), offset)
+        self._length += len(values)
+
+    def _end_page(self, elements: int, offset: int) -> None:
+        with memoryview(self._blob) as view:
+            checksum = xxhash.xxh3_64_intdigest(view[offset:])
+        self._rows.append((-elements, len(self._blob) - offset, offset))
+        self._checksums.append(checksum)
+        self._blob += checksum.to_bytes(8, "little")
+
+    def copy(self, pages: StoredPages) -> None:
+        """Append pages to the column at hand as they are stored."""
+        ends = np.cumsum(pages.sizes + 8) + len(self._blob)
+        offsets = (ends - pages.sizes - 8).tolist()
+        self._rows += zip((-pages.elements).tolist(), pages.sizes.tolist(), offsets, strict=True)
+        self._checksums += pages.checksums.tolist()
+        self._blob += pages.data
+        self._length += int(pages.elements.sum())
+
+    def end_column(self) -> None:
+        """Go on with the next column."""
+        self._counts.append(len(self._rows) - sum(self._counts))
+        self._elements.append(self._length)
+        self._length = 0
+
+    def finish(self, n_entries: int) -> SealedCluster:
+        """Return the cluster."""
+        tables = np.array(self._counts, np.int32), np.array(self._elements, np.int64)
+        pages, checksums = np.array(self._rows, PAGE), np.array(self._checksums, CHECKSUM)
+        return SealedCluster(n_entries, self.level, *tables, pages, checksums, self._blob)
+
+
 def seal_cluster(
     schema: Schema, arrays: Mapping[str, Array], level: int = 1, page_bytes: int = PAGE_BYTES
 ) -> SealedCluster:
@@ -77,47 +141,11 @@ def seal_cluster(
     n_entries = schema.n_entries(arrays)
     if n_entries == 0:
         raise FormatError("a cluster without events cannot be sealed", hint="an empty tuple has no cluster")
-    blob = bytearray()
-    rows: list[tuple[int, int, int, int]] = []
-    counts = np.zeros(len(ordered), np.int32)
-    for number, (column, array) in enumerate(zip(schema.columns, ordered, strict=True)):
-        before = len(rows)
-        values = array[1:] if column.is_index else array
-        _seal_column(column_code(schema, column), values, level, page_bytes, blob, rows)
-        counts[number] = len(rows) - before
-    table = np.array([row[:3] for row in rows], PAGE)
-    checksums = np.array([row[3] for row in rows], CHECKSUM)
-    lengths = [len(array) - c.is_index for c, array in zip(schema.columns, ordered, strict=True)]
-    elements = np.array(lengths, np.int64)
-    return SealedCluster(n_entries, level, counts, elements, table, checksums, blob)
-
-
-def _seal_column(
-    code: int,
-    values: Array,
-    level: int,
-    page_bytes: int,
-    blob: bytearray,
-    rows: list[tuple[int, int, int, int]],
-) -> None:
-    """Append the pages of one column to ``blob`` and ``rows`` (elements, size, offset, checksum)."""
-    encoding = ENCODINGS[code]
-    per_page = max(1, page_bytes * 8 // encoding.bits)
-    for start in range(0, len(values), per_page):
-        part = values[start : start + per_page]
-        offset = len(blob)
-        page = encode(encoding, _from_page_start(part, encoding.transform))
-        for piece in compress(page.data, level):
-            blob += piece
-        size = len(blob) - offset
-        with memoryview(blob) as view:
-            checksum = xxhash.xxh3_64_intdigest(view[offset:])
-        blob += checksum.to_bytes(8, "little")
-        rows.append((-len(part), size, offset, checksum))
-
-
-def _from_page_start(part: Array, transform: str) -> Array:
-    return part.view(np.uint64) if transform == "delta" else part
+    sealer = ClusterSealer(level, page_bytes)
+    for column, array in zip(schema.columns, ordered, strict=True):
+        sealer.seal(column_code(schema, column), array[1:] if column.is_index else array)
+        sealer.end_column()
+    return sealer.finish(n_entries)
 
 
 class ClusterCutter:

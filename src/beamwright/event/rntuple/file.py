@@ -6,7 +6,7 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from beamwright.event.rntuple.schema import Array
 from beamwright.event.rntuple.wire import (
     WRITER,
     ClusterPages,
+    Description,
     read_footer,
     read_header,
     read_page_list,
@@ -65,21 +66,28 @@ class TupleFile:
     """The stored parts of one tuple of a ROOT file: head, envelopes, pages, metadata; threads may share it.
 
     ``name`` chooses among several tuples. Opening checks anchor, header and footer; page lists are read and
-    checked when first needed, pages when read.
+    checked when first needed, pages when read. A file ``like`` another, open or not, takes its description
+    where the headers are the same bytes.
     """
 
-    def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], name: str | None = None, like: TupleFile | None = None
+    ) -> None:
         self.fd = -1
         self.path = Path(path)
         self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with located(self.path):
-                self._open(name)
+                self._open(name, like)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, name: str | None) -> None:
+    writer: str
+    header_checksum: int
+    description: Description
+
+    def _open(self, name: str | None, like: TupleFile | None) -> None:
         self.size = os.fstat(self.fd).st_size
         end, begin, names = tfile.read_file_header(self.pread(0, min(self.size, 100)))
         if end > self.size:
@@ -90,10 +98,18 @@ class TupleFile:
         self.name = self.anchor_key.name
         self.anchor = tfile.read_anchor(self.payload(self.anchor_key))
         at = self.anchor
-        header = self.envelope(at.header_offset, at.header_size, at.header_length)
-        _, self.writer, self.description, self.header_checksum = read_header(header)
+        self._read_header(self.pread(at.header_offset, at.header_size), at.header_length, like)
         footer = self.envelope(at.footer_offset, at.footer_size, at.footer_length)
         self.groups = read_footer(footer, self.header_checksum, self.description)
+
+    def _read_header(self, stored: bytes, length: int, like: TupleFile | None) -> None:
+        self.stored_header = stored
+        if like is not None and stored == like.stored_header and length == like.anchor.header_length:
+            self.writer, self.header_checksum = like.writer, like.header_checksum
+            self.description = Description([*like.description.fields], [*like.description.columns])
+        else:
+            header = read_header(decompress(stored, length))
+            _, self.writer, self.description, self.header_checksum = header
 
     def _find_anchor(self, name: str | None) -> tfile.Key:
         anchors = {key.name: key for key in self.keys if key.class_name == tfile.ANCHOR_CLASS}
@@ -221,24 +237,29 @@ class TupleFile:
             # the buffer is used again for each page, so each is copied out
             single = (self.fetch(what, cluster, pages, i, i + 1, checksums)[0] for i in range(begin, stop))
             return [memoryview(bytes(page)) for page in single]
-        block = self.block(what, cluster, extents, begin, checksums)
+        block = self.block(extents, lambda page: (what, cluster, page), begin, checksums)
         base = int(extents[0, 0])
         return [block[offset - base : offset - base + size] for offset, size, _ in extents.tolist()]
 
     def block(
-        self, what: str, cluster: int, extents: Array, first: int, checksums: list[bytes] | None = None
+        self,
+        extents: Array,
+        place: Callable[[int], tuple[str, int, int]],
+        first: int,
+        checksums: list[bytes] | None = None,
     ) -> memoryview:
         """Read pages that lie one behind the other, checksums between them, and check them.
 
-        ``first`` is the number of the first page. The view is valid until this thread reads again.
+        ``place`` names column, cluster and page of each number from ``first`` on. The view is valid until
+        this thread reads again.
         """
         base = int(extents[0, 0])
         block = self._pread_scratch(base, int(extents[-1, 2]) - base)
-        for page, (offset, size, end) in enumerate(extents.tolist(), first):
+        for number, (offset, size, end) in enumerate(extents.tolist(), first):
             checksum = bytes(block[offset - base + size : end - base])
             data = block[offset - base : offset - base + size]
             if checksum and xxhash.xxh3_64_digest(data)[::-1] != checksum:
-                raise self._bad_page(what, cluster, page, offset)
+                raise self._bad_page(*place(number), offset)
             if checksums is not None:
                 checksums.append(checksum)
         return block

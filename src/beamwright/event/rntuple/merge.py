@@ -1,16 +1,16 @@
 """Join tuple files by copying their sealed pages.
 
 Pages are position independent, so a merge writes new page lists and copies the bytes. Runs of clusters
-below a quarter of the target are unpacked and sealed again as larger ones. The bytes that were checked are
-those that are written.
+below a quarter of the target become larger ones: of each column, pages of a good size are copied, smaller
+ones and offsets are unpacked and sealed again. The bytes that were checked are those that are written.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import UUID
@@ -19,16 +19,27 @@ import numpy as np
 
 from beamwright.core.errors import FormatError, SchemaMismatchError
 from beamwright.event.rntuple import tfile
-from beamwright.event.rntuple.cluster import CHECKSUM, CLUSTER_BYTES, SealedCluster, seal_cluster, split_spans
-from beamwright.event.rntuple.columns import join_columns
-from beamwright.event.rntuple.file import count_elements, located, page_extents
+from beamwright.event.rntuple.cluster import (
+    CHECKSUM,
+    CLUSTER_BYTES,
+    PAGE_BYTES,
+    ClusterSealer,
+    SealedCluster,
+    StoredPages,
+    split_spans,
+)
+from beamwright.event.rntuple.columns import join_offsets
+from beamwright.event.rntuple.encoding import DAMAGED
+from beamwright.event.rntuple.file import located, page_extents
 from beamwright.event.rntuple.reader import NTupleFile
 from beamwright.event.rntuple.schema import Array, Schema
-from beamwright.event.rntuple.wire import PAGE
+from beamwright.event.rntuple.wire import PAGE, column_code
 from beamwright.event.rntuple.writer import FileWriter
 
 PORTION = 1 << 20
 """Bytes read, checked and written at a time."""
+MIN_PAGE = PAGE_BYTES // 4
+"""Mean unpacked bytes of a column's pages from which on they are copied into a larger cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +58,8 @@ class _Part:
 
     path: Path
     cluster: int
-    bytes: int
-    columns: list[Array] | None = None
+    n_entries: int
+    columns: list[Array | StoredPages] | None = None
 
 
 def merge_files(
@@ -69,12 +80,12 @@ def merge_files(
         raise FormatError("there is nothing to merge", hint="name at least one input")
     with NTupleFile(inputs[0]) as first:
         for path in inputs:
-            with NTupleFile(path) as file:
+            with NTupleFile(path, like=first) as file:
                 check_mergeable(first, file)
-        merger = _Merger(FileWriter(out, first.schema, first.name), target, level)
+        merger = _Merger(first, FileWriter(out, first.schema, first.name), target, level)
         for path in inputs:
             # One input is open at a time: there may be more of them than a process may open.
-            with NTupleFile(path) as file:
+            with NTupleFile(path, like=first) as file:
                 check_mergeable(first, file)
                 for number in range(len(file.clusters)):
                     merger.add(file, number)
@@ -114,23 +125,25 @@ def schema_difference(one: Schema, other: Schema) -> str:
 
 
 class _Merger:
-    def __init__(self, writer: FileWriter, target: int, level: int) -> None:
-        self.writer, self.target, self.level = writer, target, level
+    def __init__(self, first: NTupleFile, writer: FileWriter, target: int, level: int) -> None:
+        self.first, self.writer, self.target, self.level = first, writer, target, level
         self.copied = self.resealed = 0
+        self._itemsizes = np.array([column.itemsize for column in writer.schema.columns])
         self._small: list[_Part] = []
         self._bytes = 0
 
     def add(self, file: NTupleFile, number: int) -> None:
         """Take the next cluster; small ones wait for company."""
-        size = file.cluster_bytes(number)
+        cluster = sealed_cluster(file, number)
+        size = int(cluster.elements @ self._itemsizes)
         if size * 4 >= self.target:
             self.flush()
-            self._copy(file, number)
+            self._copy(file, number, cluster)
             return
-        self._small.append(_Part(file.path, number, size))
+        self._small.append(_Part(file.path, number, cluster.n_entries))
         self._bytes += size
         if len(self._small) > 1:
-            self._small[-1].columns = _read_cluster(file, number)
+            self._small[-1].columns = _read_columns(file, number, cluster)
         if self._bytes >= self.target:
             self.flush()
 
@@ -139,38 +152,28 @@ class _Merger:
         waiting, self._small, self._bytes = self._small, [], 0
         if not waiting:
             return
-        with NTupleFile(waiting[0].path) as file:
+        number = waiting[0].cluster
+        with NTupleFile(waiting[0].path, like=self.first) as file:
+            cluster = sealed_cluster(file, number)
             if len(waiting) == 1:
-                self._copy(file, waiting[0].cluster)
+                self._copy(file, number, cluster)
                 return
-            waiting[0].columns = _read_cluster(file, waiting[0].cluster)
-        self._reseal(waiting)
+            waiting[0].columns = _read_columns(file, number, cluster)
+        self.writer.append(_joined(self.writer.schema, waiting, self.level))
+        self.resealed += len(waiting)
 
-    def _reseal(self, parts: Sequence[_Part]) -> None:
-        schema = self.writer.schema
-        joined = join_columns(schema, [part.columns for part in parts if part.columns is not None])
-        arrays = {column.key: array for column, array in zip(schema.columns, joined, strict=True)}
-        self.writer.append(seal_cluster(schema, arrays, self.level))
-        self.resealed += len(parts)
-
-    def _copy(self, source: NTupleFile, number: int) -> None:
-        cluster = sealed_cluster(source, number)
-        column_of = np.repeat(np.arange(len(cluster.counts)), cluster.counts)
-        page_of = np.arange(len(column_of)) - np.repeat(
-            np.cumsum(cluster.counts) - cluster.counts, cluster.counts
-        )
+    def _copy(self, source: NTupleFile, number: int, cluster: SealedCluster) -> None:
+        place = _places(source, number, cluster)
         extents = page_extents(cluster.pages)
-        keys = [column.key for column in source.schema.columns]
 
         def put(key: tfile.Key, first: int, last: int) -> None:
             self.writer.write_at(key.position, key.head())
             position = key.data
-            for low, high in _portions(cluster, column_of, first, last):
+            for begin, end in split_spans(cluster.pages[first:last], PORTION):
+                low, high = first + begin, first + end
                 found: list[bytes] = []
                 with located(source.path):
-                    block = source.block(
-                        keys[column_of[low]], number, extents[low:high], int(page_of[low]), found
-                    )
+                    block = source.block(extents[low:high], place, low, found)
                 cluster.checksums[low:high] = np.frombuffer(b"".join(found), CHECKSUM)
                 self.writer.write_at(position, block)
                 position += len(block)
@@ -179,28 +182,88 @@ class _Merger:
         self.copied += 1
 
 
-def _portions(cluster: SealedCluster, column_of: Array, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Split a run of pages at columns and into portions that stay in the processor's caches."""
-    breaks = np.flatnonzero(np.diff(column_of[first:last])) + 1 + first
-    for low, high in pairwise([first, *breaks.tolist(), last]):
-        for begin, end in split_spans(cluster.pages[low:high], PORTION):
-            yield low + begin, low + end
+def _places(file: NTupleFile, number: int, cluster: SealedCluster) -> Callable[[int], tuple[str, int, int]]:
+    """Return what names column, cluster and page of each page in the table of a cluster."""
+    starts = np.cumsum(cluster.counts) - cluster.counts
 
+    def place(page: int) -> tuple[str, int, int]:
+        column = int(np.searchsorted(starts, page, "right")) - 1
+        return file.schema.columns[column].key, number, page - int(starts[column])
 
-def _read_cluster(file: NTupleFile, number: int) -> list[Array]:
-    cluster = file.clusters[number]
-    arrays = file.read(None, cluster.first_entry, cluster.first_entry + cluster.n_entries)
-    return [arrays[column.key] for column in file.schema.columns]
+    return place
 
 
 def sealed_cluster(file: NTupleFile, number: int) -> SealedCluster:
     """Return the page table of a cluster of a file, offsets as in the file, checksums still to be filled."""
     cluster = file.clusters[number]
-    tables = [column.pages for column in cluster.columns]
-    counts = np.array([len(pages) for pages in tables], np.int32)
-    elements = np.array([count_elements(pages) for pages in tables], np.int64)
+    counts = np.array([len(column.pages) for column in cluster.columns], np.int32)
+    pages = np.frombuffer(b"".join(column.pages.tobytes() for column in cluster.columns), PAGE)
+    ends = np.concatenate([[0], np.cumsum(np.abs(pages["elements"].astype(np.int64)))])
+    stops = np.cumsum(counts)
+    elements = ends[stops] - ends[stops - counts]
     level = cluster.columns[0].compression % 100
-    pages = np.concatenate(tables).astype(PAGE, copy=False)
     return SealedCluster(
         cluster.n_entries, level, counts, elements, pages, np.zeros(len(pages), CHECKSUM), b""
     )
+
+
+# --- small clusters
+
+
+def _read_columns(file: NTupleFile, number: int, cluster: SealedCluster) -> list[Array | StoredPages]:
+    """Return what each column gives to a larger cluster: offsets and values, or pages to be copied."""
+    found: list[Array | StoredPages] = []
+    with located(file.path):
+        for at, column in enumerate(file.schema.columns):
+            elements, pages = int(cluster.elements[at]), int(cluster.counts[at])
+            if not column.is_index and elements * column.itemsize >= MIN_PAGE * max(pages, 1):
+                found.append(_stored_pages(file, at, number))
+                continue
+            values = np.zeros(elements + column.is_index, column.dtype)
+            file.fill(at, number, 0, elements, values[int(column.is_index) :])
+            found.append(values)
+        _check_lengths(file, number, cluster, found)
+    return found
+
+
+def _stored_pages(file: NTupleFile, at: int, number: int) -> StoredPages:
+    pages = file.clusters[number].columns[at].pages
+    checksums: list[bytes] = []
+    stored = file.fetch(file.schema.columns[at].key, number, pages, 0, len(pages), checksums)
+    data = b"".join(part for pair in zip(stored, checksums, strict=True) for part in pair)
+    table = np.abs(pages["elements"].astype(np.int64)), pages["size"].astype(np.int64)
+    return StoredPages(*table, np.frombuffer(b"".join(checksums), CHECKSUM), data)
+
+
+def _check_lengths(
+    file: NTupleFile, number: int, cluster: SealedCluster, columns: Sequence[Array | StoredPages]
+) -> None:
+    """Refuse columns that have other lengths than is counted; pages that are copied are not looked into."""
+    for at, column in enumerate(file.schema.columns):
+        counter = None if column.parent < 0 else columns[column.parent]
+        expected = int(counter[-1]) if isinstance(counter, np.ndarray) else cluster.n_entries
+        if int(cluster.elements[at]) != expected:
+            raise FormatError(
+                f"column {column.key} has {cluster.elements[at]} elements in cluster {number}, "
+                f"{expected} are counted",
+                hint=DAMAGED,
+            )
+
+
+def _joined(schema: Schema, parts: Sequence[_Part], level: int) -> SealedCluster:
+    """Return the cluster of several small ones."""
+    sealer = ClusterSealer(level)
+    lists = zip(*(part.columns for part in parts if part.columns is not None), strict=True)
+    for column, found in zip(schema.columns, lists, strict=True):
+        code = column_code(schema, column)
+        for is_value, group in groupby(found, lambda piece: isinstance(piece, np.ndarray)):
+            pieces: list[Any] = list(group)
+            if column.is_index:
+                sealer.seal(code, join_offsets(pieces)[1:])
+            elif is_value:
+                sealer.seal(code, np.concatenate(pieces))
+            else:
+                for piece in pieces:
+                    sealer.copy(piece)
+        sealer.end_column()
+    return sealer.finish(sum(part.n_entries for part in parts))

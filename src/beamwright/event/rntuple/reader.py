@@ -21,8 +21,12 @@ Range = tuple[int, int]
 class NTupleFile(TupleFile):
     """The columns of one tuple of a ROOT file; see ``TupleFile`` for what is checked when."""
 
-    def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
-        super().__init__(path, name)
+    def __init__(
+        self, path: str | os.PathLike[str], name: str | None = None, like: NTupleFile | None = None
+    ) -> None:
+        super().__init__(path, name, like)
+        if like is not None and self.description == like.description:
+            self.layout = like.layout
         self._recent: dict[int, tuple[int, int, Array]] = {}
 
     @cached_property
