@@ -36,7 +36,7 @@ class Calibrator:
     production_id: int
     run: Run
     name: str = chain.ACTOR
-    _minimum: dict[str, float] = field(default_factory=dict)
+    _known: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._watch = Watch(self.workspace.db, self.workspace.clock)
@@ -148,8 +148,9 @@ class Calibrator:
             return self._fit(task, one, group, item)
         if may_wait:
             return 0
+        minima = self._minima(task)
         text = ", ".join(
-            f"{name} {value:g} of {self._minimum[name]:g}" for name, value in sorted(statistics.items())
+            f"{name} {value:g} of {minima[name]:g}" for name, value in sorted(statistics.items())
         )
         return self._carry(one, group, items[0].global_tag, group[0].start, f"too little statistics: {text}")
 
@@ -169,17 +170,19 @@ class Calibrator:
             chain.request_fit(conn, group, ensure_unit(conn, task, unit, self.workspace.clock.now()))
         return 1
 
+    def _minima(self, task: Task) -> dict[str, float]:
+        """Return what each of a step's calibrations needs."""
+        if task.step.name not in self._known:
+            make = self.experiment.make_calibration
+            made = [make(name, task.step.parameters) for name in task.step.calibrations]
+            self._known[task.step.name] = {c.name: float(c.minimum) for c in made}
+        return self._known[task.step.name]
+
     def _is_enough(self, task: Task, statistics: dict[str, float]) -> bool:
         """Any calibration with enough statistics makes a fit worth while; the others are carried by their
         own decision.
         """
-        if not self._minimum:
-            made = [
-                self.experiment.make_calibration(name, task.step.parameters)
-                for name in task.step.calibrations
-            ]
-            self._minimum = {c.name: float(c.minimum) for c in made}
-        return any(statistics.get(name, 0) >= self._minimum[name] for name in self._minimum)
+        return any(statistics.get(name, 0) >= least for name, least in self._minima(task).items())
 
     def _fitted(self, current: Plan, task: Task, one: Chain, link: Link) -> int:
         """Store what a finished fit proposes, or collect once more with it."""

@@ -273,9 +273,10 @@ def _tried(
             hint=f"it declares {sorted(calibration.tags)}",
         )
     bad = {tag: bad_channels(payload, previous.get(tag)) for tag, payload in sorted(fit.payloads.items())}
-    worse = [f"{tag}: {found[0]}" for tag, found in bad.items() if len(found) > calibration.max_bad]
+    worse = {tag: found for tag, found in bad.items() if len(found) > calibration.max_bad}
     if worse:
-        return fit, Decision("reject", "; ".join(worse))
+        told = (f"{len(found)} bad entries in {tag}: {found[0]}" for tag, found in worse.items())
+        return fit, Decision("reject", "; ".join(told))
     return fit, calibration.validate(fit, previous)
 
 

@@ -1,0 +1,1 @@
+"""A synthetic drift chamber whose constants move run by run: calibrations against known truth."""

@@ -1,0 +1,158 @@
+"""A production of the drift chamber: chains that need each other, rounds until they converge, known truth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from beamwright.agents.loop import Produce
+from beamwright.core.errors import ConfigError
+from beamwright.core.settings import DEFAULT_SETTINGS
+from beamwright.db import schema
+from beamwright.event.calibration import Calibration
+from beamwright.fsck import run as fsck
+from beamwright.production import experiment as experiments
+from beamwright.production import interventions
+from beamwright.production.access import Access, Link
+from beamwright.production.facts import production_facts
+from beamwright.production.interventions import Why
+from beamwright.production.spec import read_spec
+from beamwright.production.workspace import Workspace
+from drift.calibrations import ALIGNMENT, OFFSETS, Alignment, TimeOffsets
+from drift.pulls import pulls
+
+EXPERIMENT = experiments.load("drift.experiment:experiment")
+TEXT = EXPERIMENT.productions["drift"].read_text().replace("freeze = true\n", "")
+WHY = Why("shifter", "the pulser was wrong", 5.0)
+
+
+class Done:
+    """A finished production."""
+
+    def __init__(self, root: Path, text: str = TEXT, runs: tuple[int, ...] = tuple(range(1, 13))) -> None:
+        numbers = ", ".join(map(str, runs))
+        text = text.replace("drift = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]", f"drift = [{numbers}]")
+        self.workspace, self.spec = Workspace.create(root, DEFAULT_SETTINGS), read_spec(text, "drift.toml")
+        self.given = [one for one in EXPERIMENT.deliveries("drift") if one.run in runs]
+        self.produce()
+
+    def produce(self) -> None:
+        Produce(self.workspace, self.spec, EXPERIMENT, 1, list(self.given), lambda done: None).run()
+
+    def links(self, step: str) -> dict[int, Link]:
+        with self.workspace.db.read() as conn:
+            return {link.run: link for link in Access(conn, "drift").links(step)}
+
+    def rows(self, table: sa.Table, *where: sa.ColumnElement[bool]) -> list[sa.Row]:
+        with self.workspace.db.read() as conn:
+            return list(conn.execute(sa.select(table).where(*where)))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return Done(tmp_path_factory.mktemp("drift") / "workspace")
+
+
+def test_constants_of_a_production_lie_around_the_truth_as_their_errors_say(done: Done) -> None:
+    with done.workspace.db.read() as conn:
+        access = Access(conn, "drift")
+        found = {
+            role: np.concatenate([p.values for p in pulls(access, role)]) for role in (OFFSETS, ALIGNMENT)
+        }
+        shown = EXPERIMENT.figures(access).document() if EXPERIMENT.figures else []
+    assert {role: len(values) for role, values in found.items()} == {OFFSETS: 240, ALIGNMENT: 36}
+    for values in found.values():
+        assert abs(values.mean()) < 4 / np.sqrt(values.size)
+        assert abs(values.std() - 1) < 4 / np.sqrt(values.size)
+    values = [value for section in shown for value in section["values"]]
+    assert len(values) == 4 and all(value["verdict"] == "good" for value in values)
+
+
+def test_the_alignment_of_a_run_waits_for_the_offsets_of_that_run(done: Done) -> None:
+    entry = schema.history
+    begun, covered = {}, {}
+    links = {row.id: row for row in done.rows(schema.chain_link)}
+    steps = {row.id: row.step for row in done.rows(schema.task)}
+    chains = {row.id: steps[row.task_id] for row in done.rows(schema.chain)}
+    for row in sorted(done.rows(entry, entry.c.kind == "chain"), key=lambda row: row.id):
+        link = links[int(row.object)]
+        if chains[link.chain_id] == "align" and row.target == "collecting":
+            begun.setdefault(link.first_run, row.id)
+        if chains[link.chain_id] == "offsets" and row.target in ("accepted", "carried"):
+            covered[link.first_run] = row.id
+    assert begun and all(covered[run] < first for run, first in begun.items())
+
+
+def test_an_alignment_is_repeated_until_it_has_converged(done: Done) -> None:
+    steps = {row.id: row.step for row in done.rows(schema.task)}
+    chains = {row.id: steps[row.task_id] for row in done.rows(schema.chain)}
+    rounds = {
+        row.first_run: row.round for row in done.rows(schema.chain_link) if chains[row.chain_id] == "align"
+    }
+    assert rounds[1] == 3 and all((number or 1) <= 3 for number in rounds.values())
+    jobs = done.rows(sa.join(schema.job, schema.unit, schema.job.c.unit_id == schema.unit.c.id))
+    collected = [row for row in jobs if row.kind == "collect" and row.task_id == _task(steps, "align")]
+    current = [row for row in collected if row.state == "ok"]
+    assert len(current) == 12 and {row.state for row in collected} == {"ok", "superseded"}
+
+
+def test_bad_and_missing_data_carry_the_constants_of_the_run_before(done: Done) -> None:
+    offsets, align = done.links("offsets"), done.links("align")
+    assert "channel 13 is not finite" in offsets[5].reason
+    assert offsets[8].reason == "no pulse records"
+    assert align[10].reason == "too little statistics: Alignment 27 of 50"
+    for links, run in ((offsets, 5), (offsets, 8), (align, 10)):
+        assert links[run].state == "carried" and links[run].result == links[run - 1].result
+    assert fsck(done.workspace.db, done.workspace.root) == []
+
+
+def test_skipping_back_takes_the_chains_along_that_read_its_constants(done: Done) -> None:
+    before = {step: done.links(step) for step in ("offsets", "align")}
+    with done.workspace.db.begin() as conn:
+        place = interventions.locate(conn, "drift", 11, step="offsets")
+        moved = interventions.skip_back(conn, place, WHY)
+    assert [link.interval.first[0] for link in moved] == [11, 12, 11, 12]
+    done.produce()
+    for step, links in before.items():
+        again = done.links(step)
+        assert {run: link.result for run, link in again.items()} == {
+            run: link.result for run, link in links.items()
+        }
+    generations = [row.generation for row in done.rows(schema.chain_link) if row.first_run == 12]
+    assert sorted(generations) == [0, 0, 1, 1]
+    assert fsck(done.workspace.db, done.workspace.root) == []
+
+
+def test_what_has_not_converged_at_the_bound_is_rejected_and_carried(tmp_path: Path) -> None:
+    text = TEXT.replace("rounds = 8", "rounds = 2").replace(
+        'inputs = ["reco.good"]', 'inputs = ["reco.good"]'
+    )
+    short = "parameters = { Alignment = { step = 0.2 } }\nrounds = 2"
+    found = Done(tmp_path / "workspace", text.replace("rounds = 2", short), runs=(1,))
+    link = found.links("align")[1]
+    assert link.state == "carried" and link.result == link.start
+    assert "not converged: constants still move by more than 0.0005 in round 2" in link.reason
+
+
+class Circle(TimeOffsets):
+    """Offsets that would need the alignment."""
+
+    reads = ("Pulse", f"{ALIGNMENT}@conditions")
+
+    @property
+    def name(self) -> str:
+        return "TimeOffsets"
+
+
+def test_chains_that_wait_for_each_other_are_refused_by_name() -> None:
+    kinds: dict[str, type[Calibration]] = {"TimeOffsets": Circle, "Alignment": Alignment}
+    with pytest.raises(ConfigError, match="offsets, align wait for each other"):
+        production_facts(replace(EXPERIMENT, calibrations=kinds), read_spec(TEXT, "drift.toml"))
+
+
+def _task(steps: dict[int, str], name: str) -> int:
+    return next(number for number, step in steps.items() if step == name)
