@@ -213,7 +213,7 @@ STATEMENTS = re.compile(
     r"(db|catalog|fsck)/.*"
     r"|conditions/(tags|versions)|quality/verdicts"
     r"|production/(tasks|units|inputs|chain|interventions|redoing|loading|merging|closing|progress|jobs|importing"
-    r"|registration|inspection)"
+    r"|registration|promoting|inspection)"
 )
 
 
@@ -231,6 +231,7 @@ def test_statements_are_written_where_the_tables_are_spoken_for() -> None:
 # Each name as imported, with the distribution that brings it.
 DISTRIBUTIONS = {"sqlalchemy": "SQLAlchemy"}
 OPTIONAL = {
+    "numba",
     "psycopg",
     "fastapi",
     "starlette",

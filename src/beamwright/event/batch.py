@@ -39,8 +39,8 @@ class Batch:
     """
 
     __slots__ = (
-        "banks", "deposits", "event", "n", "parent_event", "parent_section", "record", "run", "scope",
-        "section", "seed", "selections", "series", "tables",
+        "banks", "deposits", "event", "frame", "n", "parent_event", "parent_section", "record", "run",
+        "scope", "section", "seed", "selections", "series", "tables",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +68,7 @@ class Batch:
         self.selections: dict[str, Mask] = {}
         self.deposits: Deposits = {}
         self.scope: Scope | None = None
+        self.frame: Any = None  # what modules that work on single events share
         self.tables: dict[str, Table] = {}
         for name, table in (tables or {}).items():
             self[name] = table

@@ -119,6 +119,7 @@ class Engine:
                 step.module.book(self.histograms)
             with _Fence(step.name, "prepare"):
                 step.module.prepare(self.banks)
+            step.module.compile_ns = 0
             calls.append(Call(step.number, PREPARE, 0, perf_counter_ns() - begun))
         return calls
 
