@@ -72,7 +72,7 @@ class TimeOffsets(Calibration):
         number, total, squares = accumulator["sums"]
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = total / number
-            spread = np.sqrt(np.maximum(squares / number - mean**2, 0.0))
+            spread = np.sqrt(np.maximum(squares / number - mean**2, 0.0) * number / (number - 1))
             errors = spread / np.sqrt(number)
         moved = np.abs(mean * 1e-3 - previous[OFFSETS]["offset"])
         figures = {

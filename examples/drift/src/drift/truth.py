@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 
 _OFFSET, _OFFSET_STEP = 20.0, 0.5  # ns: spread over channels, step from run to run
 _SHIFT, _SHIFT_STEP = 0.15, 0.03  # mm: spread over layers, step from run to run
+_RETURN = 0.98  # what is left of a deviation after a run: walks do not run away
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def truth(run: int) -> Truth:
         offsets, shifts = _OFFSET * gauss(0, channels, 1), _SHIFT * gauss(0, layers, 2)
     else:
         before = truth(run - 1)
-        offsets = before.offsets + _OFFSET_STEP * gauss(run, channels, 1)
-        shifts = before.shifts + _SHIFT_STEP * gauss(run, layers, 2)
+        offsets = _RETURN * before.offsets + _OFFSET_STEP * gauss(run, channels, 1)
+        shifts = _RETURN * before.shifts + _SHIFT_STEP * gauss(run, layers, 2)
     fixed = np.setdiff1d(np.arange(LAYERS), FREE)
     shifts[fixed] = 0.0
     return Truth(offsets, shifts)
