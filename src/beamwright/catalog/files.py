@@ -186,9 +186,11 @@ def _add_replica(conn: sa.Connection, file_id: int, path: str, now: float) -> No
 
 
 def holders(conn: sa.Connection, file_id: int) -> list[Did]:
-    """Return the pointer skims that lead into a file: as long as there are any, it must stay."""
-    file, link = schema.file, schema.file_parent
+    """Return the pointer skims that lead into a file: as long as a replica of one is left, it must stay."""
+    file, link, replica = schema.file, schema.file_parent, schema.replica
     uuid = conn.execute(sa.select(file.c.uuid).where(file.c.id == file_id)).scalar()
+    kept = sa.select(replica.c.file_id).where(replica.c.file_id == file.c.id, replica.c.state != "deleted")
     children = sa.select(file.c.scope, file.c.name, file.c.lineage).join(link, link.c.file_id == file.c.id)
-    rows = conn.execute(children.where(link.c.parent_id == file_id).order_by(file.c.scope, file.c.name))
+    children = children.where(link.c.parent_id == file_id, kept.exists())
+    rows = conn.execute(children.order_by(file.c.scope, file.c.name))
     return [Did(row.scope, row.name) for row in rows if uuid and uuid in row.lineage.get("sources", ())]

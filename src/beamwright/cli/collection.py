@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from beamwright.cli.common import (
     Columns,
+    dry_run_option,
     pick,
     reader,
     reading,
+    say,
     sources_option,
     where_option,
     write_document,
     write_rows,
 )
-
-if TYPE_CHECKING:
-    from beamwright.event.sources import SourceFiles
 
 
 @click.group()
@@ -92,34 +91,58 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="The file to write.",
 )
+@click.option("--name", "made", metavar="NAME", help="What the deep copy of a collection is called.")
 @sources_option
+@dry_run_option
 @reading
-def promote(name: str, output: Path, sources: tuple[Path, ...], folder: Path | None, as_json: bool) -> None:
-    """Write the deep copy of a pointer skim: a file, or a collection of one file."""
+def promote(
+    name: str,
+    output: Path,
+    made: str | None,
+    sources: tuple[Path, ...],
+    dry_run: bool,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Write the deep copy of a pointer skim: of a file, or of a collection, and then as a collection."""
+    if dry_run:
+        say(f"would write the deep copy of {name} into {output}")
+        return
+    promoted = _promoted_file if Path(name).is_file() else _promoted_collection
+    document = promoted(name, output, made, sources, folder)
+    line = f"{document['name']}: " if "name" in document else ""
+    write_document(
+        document, as_json, [f"{line}{output}: {document['events']} records, {document['size']} bytes"]
+    )
+
+
+def _promoted_file(
+    name: str, output: Path, made: str | None, sources: tuple[Path, ...], folder: Path | None
+) -> dict[str, Any]:
+    from beamwright.core.errors import UsageError
     from beamwright.event.pointer import promote as write_copy
     from beamwright.event.sources import SourceFiles
 
-    file, found = Path(name), SourceFiles.of(sources) if sources else None
-    if not file.is_file():
-        file, known = _only_file(name, folder)
-        found = found or known
-    written = write_copy(file, output, found)
-    document = {"file": str(output), "events": written.events, "uuid": written.uuid, "size": written.size}
-    write_document(document, as_json, [f"{output}: {written.events} records, {written.size} bytes"])
+    if made is not None:
+        raise UsageError(f"{name} is a file of no collection", hint="leave --name out")
+    written = write_copy(Path(name), output, SourceFiles.of(sources) if sources else None)
+    return {"file": str(output), "events": written.events, "uuid": written.uuid, "size": written.size}
 
 
-def _only_file(name: str, folder: Path | None) -> tuple[Path, SourceFiles]:
-    """Return the file of a collection, and what finds the files that it leads into."""
+def _promoted_collection(
+    name: str, output: Path, made: str | None, sources: tuple[Path, ...], folder: Path | None
+) -> dict[str, Any]:
     from beamwright.cli.common import open_workspace
+    from beamwright.core.did import Did
     from beamwright.core.errors import UsageError
-    from beamwright.production.access import named, source_files, valid_collections
+    from beamwright.production.promoting import promote as promote_collection
 
-    workspace = open_workspace(folder)
-    with workspace.db.read() as conn:
-        files = named(valid_collections(conn), name).files
-    if len(files) != 1:
-        raise UsageError(f"collection {name} has {len(files)} files", hint="promote them one by one")
-    return files[0], source_files(workspace)
+    if sources:
+        raise UsageError("the catalogue knows what a collection leads into", hint="leave --sources out")
+    target = None if made is None else Did.parse(made, Did.parse(name).scope)
+    promoted = promote_collection(open_workspace(folder), name, output, target)
+    found = {key: promoted.verdict[key] for key in ("events", "uuid", "size", "sha256")}
+    return {"name": str(promoted.name), "file": str(output)} | found
 
 
 @collection.command("export")

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from beamwright.db import schema
 from beamwright.event.validate import validate_file
+from beamwright.fsck import pointers
 from beamwright.fsck.model import Context, Finding
 
 _IN_FLIGHT = ("leased", "submitted", "running", "reported", "lost", "killed")
@@ -96,7 +97,7 @@ def _lacking_origin(row: Any, parents: set[int], delivered: set[int]) -> Iterato
         if row.id not in delivered:
             yield "delivery"
         return
-    if row.attempt_id is None:
+    if row.attempt_id is None and not row.lineage.get("promoted"):
         yield "producer"
     if row.id not in parents:
         yield "inputs"
@@ -125,6 +126,7 @@ def live_files(context: Context) -> Iterator[Finding]:
     )
     for row in context.conn.execute(sa.select(file).where(live, file.c.id.not_in(verified))):
         yield f"file {row.scope}:{row.name}", "is in use and has no verified replica"
+    yield from pointers.led_into(context)
 
 
 def nothing_unknown(context: Context) -> Iterator[Finding]:

@@ -243,3 +243,45 @@ def test_validation_finds_columns_whose_type_changed(call, dst: Path, tmp_path: 
         refused.code == 4
         and "column Hit.dom (version 1) is f4, and i4 in the file (version 2)" in refused.out
     )
+
+
+def promote(call, workspace, *options: object):
+    return call("collection", "promote", "own:some", "-o", workspace.root / "deep.root", *options)
+
+
+def test_the_deep_copy_of_a_collection_becomes_one_with_its_lineage(call, registered, dst: Path) -> None:
+    assert "would write" in promote(call, registered, "--dry-run").err
+    document = promote(call, registered, "--json").document
+    deep = registered.root / "deep.root"
+    assert (document["name"], document["events"]) == ("own:some.deep", 100)
+    assert call("validate", deep).code == 0 and document["sha256"] == hash_file(deep).sha256
+    shown = call("file", "show", "own:some.deep", "--json").document
+    assert shown["replica"] == "verified" and shown["lineage"]["promoted"] == "own:some"
+    # the skim of this test was registered by hand and names nothing that it leads into
+    assert shown["parents"] == ["own:some"]
+    found = call("event", "show", "44:3:1:104", "--json").document
+    assert found["also"] == ["own:some", "own:some.deep"]
+    one = call("collection", "show", "own:some", "--json").document
+    other = call("collection", "show", "own:some.deep", "--json").document
+    assert (other["interval"], other["stream"], other["state"]) == (one["interval"], "points", "valid")
+    dst.unlink()
+    assert call("event", "show", "44:3:1:104", "--in", "own:some.deep").code == 0
+
+
+def test_a_name_or_file_that_is_taken_is_refused_and_nothing_is_left(call, registered) -> None:
+    taken = promote(call, registered, "--name", "own:all")
+    assert taken.code == 3 and "the name own:all is taken" in taken.err
+    assert not (registered.root / "deep.root").exists()
+    assert promote(call, registered, "--name", "another").code == 0
+    again = promote(call, registered)
+    assert "exists already" in again.err
+    with registered.db.read() as conn:
+        names = conn.execute(sa.select(schema.collection.c.name).where(schema.collection.c.scope == "own"))
+        assert sorted(names.scalars()) == ["all", "another", "some"]
+    registered.db.close()
+
+
+def test_what_is_no_pointer_skim_is_not_promoted_and_leaves_nothing(call, registered) -> None:
+    refused = call("collection", "promote", "own:all", "-o", registered.root / "deep.root")
+    assert "is no pointer skim" in refused.err
+    assert not [path for path in registered.root.iterdir() if "deep" in path.name]

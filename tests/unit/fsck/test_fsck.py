@@ -183,6 +183,22 @@ def made_file(**values: object) -> Plant:
     return plant
 
 
+def points_into(name: str, replica_state: str = "verified") -> Plant:
+    """Let the merged file be a pointer skim that leads into a file of this name, or into an unknown UUID."""
+
+    def plant(world: World, conn: sa.Connection) -> None:
+        file, replica = schema.file, schema.replica
+        conn.execute(sa.update(file).where(file.c.name == name).values(uuid=f"uuid of {name}"))
+        named = sa.select(file.c.id).where(file.c.name == name)
+        conn.execute(sa.update(replica).where(replica.c.file_id.in_(named)).values(state=replica_state))
+        skim = file.c.name == "merged/dst"
+        lineage = conn.execute(sa.select(file.c.lineage).where(skim)).scalar_one()
+        led = lineage | {"sources": [f"uuid of {name}"]}
+        conn.execute(sa.update(file).where(skim).values(lineage=led))
+
+    return plant
+
+
 def orphan(world: World, conn: sa.Connection) -> None:
     conn.execute(sa.delete(schema.file_parent))
 
@@ -235,6 +251,9 @@ def ended_interval(world: World, conn: sa.Connection) -> None:
         (9, stray_raw, "lacks delivery"),
         (10, change(schema.replica, verified_by=None), "nobody says"),
         (11, change(schema.replica, state="lost"), "has no verified replica"),
+        (11, points_into("nothing"), "leads into uuid of nothing, which is in no catalogue"),
+        (11, points_into("reco/dst.1"), "by the pointer skim p:merged/dst and was merged by unit"),
+        (11, points_into("reco/dst.2", "lost"), "the pointer skim p:merged/dst and has no verified replica"),
         (20, change(schema.payload, data=b"other", size=5), "other content"),
         (20, change(schema.payload, size=1), "registered are 1"),
         (21, change(schema.global_tag, merkle="0" * 64), "not what its hash says"),
