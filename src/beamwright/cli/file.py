@@ -7,7 +7,18 @@ from typing import Any
 
 import click
 
-from beamwright.cli.common import Columns, pick, reader, reading, where_option, write_document, write_rows
+from beamwright.cli.common import (
+    Columns,
+    dry_run_option,
+    json_option,
+    pick,
+    reader,
+    reading,
+    say,
+    where_option,
+    write_document,
+    write_rows,
+)
 
 
 @click.group()
@@ -59,6 +70,44 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
     path = Path(name)
     document = metadata(path) if path.is_file() else _registered(name, folder)
     write_document(document, as_json, None if as_json else _lines(document))
+
+
+@file.command("split")
+@click.argument("source", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="What the files are called: dst.root gives dst.0001.root and so on.",
+)
+@click.option("--events", type=click.IntRange(1), default=None, help="At most so many records per file.")
+@click.option("--bytes", "size", type=click.IntRange(1), default=None, help="At most so many bytes of pages.")
+@dry_run_option
+@json_option
+def split(
+    source: Path, output: Path, events: int | None, size: int | None, dry_run: bool, as_json: bool
+) -> None:
+    """Split a file of events by records or by size; pages are copied."""
+    from dataclasses import replace
+
+    from beamwright.cli.process import one_thread_each
+
+    one_thread_each()
+    from beamwright.durable import hash_file
+    from beamwright.event.metadata import read_metadata
+    from beamwright.event.splitting import parts_of, split_file
+    from beamwright.event.store import Split
+
+    limits = Split(events or 0, size or 0)
+    if dry_run:
+        found = ", ".join(str(n) for n in parts_of(source, limits))
+        say(f"would write files of {found} records")
+        return
+    lineage = replace(read_metadata(source).lineage, parents=(hash_file(source).sha256,))
+    written = split_file(source, output, limits, lineage)
+    rows = [{"file": str(w.file), "events": w.events, "uuid": w.uuid, "size": w.size} for w in written]
+    write_rows(rows, {"file": "file", "records": "events", "bytes": "size"}, as_json)
 
 
 def metadata(path: Path) -> dict[str, Any]:

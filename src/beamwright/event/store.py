@@ -89,7 +89,7 @@ class _Part:
     size: int = 0
     sources: set[str] = field(default_factory=set)
 
-    def note(self, keys: _Keys, size: int) -> None:
+    def note(self, keys: Keys, size: int) -> None:
         """Take account of a cluster."""
         self.runs += [run for run in keys.runs if run not in self.runs[-1:]]
         self.first, self.last = self.first or keys.first, keys.last
@@ -97,7 +97,7 @@ class _Part:
         self.sources |= keys.sources
 
 
-class _Keys(NamedTuple):
+class Keys(NamedTuple):
     """The keys of a cluster, and the files that its records lead into."""
 
     runs: list[int]
@@ -106,7 +106,7 @@ class _Keys(NamedTuple):
     sources: set[str]
 
     @classmethod
-    def of(cls, arrays: ColumnData) -> _Keys:
+    def of(cls, arrays: ColumnData) -> Keys:
         run, section, event = (arrays[name] for name in KEYS)
         ends = [(int(run[i]), int(section[i]), int(event[i])) for i in (0, -1)]
         points = [arrays[name] for name in SOURCES if name in arrays]
@@ -146,7 +146,7 @@ class StreamWriter:
         self._split = split or Split()
         self._cutter = ClusterCutter(self.schema, target)
         self._last: Position | None = None
-        self._waiting: deque[tuple[Future[SealedCluster], _Keys]] = deque()
+        self._waiting: deque[tuple[Future[SealedCluster], Keys]] = deque()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"seal-{stream}")
         self._depth = 2 * threads
         self._parts: list[_Part] = []
@@ -206,12 +206,12 @@ class StreamWriter:
 
     def _submit(self, arrays: ColumnData) -> None:
         sealed = self._pool.submit(seal_cluster, self.schema, arrays, self.level)
-        self._waiting.append((sealed, _Keys.of(arrays)))
+        self._waiting.append((sealed, Keys.of(arrays)))
         while self._waiting and (len(self._waiting) > self._depth or self._waiting[0][0].done()):
             future, keys = self._waiting.popleft()
             self._append(future.result(), keys)
 
-    def _append(self, cluster: SealedCluster, keys: _Keys) -> None:
+    def _append(self, cluster: SealedCluster, keys: Keys) -> None:
         with storage_errors(self.path):
             if self._is_full(self._parts[-1], len(cluster.blob)):
                 self._open()
@@ -235,25 +235,16 @@ class StreamWriter:
             future, keys = self._waiting.popleft()
             self._append(future.result(), keys)
         if sealed is not None and last is not None:
-            self._append(sealed, _Keys.of(last))
+            self._append(sealed, Keys.of(last))
         self._pool.shutdown()
-        shares = self._shares((*self.lineage.quarantined, *quarantined))
-        done = [self._close_part(part, keys) for part, keys in zip(self._parts, shares, strict=True)]
+        gone = (*self.lineage.quarantined, *quarantined)
+        shares = share_out(gone, [part.last for part in self._parts])
+        done = [self._close_part(part, share) for part, share in zip(self._parts, shares, strict=True)]
         if not self._split:
             return done[0]
         events, size = sum(part.events for part in done), sum(part.size for part in done)
         sources = tuple(sorted({uuid for part in done for uuid in part.sources}))
         return Written(done[0].file, events, done[0].uuid, size, tuple(done), sources)
-
-    def _shares(self, quarantined: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """Give each quarantined key to the file that it would stand in."""
-        if len(self._parts) == 1:
-            return [quarantined]
-        lasts = [part.last for part in self._parts[:-1] if part.last is not None]
-        found: list[list[str]] = [[] for _ in self._parts]
-        for key in quarantined:
-            found[bisect_left(lasts, EventKey.parse(key).position)].append(key)
-        return [tuple(keys) for keys in found]
 
     def _close_part(self, part: _Part, quarantined: tuple[str, ...]) -> Written:
         lineage, events = replace(self.lineage, quarantined=quarantined), part.writer.n_entries
@@ -282,6 +273,15 @@ class StreamWriter:
 
     def __exit__(self, *error: object) -> None:
         self.abort()
+
+
+def share_out(keys: Sequence[str], lasts: Sequence[Position | None]) -> list[tuple[str, ...]]:
+    """Give each quarantined key to the file that it would stand in, by the last key of each file."""
+    ends = [last for last in lasts[:-1] if last is not None]
+    found: list[list[str]] = [[] for _ in lasts]
+    for key in keys:
+        found[bisect_left(ends, EventKey.parse(key).position) if ends else 0].append(key)
+    return [tuple(keys) for keys in found]
 
 
 def part_path(path: Path, number: int) -> Path:
@@ -335,7 +335,7 @@ def merge_collections(
         sources=tuple(sorted({uuid for item in metadata for uuid in item.sources})),
     )
     names = [name for _, name in described]
-    with storage_errors(Path(path)), _new_file(Path(path)) as out:
+    with storage_errors(Path(path)), new_file(Path(path)) as out:
         done = merge_files(names, out, merged.document(), lineage=whole.hash, level=level, target=target)
         size = os.fstat(out.fileno()).st_size
     return Written(Path(path), done.n_entries, str(done.uuid), size, sources=merged.sources)
@@ -349,7 +349,7 @@ def _described(inputs: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[FileM
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
+def new_file(path: Path) -> Iterator[BinaryIO]:
     """Open a new file, and remove it when what is to be written fails."""
     with path.open("xb", buffering=0) as out:
         try:

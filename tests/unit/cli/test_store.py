@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from beamwright.core.runs import Interval
 from beamwright.db import schema
 from beamwright.durable import hash_file
+from beamwright.event.metadata import read_metadata
 from beamwright.event.pointer import PointerWriter
 from beamwright.event.store import CollectionReader
 from support.streams import BANKS, LINEAGE, batch, write_stream
@@ -285,3 +286,15 @@ def test_what_is_no_pointer_skim_is_not_promoted_and_leaves_nothing(call, regist
     refused = call("collection", "promote", "own:all", "-o", registered.root / "deep.root")
     assert "is no pointer skim" in refused.err
     assert not [path for path in registered.root.iterdir() if "deep" in path.name]
+
+
+def test_a_file_is_split(call, dst: Path, tmp_path: Path) -> None:
+    assert "files of 150, 150, 100 records" in call(
+        "file", "split", dst, "-o", tmp_path / "p.root", "--events", 150, "--dry-run"
+    ).err  # fmt: skip
+    rows = call("file", "split", dst, "-o", tmp_path / "p.root", "--events", 150, "--json").rows
+    assert [Path(row["file"]).name for row in rows] == [f"p.000{n}.root" for n in (1, 2, 3)]
+    assert call("validate", *(row["file"] for row in rows)).code == 0
+    parents = {tuple(read_metadata(row["file"]).lineage.parents) for row in rows}
+    assert parents == {(hash_file(dst).sha256,)}
+    assert call("file", "split", dst, "-o", tmp_path / "q.root").code == 2

@@ -8,12 +8,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from beamwright.core.errors import FormatError
+from beamwright.core.errors import FormatError, StorageError, UsageError
 from beamwright.core.runs import Interval
 from beamwright.event.loop import run_path
 from beamwright.event.path import Output, Path
 from beamwright.event.pointer import PointerWriter
 from beamwright.event.sources import SourceFiles
+from beamwright.event.splitting import parts_of, split_file
 from beamwright.event.store import CollectionReader, Split, StreamWriter, merge_collections, read_metadata
 from beamwright.event.validate import validate_file
 from support.streams import BANKS, LINEAGE, batch, same_batches, write_stream
@@ -92,6 +93,63 @@ def test_each_file_of_a_split_pointer_skim_names_its_own_sources(tmp_path):
     found = [validate_file(part.file, sources=SourceFiles.of(names))["problems"] for part in written.parts]
     assert found == [[], [], []]
     assert [len(read_metadata(part.file).sources) for part in written.parts] == [1, 2, 1]
+    again = split_file(written.parts[1].file, tmp_path / "again.root", Split(events=20))
+    assert [len(read_metadata(part.file).sources) for part in again] == [1, 1]
+    assert all(validate_file(p.file, sources=SourceFiles.of(names))["valid"] for p in again)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write(tmp_path, Split(), [batch(3, 0, 2000), batch(4, 0, 1000)], ("44:3:1:500", "44:4:0:7"),
+                 target=30_000).file  # fmt: skip
+
+
+def test_a_file_that_is_there_splits_as_if_it_had_been_written_so(tmp_path, source):
+    for split in (Split(bytes=7_000), Split(events=1000), Split(events=700, bytes=9000)):
+        found = split_file(source, tmp_path / f"{split.events}-{split.bytes}.root", split)
+        assert sum(part.events for part in found) == 3000 and len(found) > 2
+        if split.events:
+            assert max(part.events for part in found) <= split.events
+        assert [validate_file(part.file)["problems"] for part in found] == [[]] * len(found)
+        assert parts_of(source, split) == [part.events for part in found]
+        with CollectionReader([part.file for part in found]) as parts, CollectionReader([source]) as whole:
+            for one, other in zip(parts.batches(), whole.batches(), strict=True):
+                assert same_batches(one, other)
+    written = write(tmp_path / "split", Split(bytes=7_000), [batch(3, 0, 2000), batch(4, 0, 1000)],
+                    ("44:3:1:500", "44:4:0:7"), target=30_000)  # fmt: skip
+    sized = sorted(tmp_path.glob("0-7000.*"))
+    assert [part.file.read_bytes() for part in written.parts] == [path.read_bytes() for path in sized]
+
+
+def test_what_was_split_by_size_merges_to_the_file_that_it_was(tmp_path, source):
+    parts = split_file(source, tmp_path / "part.root", Split(bytes=7_000))
+    lineage = dataclasses.replace(LINEAGE, stream="dst")
+    merged = merge_collections([p.file for p in parts], tmp_path / "m.root", lineage, target=30_000)
+    assert merged.file.read_bytes() == source.read_bytes()
+
+
+def test_splitting_shares_out_runs_keys_and_quarantine(tmp_path, source):
+    found = [read_metadata(part.file) for part in split_file(source, tmp_path / "p.root", Split(events=2000))]
+    assert [(m.first, m.last, m.runs) for m in found] == [
+        ((3, 0, 0), (3, 19, 1999), (3,)),
+        ((4, 0, 0), (4, 9, 999), (4,)),
+    ]
+    assert [m.lineage.quarantined for m in found] == [("44:3:1:500",), ("44:4:0:7",)]
+
+
+def test_a_part_that_is_there_is_kept_and_no_other_is_left(tmp_path, source):
+    (tmp_path / "p.0002.root").write_text("kept")
+    with pytest.raises(StorageError, match="File exists"):
+        split_file(source, tmp_path / "p.root", Split(events=1000))
+    assert [path.name for path in tmp_path.glob("p.*")] == ["p.0002.root"]
+    with pytest.raises(UsageError, match="neither events nor bytes"):
+        split_file(source, tmp_path / "p.root", Split())
+
+
+def test_an_empty_file_is_one_part(tmp_path):
+    empty = write(tmp_path, Split(), []).file
+    (part,) = split_file(empty, tmp_path / "e.root", Split(events=5))
+    assert (part.events, validate_file(part.file)["problems"]) == (0, [])
 
 
 def test_a_path_splits_its_outputs(tmp_path):

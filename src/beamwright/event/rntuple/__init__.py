@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from beamwright.event.rntuple.cluster import CLUSTER_BYTES, ClusterCutter, SealedCluster, seal_cluster
 from beamwright.event.rntuple.columns import empty_columns
-from beamwright.event.rntuple.merge import MergeResult, merge_files
+from beamwright.event.rntuple.merge import MergeResult, copy_cluster, merge_files, sealed_cluster
 from beamwright.event.rntuple.reader import NTupleFile
 from beamwright.event.rntuple.schema import (
     Array,
@@ -40,6 +40,7 @@ __all__ = [
     "SealedCluster",
     "Verification",
     "collection",
+    "copy_cluster",
     "derive_uuid",
     "empty_columns",
     "leaf",
@@ -47,6 +48,7 @@ __all__ = [
     "offsets_key",
     "record",
     "seal_cluster",
+    "sealed_cluster",
     "string",
     "vector",
     "verify",

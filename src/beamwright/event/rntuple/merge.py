@@ -162,24 +162,29 @@ class _Merger:
         self.writer.append(_joined(self.writer.schema, waiting, self.level))
         self.resealed += len(waiting)
 
-    def _copy(self, source: NTupleFile, number: int, cluster: SealedCluster) -> None:
-        place = _places(source, number, cluster)
-        extents = page_extents(cluster.pages)
-
-        def put(key: tfile.Key, first: int, last: int) -> None:
-            self.writer.write_at(key.position, key.head())
-            position = key.data
-            for begin, end in split_spans(cluster.pages[first:last], PORTION):
-                low, high = first + begin, first + end
-                found: list[bytes] = []
-                with located(source.path):
-                    block = source.block(extents[low:high], place, low, found)
-                cluster.checksums[low:high] = np.frombuffer(b"".join(found), CHECKSUM)
-                self.writer.write_at(position, block)
-                position += len(block)
-
-        self.writer.place(cluster, put)
+    def _copy(self, file: NTupleFile, number: int, cluster: SealedCluster) -> None:
+        copy_cluster(self.writer, file, number, cluster)
         self.copied += 1
+
+
+def copy_cluster(writer: FileWriter, source: NTupleFile, number: int, cluster: SealedCluster) -> None:
+    """Append a cluster of another file, whose page table is given, page by page as it is stored."""
+    place = _places(source, number, cluster)
+    extents = page_extents(cluster.pages)
+
+    def put(key: tfile.Key, first: int, last: int) -> None:
+        writer.write_at(key.position, key.head())
+        position = key.data
+        for begin, end in split_spans(cluster.pages[first:last], PORTION):
+            low, high = first + begin, first + end
+            found: list[bytes] = []
+            with located(source.path):
+                block = source.block(extents[low:high], place, low, found)
+            cluster.checksums[low:high] = np.frombuffer(b"".join(found), CHECKSUM)
+            writer.write_at(position, block)
+            position += len(block)
+
+    writer.place(cluster, put)
 
 
 def _places(file: NTupleFile, number: int, cluster: SealedCluster) -> Callable[[int], tuple[str, int, int]]:
