@@ -1,9 +1,9 @@
 """Durable files with the standard library alone: written once, synced, never overwritten, inside their root.
 
 A name becomes visible only when its whole content is on the disk: every file is written under a temporary
-name in the directory of its final one, synced, and then linked (``put_once``, ``copy_new``) or renamed
-(``replace``) into place; then the directory is synced. The job wrapper travels with this module to places
-where nothing else is installed.
+name in the directory of its final one, synced, and then linked (``put_once``, ``copy_new``, ``move_new``)
+or renamed (``replace``) into place; then the directory is synced. The job wrapper travels with this module
+to places where nothing else is installed.
 """
 
 from __future__ import annotations
@@ -122,22 +122,54 @@ def make_directory(path: Path) -> None:
         fsync_directory(directory.parent)
 
 
-def put_once(path: Path, data: bytes, mode: int = 0o644) -> None:
+def put_once(path: Path, data: bytes, mode: int = 0o644, sync: bool = True) -> None:
     """Write a file that never changes again; the same content a second time is no error.
 
+    Without ``sync`` its name lasts once the caller has synced the directory.
     Raises: FileExistsError when the name is taken by other content.
     """
     with _temporary(path, mode) as (temporary, descriptor):
         _write(descriptor, data)
         os.fsync(descriptor)
-        _publish(temporary, path)
+        _publish(temporary, path, sync)
+
+
+def move_new(
+    source: Path,
+    target: Path,
+    hasher: Hasher | None = None,
+    beat: Callable[[], None] = _nothing,
+    sync: bool = True,
+) -> Digest:
+    """Like ``copy_new``; a file of the same file system that has no other name moves without a copy."""
+    status = os.stat(source)
+    if status.st_nlink > 1 or status.st_dev != os.stat(target.parent).st_dev:
+        return copy_new(source, target, hasher, beat, sync)
+    hasher = hasher or Hasher()
+    descriptor = os.open(source, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        with open(descriptor, "rb", buffering=0, closefd=False) as origin:
+            for chunk in chunks(origin, beat):
+                hasher.update(chunk)
+        os.fchmod(descriptor, 0o644)
+        os.fsync(descriptor)
+        _publish(source, target, sync)
+    finally:
+        os.close(descriptor)
+    _unlink(source)
+    return hasher.digest()
 
 
 def copy_new(
-    source: Path, target: Path, hasher: Hasher | None = None, beat: Callable[[], None] = _nothing
+    source: Path,
+    target: Path,
+    hasher: Hasher | None = None,
+    beat: Callable[[], None] = _nothing,
+    sync: bool = True,
 ) -> Digest:
     """Copy a file to a new name in one pass and return the digest of what was copied.
 
+    Without ``sync`` its name lasts once the caller has synced the directory.
     Raises: FileExistsError when the name is taken by other content.
     """
     hasher = hasher or Hasher()
@@ -146,17 +178,18 @@ def copy_new(
             hasher.update(chunk)
             _write(descriptor, chunk)
         os.fsync(descriptor)
-        _publish(temporary, target)
+        _publish(temporary, target, sync)
     return hasher.digest()
 
 
-def link_new(temporary: Path, final: Path) -> None:
+def link_new(temporary: Path, final: Path, sync: bool = True) -> None:
     """Give a synced temporary file its final name without overwriting, durably.
 
     Raises: FileExistsError when the name is taken.
     """
     os.link(temporary, final)
-    fsync_directory(final.parent)
+    if sync:
+        fsync_directory(final.parent)
     _unlink(temporary)
 
 
@@ -287,10 +320,10 @@ def _write(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _publish(temporary: Path, final: Path) -> None:
+def _publish(temporary: Path, final: Path, sync: bool) -> None:
     """Link a synced file to its final name; a file of the same content there counts as ours."""
     try:
-        link_new(temporary, final)
+        link_new(temporary, final, sync)
     except FileExistsError:
         if hash_file(final) != hash_file(temporary):
             raise

@@ -77,8 +77,9 @@ def populate(conn: sa.Connection, raw: Path) -> None:
     production = insert_id(conn, schema.production, **values, **TIMES)
     for step, kind in (("pass", "process"), ("merged", "merge")):
         insert_task(conn, production, step, kind)
+    run_id = _announce_run(conn)
     for chunk in range(CHUNKS):
-        item = register_raw(conn, raw / f"chunk{chunk}")
+        item = register_raw(conn, run_id, chunk, raw / f"chunk{chunk}")
         first = chunk * SECTIONS
         for low in range(first, first + SECTIONS, UNIT):
             interval = (1, low, 0), (1, low + UNIT - 1, EVENTS)
@@ -96,13 +97,13 @@ def insert_task(conn: sa.Connection, production: int, step: str, kind: str) -> N
     history.move(conn, schema.task, task_id, "draft", "active", actor="planner", at=0.0)
 
 
-def register_raw(conn: sa.Connection, path: Path) -> dict[str, Any]:
+def register_raw(conn: sa.Connection, run_id: int, number: int, path: Path) -> dict[str, Any]:
     """Register a raw file and return it as an input."""
     digest = durable.hash_file(path)
     content = {"size": digest.size, "sha256": digest.sha256, "adler32": digest.adler32}
     values = {"scope": "raw", "name": path.name, "kind": "raw", "tier": "raw", "lineage": {}}
     file_id = insert_id(conn, schema.file, **values, **content, **TIMES)
-    _deliver(conn, file_id, path)
+    _deliver(conn, run_id, number, file_id, path)
     place = {"reader": "trivial", "role": "main", "interval": None, "kind": "raw"}
     return {
         "path": str(path),
@@ -112,12 +113,18 @@ def register_raw(conn: sa.Connection, path: Path) -> dict[str, Any]:
     } | place
 
 
-def _deliver(conn: sa.Connection, file_id: int, path: Path) -> None:
-    """Write the run, chunk and replica that a delivery of one raw file leaves."""
+def _announce_run(conn: sa.Connection) -> int:
     run: dict[str, Any] = {"series": "S", "number": 1, "tier": "raw", "state": "announced", "version": 1}
     run_id = insert_id(conn, schema.run, end_marker=True, is_mc=False, conditions={}, **run, **TIMES)
     history.record(conn, "run", run_id, "announced", actor="intake", at=0.0)
-    chunk = {"run_id": run_id, "sequence": 1, "first_section": 0, "last_section": 99, "records": {}}
+    return run_id
+
+
+def _deliver(conn: sa.Connection, run_id: int, number: int, file_id: int, path: Path) -> None:
+    """Write the chunk and replica that a delivery of one raw file leaves."""
+    first, last = number * SECTIONS, (number + 1) * SECTIONS - 1
+    chunk = {"run_id": run_id, "sequence": number + 1, "first_section": first, "last_section": last}
+    chunk |= {"records": {}}
     more = {"reader": "trivial", "index_file": "", "delivery_hash": ""}
     chunk_id = insert_id(conn, schema.chunk, **chunk, **more, **TIMES)
     conn.execute(sa.insert(schema.chunk_file).values(chunk_id=chunk_id, file_id=file_id, role="main"))

@@ -127,9 +127,30 @@ def cut(
     return on_the_way, list(recorder.states(total, before))
 
 
+def test_move_new_takes_the_file_itself_unless_it_has_another_name(tmp_path: Path) -> None:
+    for name, is_shared in (("alone", False), ("shared", True)):
+        source, target = tmp_path / name, tmp_path / f"{name}.new"
+        source.write_bytes(DATA)
+        if is_shared:
+            (tmp_path / "second").hardlink_to(source)
+        inode = source.stat().st_ino
+        assert durable.move_new(source, target) == durable.digest_of(DATA)
+        assert (target.stat().st_ino == inode) != is_shared and source.exists() == is_shared
+        assert target.read_bytes() == DATA and target.stat().st_mode & 0o777 == 0o644
+    source.write_bytes(b"other")
+    with pytest.raises(FileExistsError):
+        durable.move_new(source, target)
+
+
+def write_and_move(source: Path, target: Path) -> None:
+    durable.replace(source, DATA, durable=False)
+    assert durable.move_new(source, target) == durable.digest_of(DATA)
+
+
 ACTS: dict[str, Callable[[Path], None]] = {
     "put_once": lambda root: durable.put_once(root / "file", DATA),
     "copy_new": lambda root: None if durable.copy_new(root / "source", root / "file") else None,
+    "move_new": lambda root: write_and_move(root / "written", root / "file"),
     "replace": lambda root: durable.replace(root / "file", DATA),
 }
 

@@ -63,7 +63,7 @@ class Submitter:
     def _busy(self, farm: str, held: Sequence[str | None]) -> int | None:
         """Return how many slots of a farm are taken, or None when it does not answer.
 
-        Where jobs are short, as many may wait at the farm as have finished since the last look: so it has
+        Where jobs are short, as many may wait at the farm as have gone well since the last look: so it has
         work until the next one.
         """
         try:
@@ -72,9 +72,8 @@ class Submitter:
             return None
         ended = {i for i in held if i and i in polled and polled[i].state == "finished"}
         live = {i for i in held if i} - ended
-        short = min(
-            len(self._seen.get(farm, set()) - live), WAITING * self.workspace.settings.farm[farm].slots
-        )
+        good = [i for i in self._seen.get(farm, set()) - live if i in polled and polled[i].exit_code == 0]
+        short = min(len(good), WAITING * self.workspace.settings.farm[farm].slots)
         self._seen[farm] = live
         return len(held) - len(ended) - short
 
@@ -94,6 +93,7 @@ class Submitter:
         except SchedulerError as error:
             self._refused(leases, error)
             return
+        self._seen.setdefault(farm, set()).update(batch_ids)
         now = self.workspace.clock.now()
         with self.workspace.db.begin() as conn:
             moves = [

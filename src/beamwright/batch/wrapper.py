@@ -52,7 +52,7 @@ class JobFailed(Exception):
 
 
 class Stop:
-    """Whether somebody has asked for an end (SIGTERM, SIGINT)."""
+    """Whether somebody has asked for an end: SIGTERM, SIGINT, or Grid Engine's warning, SIGUSR2."""
 
     def __init__(self) -> None:
         self.is_asked = False
@@ -60,7 +60,7 @@ class Stop:
 
     def install(self) -> None:
         """Listen for signals; an idle wrapper ends at once."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self._asked)
 
     def why(self) -> str:
@@ -168,7 +168,10 @@ class Attempt:
         declared = self._declared()
         with self._timed("validate"):
             verdicts = self._validate(declared)
-        return [self._publish(output, verdicts[output["file"]]) for output in declared]
+        published = [self._publish(output, verdicts[output["file"]]) for output in declared]
+        with self._timed("copy"):
+            durable.fsync_directory(self.output)
+        return published
 
     def _check_input(self, item: dict[str, Any]) -> None:
         """Compare an input with its registration: its size, and its content unless its pages are checked."""
@@ -275,12 +278,12 @@ class Attempt:
             )
 
     def _publish(self, output: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
-        """Copy an output to its final place; what arrives must be what was validated."""
+        """Bring an output to its final place; what arrives must be what was validated."""
         self.phase, hasher, start = "copy", durable.Hasher(), time.perf_counter()
         target = durable.confined(self.output, output["file"])
         self.published.append(target)
         try:
-            digest = durable.copy_new(self._local(output["file"]), target, hasher, self._pulse)
+            digest = durable.move_new(self._local(output["file"]), target, hasher, self._pulse, sync=False)
         except FileExistsError as error:
             raise JobFailed("copy_out", f"{target} exists with other content") from error
         self._add_time("hash", hasher.seconds)

@@ -53,7 +53,7 @@ class Places:
 
     @property
     def job(self) -> Path:
-        return self.farm / "jobs" / self.unit[:12] / self.nonce
+        return self.farm / "jobs" / self.nonce[:2] / self.nonce
 
     @property
     def output(self) -> Path:
@@ -164,7 +164,7 @@ def write_job_directory(leased: Lease, secret: bytes) -> None:
     places = leased.places
     durable.make_directory(places.job)
     key = ticket(secret, places.nonce, places.unit)
-    durable.put_once(places.job / TICKET_FILE, key.hex().encode(), mode=0o600)
+    durable.put_once(places.job / TICKET_FILE, key.hex().encode(), mode=0o600, sync=False)
     durable.put_once(places.job / JOB_FILE, canonical_json(leased.document))
 
 

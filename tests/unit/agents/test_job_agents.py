@@ -201,7 +201,7 @@ def test_what_the_batch_system_says_of_a_vanished_attempt_is_kept(
 def test_a_full_disk_at_the_farm_is_named_and_loses_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, data: bytes, mode: int = 0) -> None:
+    def full(path: Path, data: bytes, **_: Any) -> None:
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(jobs.durable, "put_once", full)

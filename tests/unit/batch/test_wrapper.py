@@ -170,16 +170,16 @@ def test_a_full_output_disk_fails_in_class_disk_with_nothing_partial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory, count = make_job(tmp_path), [0]
-    real = os.write
+    real = os.link
 
-    def full(descriptor: int, data: bytes) -> int:
-        if "store" in os.readlink(f"/proc/self/fd/{descriptor}"):
+    def full(source: Path, target: Path) -> None:
+        if "store" in str(target):
             count[0] += 1
             if count[0] == 2:
                 raise OSError(28, "No space left on device")
-        return real(descriptor, data)
+        real(source, target)
 
-    monkeypatch.setattr(durable.os, "write", full)
+    monkeypatch.setattr(durable.os, "link", full)
     found, message = failure(directory)
     assert found == "disk" and "no space left" in message
 
