@@ -361,6 +361,9 @@ task = sa.Table(
     _text("config_hash"),
     _flag("uniform"),
     _time("created"),
+    # When its scouts were done, and what they were found to need.
+    _time("released", nullable=True),
+    _json("needs", nullable=True),
     sa.UniqueConstraint("production_id", "step"),
 )
 
@@ -408,6 +411,13 @@ job = sa.Table(
     _time("not_before"),
     _text("reason"),
     _time("created"),
+    # The user's name for its state; needs that differ from its unit's; nodes to avoid; ``split`` when it is
+    # to become smaller units.
+    _text("label", nullable=True),
+    _int("memory_mb", nullable=True),
+    _time("wall_s", nullable=True),
+    _json("avoid", nullable=True),
+    _text("wish", nullable=True),
     sa.Index(None, "state", "priority", "id"),
 )
 

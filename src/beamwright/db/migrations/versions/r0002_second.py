@@ -43,6 +43,13 @@ APPEND_ONLY = (
 COLUMNS = (
     ("chain_link", "round", INT),
     ("chain_link", "proposed", JSON),
+    ("job", "label", TEXT),
+    ("job", "memory_mb", INT),
+    ("job", "wall_s", REAL),
+    ("job", "avoid", JSON),
+    ("job", "wish", TEXT),
+    ("task", "released", REAL),
+    ("task", "needs", JSON),
 )  # fmt: skip
 INDEXES = (
     ("ix_collection_series_first_run", "collection", ("series", "first_run",)),
@@ -90,9 +97,7 @@ def _tables_1() -> None:
         _c("added", REAL), _c("removed", REAL, null=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_metadata_document")),
     )  # fmt: skip
-    op.create_index(
-        op.f("ix_metadata_document_object_kind_id"), "metadata_document", ["object", "kind_id"], unique=False
-    )
+    op.create_index(op.f("ix_metadata_document_object_kind_id"), "metadata_document", ["object", "kind_id"], unique=False)
     op.create_table(
         "metadata_integer", _c("key_id", INT), _c("value", INT), _c("document_id", INT),
         sa.PrimaryKeyConstraint("key_id", "value", "document_id", name=op.f("pk_metadata_integer")),
