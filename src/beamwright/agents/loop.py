@@ -16,6 +16,7 @@ from beamwright.agents.importer import Importer
 from beamwright.agents.inspector import Inspector
 from beamwright.agents.intake import Intake
 from beamwright.agents.planner import Planner
+from beamwright.agents.sealer import Sealer
 from beamwright.agents.submitter import Submitter
 from beamwright.agents.tracker import Tracker
 from beamwright.batch.scheduler import Scheduler
@@ -101,6 +102,7 @@ class Produce:
             Submitter(self.workspace, schedulers),
             Tracker(self.workspace, schedulers),
             Importer(self.workspace),
+            Sealer(self.workspace),
         ]
 
     def _loop(self, agents: list[Agent]) -> None:

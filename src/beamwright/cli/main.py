@@ -42,6 +42,7 @@ COMMANDS = {
     "experiment": ("experiment", "experiment", "Experiments that are installed."),
     "production": ("production", "production", "Productions of this workspace."),
     "release": ("release", "release", "The software that runs here."),
+    "db": ("db", "db", "The database: upgrade, move, back up, restore, seal."),
 }
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 

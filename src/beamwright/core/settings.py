@@ -5,6 +5,7 @@ workspace's settings.
 from __future__ import annotations
 
 import tomllib
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -87,6 +88,7 @@ class Storage(Declaration):
     """Where the database is: an SQLAlchemy URL; SQLite paths are relative to the workspace."""
 
     url: str = "sqlite:///beamwright.db"
+    drill_days: float = Field(default=30, gt=0)
 
 
 class Farm(Declaration):
@@ -115,6 +117,21 @@ class Limits(Declaration):
     tries: int = Field(default=3, ge=1)
 
 
+class Endpoint(Declaration):
+    """A storage: the site that it stands at."""
+
+    site: str = "local"
+
+
+class Reconcile(Declaration):
+    """When storage and catalogue are believed to disagree, and how much one reconciliation may change."""
+
+    apart_s: float = Field(default=86_400, gt=0)
+    max_files: int = Field(default=1000, ge=0)
+    max_bytes: int = Field(default=1_000_000_000_000, ge=0)
+    max_per_cent: float = Field(default=1.0, ge=0, le=100)
+
+
 class Settings(Declaration):
     """``beamwright.toml``: the workspace."""
 
@@ -122,6 +139,8 @@ class Settings(Declaration):
     site: Site = Site()
     database: Storage = Storage()
     limits: Limits = Limits()
+    endpoint: dict[str, Endpoint] = Field(default_factory=dict)
+    reconcile: Reconcile = Reconcile()
     farm: dict[str, Farm] = Field(default_factory=lambda: {"near": Farm(), "far": Farm()})
 
 
@@ -151,3 +170,29 @@ power = 1.0
 def read_settings(text: str, source: str = "beamwright.toml") -> Settings:
     """Read the workspace's settings."""
     return declare(Settings, parse_toml(text, source), source)
+
+
+def with_database(text: str, url: str) -> str:
+    """Return the text of settings with another database, and nothing else changed.
+
+    Raises: ConfigError when the text is written in a way that cannot be changed line by line.
+    """
+    wanted = read_settings(text).model_dump() | {
+        "database": {**read_settings(text).database.model_dump(), "url": url}
+    }
+    line = f'url = "{url}"'
+    lines = text.splitlines()
+    heads = [n for n, found in enumerate(lines) if found.strip().startswith("[")] + [len(lines)]
+    for start, end in pairwise(heads):
+        if lines[start].split("#")[0].strip() == "[database]":
+            at = [n for n in range(start + 1, end) if lines[n].split("=")[0].strip() == "url"]
+            lines[slice(at[0], at[0] + 1) if at else slice(start + 1, start + 1)] = [line]
+            break
+    else:
+        lines += ["", "[database]", line]
+    changed = "\n".join(lines) + "\n"
+    if read_settings(changed).model_dump() != wanted:
+        raise ConfigError(
+            "the key database.url cannot be changed in these settings", hint=f"write {line} there yourself"
+        )
+    return changed

@@ -7,9 +7,10 @@ without a bound.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -27,13 +28,19 @@ from beamwright.core.errors import (
     UsageError,
 )
 from beamwright.core.settings import read_settings
+from beamwright.db import holders
 
 T = TypeVar("T")
 
 BUSY_SECONDS = 20.0
 AT_ONCE = 500
 _JOURNAL_TRIES, _JOURNAL_WAIT_S = 100, 0.05
+_ADDRESS = "give a path for SQLite or postgresql://user@host/name"
 _BUSY_STATES = {"55P03": "a lock", "40P01": "a deadlock", "40001": "a serialisation conflict"}
+
+# The server has ended the transaction so that others can go on: the same again has a chance at once.
+_ENDED = frozenset({"40P01", "40001"})
+_ENDED_TRIES, _ENDED_WAIT_S = 8, 0.02
 
 
 class Database:
@@ -77,6 +84,22 @@ class Database:
                 yield connection
         finally:
             self._local.writing = False
+
+    def transact(self, work: Callable[[sa.Connection], T]) -> T:
+        """Do work in a write transaction; again, a few times, when the server ended it in favour of another.
+
+        Raises: ConflictError.
+        """
+        tries = 1
+        while True:
+            try:
+                with self.begin() as connection:
+                    return work(connection)
+            except ConflictError as error:
+                if not error.data.get("again") or tries == _ENDED_TRIES:
+                    raise
+                time.sleep(_ENDED_WAIT_S * tries * (1 + random.random()))
+                tries += 1
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -147,7 +170,8 @@ class Database:
 
     def _postgresql(self) -> tuple[sa.Engine, sa.Engine]:
         options = f"-c lock_timeout={int(self._busy_seconds * 1000)} -c timezone=UTC"
-        writer = sa.create_engine(self.url, connect_args={"options": options}, pool_pre_ping=True)
+        connect = {"options": options, "application_name": holders.own_name()}
+        writer = sa.create_engine(self.url, connect_args=connect, pool_pre_ping=True)
         # One state of the database for the whole reading transaction, as on SQLite.
         reader = writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         return writer, reader
@@ -159,11 +183,7 @@ class Database:
     def _explained(self, error: BaseException) -> BeamwrightError | None:
         code = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or ""
         if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or code in _BUSY_STATES:
-            return ConflictError(
-                f"another process writes to database {self.name} ({_BUSY_STATES.get(code, 'a lock')} held "
-                f"for more than {self._busy_seconds:g} s)",
-                hint="try again, or stop the other process",
-            )
+            return self._busy(code)
         if code == "SQLITE_FULL" or code.startswith("53"):
             return StorageError(f"database {self.name}: {error}", hint="make room on its file system")
         if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
@@ -176,6 +196,16 @@ class Database:
                 f"database {self.name}: {error}", hint="check that it is there and can be written"
             )
         return None
+
+    def _busy(self, code: str) -> ConflictError:
+        by = holders.of_server(self._writer) if self.is_postgresql else holders.of_file(Path(self.name))
+        what = _BUSY_STATES.get(code, "a lock")
+        waited = f"{what} held for more than {self._busy_seconds:g} s" if what == "a lock" else what
+        return ConflictError(
+            f"another process writes to database {self.name} ({waited}{f', by {by}' if by else ''})",
+            hint="try again, or stop the other process",
+            again=code in _ENDED,
+        )
 
 
 def insert_new(connection: sa.Connection, table: sa.Table, values: Any) -> int:
@@ -220,7 +250,7 @@ def _url(url_or_path: str | Path | sa.URL) -> sa.URL:
         return url
     raise ConfigError(
         f"{url.render_as_string(hide_password=True)} is no database that can be used",
-        hint="give a path for SQLite or postgresql://user@host/name",
+        hint=_ADDRESS,
     )
 
 
@@ -229,10 +259,23 @@ def workspace_url(root: Path) -> sa.URL:
     settings = root / "beamwright.toml"
     if not settings.is_file():
         raise ConfigError(f"{root} is no workspace: it has no {settings.name}", hint="run beamwright init")
-    url = sa.make_url(read_settings(settings.read_text(), str(settings)).database.url)
+    return located(read_settings(settings.read_text(), str(settings)).database.url, root)
+
+
+def located(url_or_path: str, root: Path) -> sa.URL:
+    """Return the address of a database; relative paths are relative to ``root``.
+
+    Raises: ConfigError for what is no address of a database.
+    """
+    try:
+        url = sa.make_url(url_or_path) if "://" in url_or_path else None
+    except sa.exc.ArgumentError as error:
+        raise ConfigError(f"{url_or_path} is no address of a database", hint=_ADDRESS) from error
+    if url is None:
+        url = sa.URL.create("sqlite", database=url_or_path)
     if url.get_backend_name() == "sqlite" and url.database:
         url = url.set(database=str(root.absolute() / url.database))
-    return url
+    return _url(url)
 
 
 def _sqlite_module() -> ModuleType:

@@ -110,7 +110,9 @@ def move_each(conn: sa.Connection, table: sa.Table, moves: Sequence[Move], *, ac
 def _update(table: sa.Table, names: Iterable[str]) -> sa.Update:
     """Return the statement that moves one row and sets these columns; parameters begin with ``_``."""
     place = (table.c.id == sa.bindparam("_id"), table.c.state == sa.bindparam("_source"))
-    new = {"state": sa.bindparam("_target")} | {name: sa.bindparam(f"_{name}") for name in names}
+    new: dict[str, Any] = {"state": sa.bindparam("_target")} | {
+        name: sa.bindparam(f"_{name}") for name in names
+    }
     return sa.update(table).where(*place).values(new)
 
 

@@ -27,6 +27,7 @@ class Context:
     root: Path
     now: float
     deep: bool
+    on_storage: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Check:
     number: int
     title: str
     find: Callable[[Context], Iterator[Finding]]
+    on_storage: bool = False
 
     def run(self, context: Context) -> list[Violation]:
         """Return the violations, in order of their objects."""

@@ -155,6 +155,8 @@ def _stranger(path: Path, attempts: dict[str, Any]) -> str | None:
 def acknowledged(context: Context) -> Iterator[Finding]:
     """Invariant 23: the database is sound, and the files that its rows rest on are there."""
     yield from _database_problems(context)
+    if not context.on_storage:
+        return
     yield from _indexes(context)
     yield from _snapshots(context)
     yield from _reports(context)

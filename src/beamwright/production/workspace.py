@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from beamwright import durable
 from beamwright.core.clock import Clock, Nonces, SystemClock, random_nonce
 from beamwright.core.errors import ConfigError, ConflictError, WorkspaceBusyError
-from beamwright.core.settings import DEFAULT_SETTINGS, Settings, read_settings
-from beamwright.db.engine import Database
+from beamwright.core.settings import DEFAULT_SETTINGS, Settings, read_settings, with_database
+from beamwright.db.engine import Database, located
 
 SETTINGS_FILE = "beamwright.toml"
 _FOLDERS = ("inbox", "inbox/done", "inbox/rejected", "snapshots", "indexes", "farms", "reports", "logs")
@@ -42,7 +44,9 @@ class Workspace:
         _write_secret(root / "secret")
         durable.put_once(root / SETTINGS_FILE, settings.encode())
         workspace = cls.open(root)
-        workspace.db.migrate()
+        database = Database(workspace.database_url)
+        database.migrate()
+        database.close()
         return workspace
 
     @classmethod
@@ -71,12 +75,33 @@ class Workspace:
             hint="make one with `beamwright init`, or give --workspace DIR",
         )
 
+    @property
+    def database_url(self) -> sa.URL:
+        """Where the settings say that the database is."""
+        return located(self.settings.database.url, self.root)
+
     @cached_property
     def db(self) -> Database:
-        url = self.settings.database.url
-        if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
-            url = f"sqlite:///{self.root / url.removeprefix('sqlite:///')}"
-        return Database(url)
+        """The database; nothing is upgraded on the way.
+
+        Raises: FormatError, with the command that upgrades, when its schema is not the current one.
+        """
+        database = Database(self.database_url)
+        database.check()
+        return database
+
+    @property
+    def backups(self) -> Path:
+        """The folder of the database's backups."""
+        return self.root / "backups"
+
+    def use_database(self, url: str) -> None:
+        """Write another database into the settings, and nothing else."""
+        path = self.root / SETTINGS_FILE
+        text = with_database(path.read_text(), url)
+        durable.replace(path, text.encode())
+        self.settings = read_settings(text, str(path))
+        self.__dict__.pop("db", None)
 
     @cached_property
     def secret(self) -> bytes:

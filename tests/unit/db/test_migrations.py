@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import lzma
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from beamwright.core.errors import FormatError
-from beamwright.db import migrations, schema
+from beamwright.db import migrations, moving, rows, schema
 from beamwright.db.engine import Database
 from beamwright.db.migrations import guards
 
@@ -122,3 +124,53 @@ def test_two_that_migrate_at_once_do_it_once(tmp_path: Path) -> None:
     for database in both:
         database.check()
         database.close()
+
+
+# A workspace's database as each released revision has left it.
+RELEASED = {"0001": Path(__file__).parents[2] / "fixtures" / "workspace-0001.db.xz"}
+
+
+def lines(conn: sa.Connection, shapes: list[rows.Shape]) -> dict[str, list[bytes]]:
+    return {shape.name: list(rows.lines(rows.read(conn, shape))) for shape in shapes}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def released(
+    request: pytest.FixtureRequest, revision: str, tmp_path: Path
+) -> Iterator[tuple[Database, list[rows.Shape]]]:
+    """A database as a release has written it, and the tables that it knew."""
+    path = tmp_path / "released.db"
+    path.write_bytes(lzma.decompress(RELEASED[revision].read_bytes()))
+    database = Database(path)
+    with database.read() as conn:
+        shapes = rows.shapes(conn)
+        if request.param == "postgresql":
+            url: sa.URL = request.getfixturevalue("postgresql_new")
+            with moving.filling(url, revision) as there:
+                for shape in shapes:
+                    rows.write(there, shape, rows.read(conn, shape))
+                rows.set_sequences(there, shapes)
+            database = Database(url)
+    yield database, shapes
+    database.close()
+
+
+def test_every_revision_but_the_last_was_released() -> None:
+    assert set(RELEASED) == migrations.known() - {migrations.HEAD}
+
+
+@pytest.mark.parametrize("revision", RELEASED)
+def test_an_upgrade_keeps_every_row(released: tuple[Database, list[rows.Shape]], revision: str) -> None:
+    database, shapes = released
+    with database.read() as conn:
+        before = lines(conn, shapes)
+    assert database.revision() == revision and sum(map(len, before.values())) > 1000
+    assert len([name for name, found in before.items() if found]) == len(shapes)
+    with pytest.raises(FormatError, match=f"schema {revision}, not {migrations.HEAD}") as caught:
+        database.check()
+    assert caught.value.hint == "run beamwright db upgrade"
+    database.migrate()
+    database.check()
+    with database.read() as conn:
+        assert lines(conn, shapes) == before
+        assert compare_metadata(MigrationContext.configure(conn), schema.metadata) == []

@@ -49,16 +49,33 @@ def unguard(connection: sa.Connection) -> None:
         connection.exec_driver_sql("DROP FUNCTION refuse_change()")
 
 
+def guarded() -> tuple[str, ...]:
+    """Return the tables that have a guard in the newest revision."""
+    return (*APPEND_ONLY, *APPEND_ONLY_SINCE_0002, "iov")
+
+
+def has_guard(connection: sa.Connection, table: str) -> bool:
+    """Tell whether a table is guarded, against changing and against removing rows."""
+    names = set(_names(connection, table))
+    split = connection.dialect.name == "sqlite" or table == "iov"
+    return names >= ({f"keep_{table}_update", f"keep_{table}_delete"} if split else {f"keep_{table}"})
+
+
 def release(connection: sa.Connection, table: str) -> None:
     """Take the triggers of one table away; for restoring backups and for tests that plant violations."""
+    for name in _names(connection, table):
+        suffix = f" ON {table}" if connection.dialect.name == "postgresql" else ""
+        connection.exec_driver_sql(f"DROP TRIGGER {name}{suffix}")
+
+
+def _names(connection: sa.Connection, table: str) -> list[str]:
     names = sa.text(
-        "SELECT tgname FROM pg_trigger WHERE tgrelid = CAST(:t AS regclass) AND tgname LIKE 'keep_%'"
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = CAST(:t AS regclass) AND tgname LIKE 'keep_%' "
+        "AND tgenabled <> 'D'"
         if connection.dialect.name == "postgresql"
         else "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :t AND name LIKE 'keep_%'"
     )
-    for name in list(connection.execute(names, {"t": table}).scalars()):
-        suffix = f" ON {table}" if connection.dialect.name == "postgresql" else ""
-        connection.exec_driver_sql(f"DROP TRIGGER {name}{suffix}")
+    return list(connection.execute(names, {"t": table}).scalars())
 
 
 def _sqlite_keep(table: str) -> list[str]:

@@ -1,0 +1,28 @@
+"""The sealer: chains the history behind the writers, so that nobody can change it unnoticed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from beamwright.db import seals
+from beamwright.production.workspace import Workspace
+
+EVERY_SECONDS = 60.0
+PATIENCE_SECONDS = 0.2
+
+
+@dataclass
+class Sealer:
+    """Seals what is settled once in a while; what long transactions keep open waits for a later turn."""
+
+    workspace: Workspace
+    name: str = "sealer"
+    _due: float = 0.0
+
+    def turn(self) -> int:
+        """Seal when it is due; a seal gives nobody work, so it does not count."""
+        now = self.workspace.clock.now()
+        if now >= self._due:
+            self._due = now + EVERY_SECONDS
+            seals.seal(self.workspace.db, now, PATIENCE_SECONDS)
+        return 0

@@ -1,0 +1,343 @@
+"""``beamwright db``: the database as a whole: what it is, upgrades, moves, backups, seals."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from beamwright.cli.common import (
+    Columns,
+    dry_run_option,
+    open_workspace,
+    reading,
+    say,
+    write_document,
+    write_rows,
+)
+
+if TYPE_CHECKING:
+    from beamwright.db.engine import Database
+    from beamwright.production.workspace import Workspace
+
+_ACTOR = "operator"
+
+
+@click.group()
+def db() -> None:
+    """The database: upgrade, move, back up, restore, seal."""
+
+
+@db.command("show")
+@reading
+def show(folder: Path | None, as_json: bool) -> None:
+    """Show where the database is, its schema, and what is kept of it."""
+    from beamwright.db import operations
+
+    database = _as_it_is(open_workspace(folder))
+    document = operations.description(database)
+    database.close()
+    write_document(document, as_json)
+
+
+@db.command("check")
+@reading
+def check(folder: Path | None, as_json: bool) -> int:
+    """Check the database alone: schema, guards, soundness, and every invariant that needs no file."""
+    from beamwright import fsck
+    from beamwright.core.errors import IntegrityError
+    from beamwright.db import operations
+
+    workspace = open_workspace(folder)
+    rows = [{"invariant": 0, "object": "schema", "message": text} for text in operations.faults(workspace.db)]
+    rows += [found.document() for found in fsck.run(workspace.db, workspace.root, on_storage=False)]
+    workspace.db.close()
+    if rows or as_json:
+        columns: Columns = {"invariant": "invariant", "object": "object", "what is wrong": "message"}
+        write_rows(rows, columns, as_json)
+    say(f"{len(rows)} faults" if rows else "the database is sound")
+    return IntegrityError.exit_code if rows else 0
+
+
+@db.command("upgrade")
+@click.option("--no-backup", is_flag=True, help="Do not back the database up first.")
+@dry_run_option
+@reading
+def upgrade(no_backup: bool, dry_run: bool, folder: Path | None, as_json: bool) -> None:
+    """Bring the database to the schema of this beamwright; all data are kept."""
+    from beamwright.db import archive, migrations, operations
+
+    workspace = open_workspace(folder)
+    database = _as_it_is(workspace)
+    before = database.revision()
+    document: dict[str, Any] = {"database": database.name, "from": before, "to": migrations.HEAD}
+    if before == migrations.HEAD or dry_run:
+        say("the database has this schema already" if before == migrations.HEAD else "nothing was done")
+        write_document(document, as_json)
+        return
+    with workspace.lock():
+        now = workspace.clock.now()
+        if before is not None and not no_backup:
+            name = f"before-{migrations.HEAD}-{_stamp(now)}.zip"
+            document["backup"] = str(archive.write(database, _backups(workspace) / name, now).path)
+            say(f"backed up to {document['backup']}")
+        database.migrate()
+        operations.note(database, "schema", "upgraded", _ACTOR, now, document)
+    database.close()
+    write_document(document, as_json)
+
+
+@db.command("move")
+@click.argument("target")
+@dry_run_option
+@reading
+def move(target: str, dry_run: bool, folder: Path | None, as_json: bool) -> None:
+    """Move everything to an empty database at TARGET, verify it row by row, and use that from then on.
+
+    TARGET is postgresql://USER@HOST/NAME or the path of a new SQLite file. The password of a server comes
+    from ~/.pgpass or PGPASSWORD. The database that was left stays as it is.
+    """
+    from beamwright.core.settings import with_database
+    from beamwright.db import moving, operations
+    from beamwright.db.engine import Database
+
+    workspace = open_workspace(folder)
+    url = _target(workspace, target)
+    text = operations.settings_form(url, workspace.root)
+    with_database((workspace.root / "beamwright.toml").read_text(), text)
+    document: dict[str, Any] = {"from": workspace.db.name, "to": text}
+    with workspace.lock():
+        if dry_run:
+            operations.check_empty(url)
+            say("nothing was done; the target is empty and can be reached")
+            write_document(document, as_json)
+            return
+        now = workspace.clock.now()
+        verified = moving.move(workspace.db, url, now, say)
+        workspace.db.close()
+        moved = Database(url)
+        document["tables"], document["rows"] = moving.totals(verified)
+        operations.note(moved, "workspace", "moved", _ACTOR, now, document)
+        moved.close()
+        workspace.use_database(text)
+    say(f"every row was verified; the settings name {text} now, {document['from']} is as it was")
+    write_document(document, as_json)
+
+
+@db.command("backup")
+@click.argument("path", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@reading
+def backup(path: Path | None, folder: Path | None, as_json: bool) -> None:
+    """Back the database up into a file, as it is at one moment, while others go on writing.
+
+    Without PATH: a new file in the workspace's folder backups/.
+    """
+    from beamwright import durable
+    from beamwright.db import archive, operations
+
+    workspace = open_workspace(folder)
+    now = workspace.clock.now()
+    made = archive.write(workspace.db, path or _backups(workspace) / f"{_stamp(now)}.zip", now)
+    document = {"backup": str(made.path.absolute()), "rows": made.rows, "schema": made.revision}
+    document["sha256"] = durable.hash_file(made.path).sha256
+    operations.note(workspace.db, made.path.name, "backed-up", _ACTOR, now, document)
+    workspace.db.close()
+    write_document(document, as_json)
+
+
+@db.command("backups")
+@reading
+def backups(folder: Path | None, as_json: bool) -> None:
+    """List the backups in the workspace's folder backups/."""
+    from beamwright.db import archive
+
+    found = [archive.read(path) for path in _found(open_workspace(folder))]
+    rows = [
+        {
+            "backup": str(one.path),
+            "taken": datetime.fromtimestamp(one.taken, UTC).isoformat(timespec="seconds"),
+            "schema": one.revision,
+            "rows": one.rows,
+            "bytes": one.path.stat().st_size,
+        }
+        for one in found
+    ]
+    names = ("backup", "taken", "schema", "rows", "bytes")
+    write_rows(rows, {name: name for name in names}, as_json)
+
+
+@db.command("restore")
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--to", "target", help="An empty database other than the workspace's own.")
+@dry_run_option
+@reading
+def restore(path: Path, target: str | None, dry_run: bool, folder: Path | None, as_json: bool) -> None:
+    """Restore a backup into an empty database and verify it there, row by row.
+
+    Without --to, into the one that the settings name: move a damaged file away first, or create an empty
+    database.
+    """
+    from beamwright.db import archive, moving, operations
+    from beamwright.db.engine import Database
+
+    workspace = open_workspace(folder)
+    url = _target(workspace, target) if target else workspace.database_url
+    saved = archive.read(path)
+    document: dict[str, Any] = {"backup": str(path), "to": Database(url).name}
+    if dry_run:
+        operations.check_empty(url)
+        say(f"would restore {saved.rows} rows")
+        write_document(document, as_json)
+        return
+    with workspace.lock():
+        document["tables"], document["rows"] = moving.totals(archive.restore(saved, url, say))
+        restored = Database(url)
+        operations.note(restored, path.name, "restored", _ACTOR, workspace.clock.now(), document)
+        restored.close()
+    say("every row was verified; go on with `beamwright fsck`")
+    write_document(document, as_json)
+
+
+@db.command("drill")
+@click.argument("path", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@reading
+def drill(path: Path | None, folder: Path | None, as_json: bool) -> int:
+    """Restore a backup (the newest) into a scratch database, judge it there, and keep the result on record.
+
+    The restored rows are verified, every invariant is checked on them, and what only grows must still be in
+    the live database.
+    """
+    from beamwright.core.errors import IntegrityError, UsageError
+    from beamwright.db import archive, operations
+
+    workspace = open_workspace(folder)
+    known = _found(workspace)
+    if path is None and not known:
+        raise UsageError("there is no backup to drill with", hint="make one with `beamwright db backup`")
+    saved = archive.read(path or known[-1])
+    rows = _drilled(workspace, saved)
+    document = {"backup": str(saved.path), "taken": saved.taken, "rows": saved.rows, "faults": rows}
+    outcome = "drill-failed" if rows else "drilled"
+    operations.note(workspace.db, saved.path.name, outcome, _ACTOR, workspace.clock.now(), document)
+    workspace.db.close()
+    columns: Columns = {"invariant": "invariant", "object": "object", "what is wrong": "message"}
+    if as_json:
+        write_document(document, as_json)
+    elif rows:
+        write_rows(rows, columns, as_json)
+    say(f"{len(rows)} faults" if rows else f"{saved.rows} rows restored; every invariant holds on them")
+    return IntegrityError.exit_code if rows else 0
+
+
+@db.command("seal")
+@click.option("--patience", default=30.0, show_default=True, help="Seconds to wait for open transactions.")
+@reading
+def seal(patience: float, folder: Path | None, as_json: bool) -> None:
+    """Seal the history up to what can still change, and print the head of the chain."""
+    from beamwright.db import seals
+
+    workspace = open_workspace(folder)
+    done = seals.seal(workspace.db, workspace.clock.now(), patience)
+    with workspace.db.read() as conn:
+        head, left = seals.head(conn), seals.open_lines(conn)
+    workspace.db.close()
+    document = {"sealed": done, "open": left, "last": head and head["last"], "head": head and head["chain"]}
+    if left and not done:
+        say("a transaction has been open for too long: what it may still write cannot be sealed yet")
+    write_document(document, as_json)
+
+
+@db.command("verify")
+@click.option("--head", help="A head that was noted earlier: the chain must still lead through it.")
+@reading
+def verify(head: str | None, folder: Path | None, as_json: bool) -> int:
+    """Verify the history against its seals: no sealed line was changed, removed or added."""
+    from beamwright.core.errors import IntegrityError
+    from beamwright.db import seals
+    from beamwright.fsck import system
+    from beamwright.fsck.model import Context
+
+    workspace = open_workspace(folder)
+    with workspace.db.read() as conn:
+        context = Context(conn, workspace.root, workspace.clock.now(), deep=False)
+        rows = [{"object": name, "message": text} for name, text in system.sealed(context)]
+        if head is not None and not seals.leads_through(conn, head):
+            rows.append({"object": head, "message": "is no head of this chain: it was cut or written anew"})
+        newest = seals.head(conn)
+    workspace.db.close()
+    if rows or as_json:
+        write_rows(rows, {"object": "object", "what is wrong": "message"}, as_json)
+    end = f"up to line {newest['last']}, head {newest['chain']}" if newest else "and has no seal yet"
+    say(f"{len(rows)} faults" if rows else f"the history is as it was sealed, {end}")
+    return IntegrityError.exit_code if rows else 0
+
+
+def _as_it_is(workspace: Workspace) -> Database:
+    """Return the database whatever schema it has."""
+    from beamwright.db.engine import Database
+
+    return Database(workspace.database_url)
+
+
+def _target(workspace: Workspace, target: str) -> Any:
+    from beamwright.core.errors import UsageError
+    from beamwright.db.engine import located
+
+    url = located(target, workspace.root)
+    if url.password is not None:
+        message = (
+            "the address holds a password, which would stand in the settings and in the list of processes"
+        )
+        raise UsageError(message, hint="put it into ~/.pgpass or PGPASSWORD")
+    return url
+
+
+def _backups(workspace: Workspace) -> Path:
+    from beamwright import durable
+
+    durable.make_directory(workspace.backups)
+    return workspace.backups
+
+
+def _found(workspace: Workspace) -> list[Path]:
+    from beamwright.db import archive
+
+    paths = [path for path in sorted(workspace.backups.glob("*.zip")) if path.is_file()]
+    return sorted(paths, key=lambda path: (archive.read(path).taken, path))
+
+
+def _drilled(workspace: Workspace, saved: Any) -> list[dict[str, Any]]:
+    """Return what is wrong with a restored backup."""
+    import tempfile
+
+    import sqlalchemy as sa
+
+    from beamwright import fsck
+    from beamwright.core.errors import BeamwrightError
+    from beamwright.db import archive
+    from beamwright.db.engine import Database
+
+    with tempfile.TemporaryDirectory(dir=saved.path.parent, prefix=".drill-") as scratch:
+        url = sa.URL.create("sqlite", database=str(Path(scratch) / "restored.db"))
+        try:
+            archive.restore(saved, url, say)
+        except BeamwrightError as error:
+            return [{"invariant": 23, "object": str(saved.path), "message": error.message}]
+        restored = Database(url)
+        found = fsck.run(restored, workspace.root, now=saved.taken, on_storage=False)
+        restored.close()
+    rows = [
+        violation.document() for violation in found if violation.invariant != 24 or "seal" in violation.object
+    ]
+    with workspace.db.read() as conn:
+        lost = archive.lost_since(saved, conn)
+    return rows + [
+        {"invariant": 23, "object": name, "message": "is in the backup and not, or not so, in the database"}
+        for name in lost
+    ]
+
+
+def _stamp(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")

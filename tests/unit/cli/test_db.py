@@ -1,0 +1,211 @@
+"""The commands of the database as an operator calls them."""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from beamwright.core.settings import DEFAULT_SETTINGS, Settings, read_settings, with_database
+from beamwright.db import claims, schema
+from beamwright.db.engine import Database
+from beamwright.db.migrations import guards
+from beamwright.production.workspace import Workspace
+from support.world import NOW, World
+
+Call = Callable[..., Any]
+
+
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "workspace-0001.db.xz"
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    workspace = Workspace.create(tmp_path / "workspace")
+    World(workspace.db, workspace.root, kind="bundle").build()
+    monkeypatch.chdir(workspace.root)
+    yield workspace
+    workspace.db.close()
+
+
+@pytest.fixture
+def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    workspace = Workspace.create(tmp_path / "older")
+    (workspace.root / "beamwright.db").write_bytes(lzma.decompress(FIXTURE.read_bytes()))
+    monkeypatch.chdir(workspace.root)
+    return workspace
+
+
+def test_an_older_database_names_the_command_that_upgrades_it_and_is_left_alone(
+    older: Workspace, call: Call
+) -> None:
+    before = (older.root / "beamwright.db").read_bytes()
+    for command in (["run", "ls"], ["fsck"], ["task", "ls"], ["db", "check"], ["db", "backup"]):
+        done = call(*command)
+        assert done.code == 4 and "schema 0001, not 0002" in done.err and "beamwright db upgrade" in done.err
+    assert (older.root / "beamwright.db").read_bytes() == before
+    assert call("db", "show", "--json").document["schema"] == "0001"
+
+
+def test_an_upgrade_backs_up_first_and_keeps_all(older: Workspace, call: Call) -> None:
+    assert call("db", "upgrade", "--dry-run").code == 0
+    done = call("db", "upgrade", "--json")
+    assert done.code == 0 and done.document["from"] == "0001" and done.document["to"] == "0002"
+    assert Path(done.document["backup"]).is_file()
+    assert len(call("run", "ls", "--json").rows) == 3
+    faults = call("db", "check", "--json").rows
+    assert [(fault["invariant"], fault["object"]) for fault in faults] == [
+        (3, "unit 1")
+    ]  # as it was released
+    assert "already" in call("db", "upgrade").err
+    restored = call("db", "restore", done.document["backup"], "--to", "again.db", "--json")
+    assert restored.code == 0 and restored.document["rows"] == 1663
+
+
+def test_a_newer_database_is_refused_by_name(world: Workspace, call: Call) -> None:
+    with world.db.begin() as conn:
+        conn.execute(sa.text("UPDATE alembic_version SET version_num = '9001'"))
+    for command in (["run", "ls"], ["db", "upgrade"], ["db", "check"]):
+        done = call(*command)
+        assert done.code == 4 and "9001" in done.err and "newer beamwright" in done.err, command
+
+
+def test_show_tells_where_and_what(world: Workspace, call: Call) -> None:
+    found = call("db", "show", "--json").document
+    assert found["database"].endswith("beamwright.db") and found["schema"] == found["current"] == "0002"
+    assert found["history"] > 0 and found["sealed"] == 0 and found["backed-up"] is None
+
+
+def test_a_lost_guard_is_a_fault(world: Workspace, call: Call) -> None:
+    assert call("db", "check").code == 0
+    with world.db.begin() as conn:
+        guards.release(conn, "ledger")
+    done = call("db", "check")
+    assert done.code == 12 and "table ledger has lost the guard" in done.out
+
+
+def test_a_move_switches_the_settings_after_it_has_verified(
+    world: Workspace, call: Call, postgresql_new: sa.URL
+) -> None:
+    target = postgresql_new.set(drivername="postgresql").render_as_string()
+    assert call("db", "move", target, "--dry-run").code == 0
+    assert Workspace.open(world.root).settings == world.settings
+    runs = call("run", "ls", "--json").out
+    done = call("db", "move", target, "--json")
+    assert done.code == 0 and "every row was verified" in done.err
+    assert Workspace.open(world.root).db.is_postgresql
+    assert call("run", "ls", "--json").out == runs
+    assert call("fsck").code == 0
+    assert call("db", "move", "back.db").code == 0
+    assert call("run", "ls", "--json").out == runs and call("fsck").code == 0
+    assert {table.name for table in schema.metadata.sorted_tables}
+    done = call("db", "move", target)
+    assert done.code == 3 and "not empty" in done.err
+
+
+def test_a_workspace_at_work_is_not_moved(world: Workspace, call: Call) -> None:
+    with world.lock():
+        done = call("db", "move", "other.db")
+    assert done.code == 3 and "in use by process" in done.err
+    with world.db.begin() as conn:
+        claims.take(conn, "planner", "process 7", world.clock.now(), 600)
+    done = call("db", "move", "other.db")
+    assert done.code == 3 and "process 7 works" in done.err
+    assert Workspace.open(world.root).settings == world.settings and not (world.root / "other.db").exists()
+
+
+def test_a_password_does_not_get_into_the_settings(world: Workspace, call: Call) -> None:
+    done = call("db", "move", "postgresql://u:secret@host/name")
+    assert done.code == 2 and ".pgpass" in done.err and "secret" not in done.err
+
+
+def test_backup_restore_and_drill(world: Workspace, call: Call) -> None:
+    assert call("db", "drill").code == 2
+    saved = call("db", "backup", "--json").document
+    assert [row["backup"] for row in call("db", "backups", "--json").rows] == [saved["backup"]]
+    done = call("db", "drill", "--json")
+    assert done.code == 0 and done.document["faults"] == [] and done.document["rows"] == saved["rows"]
+    assert call("db", "show", "--json").document["drilled"] is not None
+    assert call("db", "restore", saved["backup"]).code == 3
+    (world.root / "beamwright.db").rename(world.root / "damaged.db")
+    for left in world.root.glob("beamwright.db-*"):
+        left.unlink()
+    assert call("db", "restore", saved["backup"]).code == 0
+    assert call("fsck").code == 0
+
+
+def test_a_drill_finds_what_the_backup_holds_and_the_database_lost(world: Workspace, call: Call) -> None:
+    call("db", "backup")
+    with world.db.begin() as conn:
+        guards.release(conn, "history")
+        conn.execute(sa.delete(schema.history).where(schema.history.c.id == 4))
+    done = call("db", "drill")
+    assert done.code == 12 and "history 4" in done.out
+    done = call("fsck")
+    assert done.code == 12 and "was restored in a drill and is not as it should be" in done.out
+
+
+def test_a_drill_finds_what_was_broken_when_the_backup_was_taken(world: Workspace, call: Call) -> None:
+    with world.db.begin() as conn:
+        conn.execute(sa.update(schema.job).where(schema.job.c.id == 1).values(state="failed"))
+    call("db", "backup")
+    done = call("db", "drill", "--json")
+    assert done.code == 12 and {fault["invariant"] for fault in done.document["faults"]} >= {5}
+
+
+def test_a_damaged_backup_fails_its_drill_and_that_is_kept(world: Workspace, call: Call) -> None:
+    path = Path(call("db", "backup", "--json").document["backup"])
+    data = bytearray(path.read_bytes())
+    data[data.index(b"tables/history") + 100] ^= 1
+    path.write_bytes(data)
+    assert call("db", "drill").code == 12
+    assert call("db", "show", "--json").document["drill-failed"] is not None
+
+
+def test_seal_and_verify(world: Workspace, call: Call) -> None:
+    done = call("db", "seal", "--json").document
+    assert done["sealed"] > 0 and done["open"] == 0
+    assert call("db", "verify").code == 0
+    assert call("db", "verify", "--head", done["head"]).code == 0
+    assert call("db", "verify", "--head", "0" * 64).code == 12
+    with world.db.begin() as conn:
+        guards.release(conn, "history")
+        conn.execute(sa.update(schema.history).where(schema.history.c.id == 4).values(actor="nobody"))
+    for command in (["db", "verify"], ["fsck"], ["db", "check"]):
+        found = call(*command)
+        assert found.code == 12 and "a line was changed" in found.out
+
+
+def test_the_settings_change_in_one_line_only() -> None:
+    text = with_database(DEFAULT_SETTINGS, "postgresql://me@host/name")
+    changed = [
+        (a, b) for a, b in zip(DEFAULT_SETTINGS.splitlines(), text.splitlines(), strict=True) if a != b
+    ]
+    assert changed == [('url = "sqlite:///beamwright.db"', 'url = "postgresql://me@host/name"')]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "format = 1\n", "[database]\n\n[site]\nname = 'x'\n", "[site]\nname = 'x'"]
+)
+def test_settings_that_did_not_name_a_database_do_so(text: str) -> None:
+    found = read_settings(with_database(text, "sqlite:///x.db"))
+    wanted: Settings = read_settings(text)
+    assert found.database.url == "sqlite:///x.db" and found.site == wanted.site
+
+
+def test_a_world_backed_up_long_ago_needs_a_drill(sqlite_database: Database, tmp_path: Path) -> None:
+    from beamwright import fsck
+    from beamwright.db import operations
+
+    operations.note(sqlite_database, "a.zip", "backed-up", "operator", NOW, {})
+    assert fsck.run(sqlite_database, tmp_path, now=NOW + 29 * 86_400) == []
+    (found,) = fsck.run(sqlite_database, tmp_path, now=NOW + 31 * 86_400)
+    assert found.invariant == 24 and "30 days" in found.message
+    operations.note(sqlite_database, "a.zip", "drilled", "operator", NOW + 30 * 86_400, {})
+    assert fsck.run(sqlite_database, tmp_path, now=NOW + 31 * 86_400) == []
+    (tmp_path / "beamwright.toml").write_text("[database]\ndrill_days = 0.5\n")
+    assert [found.invariant for found in fsck.run(sqlite_database, tmp_path, now=NOW + 31 * 86_400)] == [24]
