@@ -238,7 +238,7 @@ class Trouble(Module):
     """Fails on records of one section and event, in the way asked for."""
 
     reads = ()
-    how = Parameter("raise", "", "raise, exit, kill, segfault, memory, loop, system-exit")
+    how = Parameter("raise", "", "raise, exit, kill, segfault, memory, hog, loop, system-exit")
     section = Parameter(3, "", "section of the poisoned record")
     event = Parameter(4, "", "number of the poisoned record")
     once = Parameter("", "", "a file: fail only while it is not there, and make it")
@@ -266,6 +266,11 @@ class Trouble(Module):
 
     def _memory(self) -> None:
         raise MemoryError("no more memory")
+
+    def _hog(self) -> None:
+        held = []
+        while True:
+            held.append(np.ones(1 << 20))
 
     def _loop(self) -> None:
         while True:

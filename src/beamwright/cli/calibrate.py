@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from beamwright.cli.common import json_option, say, write_document
+from beamwright.cli.process import EVENTS, EVENTS_HELP
 from beamwright.core.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -28,13 +29,14 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     "--tolerance", type=float, default=0.0, help="Stop when no constant moves by more [default: 0]."
 )
 @click.option("--workers", type=click.IntRange(1), default=1, help="Processes that collect [default: 1].")
-@click.option("--events", type=click.IntRange(1), help="Work on the first so many records only.")
+@click.option("--events", type=EVENTS, metavar="A:B", help=EVENTS_HELP)
 @click.option("--series", default="", help="The series of raw files, for readers that need it.")
 @click.option("--run", type=int, default=0, help="The run of raw files, for readers that need it.")
 @json_option
 def calibrate(
     steering: Path, inputs: tuple[str, ...], output: Path | None, conditions: Path | None, rounds: int,
-    tolerance: float, workers: int, events: int | None, series: str, run: int, as_json: bool,
+    tolerance: float, workers: int, events: tuple[int, int | None] | None, series: str, run: int,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Run calibrations over files, alone.
 

@@ -67,9 +67,12 @@ def validate(
     type=click.Path(dir_okay=False, path_type=Path),
     help="The file to write.",
 )
+@click.option(
+    "--interleave", is_flag=True, help="Join files whose keys lie between each other's, written anew."
+)
 @dry_run_option
 @json_option
-def merge(files: tuple[Path, ...], output: Path, dry_run: bool, as_json: bool) -> None:
+def merge(files: tuple[Path, ...], output: Path, interleave: bool, dry_run: bool, as_json: bool) -> None:
     """Merge output files of one group into one."""
     from dataclasses import replace
 
@@ -77,18 +80,18 @@ def merge(files: tuple[Path, ...], output: Path, dry_run: bool, as_json: bool) -
 
     one_thread_each()
     from beamwright.durable import hash_file
+    from beamwright.event import interleave as interleaving
     from beamwright.event.metadata import read_metadata
     from beamwright.event.store import check_lineages, merge_collections
 
     described = [(read_metadata(path), path) for path in files]
-    check_lineages(described)
+    check_lineages(described, may_overlap=interleave)
     if dry_run:
         say(f"would merge {sum(m.events for m, _ in described)} records of {len(files)} files into {output}")
         return
     parents = tuple(sorted(hash_file(path).sha256 for path in files))
-    written = merge_collections(
-        files, output, replace(described[0][0].lineage, parents=parents, quarantined=())
-    )
+    join = interleaving.interleave if interleave else merge_collections
+    written = join(files, output, replace(described[0][0].lineage, parents=parents, quarantined=()))
     document = {
         "file": str(written.file),
         "events": written.events,

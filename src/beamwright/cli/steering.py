@@ -8,21 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
+from beamwright.cli.passes import read_quarantine
+from beamwright.cli.progress import Progress
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.canonical import content_hash
-from beamwright.core.errors import UsageError, nearest
+from beamwright.core.errors import ModuleError, UsageError, nearest
 from beamwright.core.lineage import Lineage
-from beamwright.core.runs import Interval
+from beamwright.core.runs import Interval, Position
 from beamwright.durable import hash_file
 from beamwright.event.banks import BankSet
 from beamwright.event.collection import CollectionReader
 from beamwright.event.commit import LoopResult
 from beamwright.event.evolution import united
-from beamwright.event.loop import run_path
+from beamwright.event.loop import Limits, run_path
 from beamwright.event.metadata import read_metadata
 from beamwright.event.path import Path
+from beamwright.event.plan import BATCH_EVENTS
 from beamwright.event.reader import Reader
 from beamwright.event.rolling import Source
+from beamwright.event.workers import check_forkable
 
 NAMES = ("path", "banks", "reader")
 
@@ -34,11 +38,20 @@ class Request:
     steering: FilePath
     inputs: list[tuple[str, FilePath]]
     outputs: list[tuple[str, FilePath]]
-    workers: int
-    events: int | None
-    series: str
-    run: int
-    conditions: FilePath | None
+    workers: int = 1
+    events: tuple[int, int | None] | None = None
+    series: str = ""
+    run: int = 0
+    conditions: FilePath | None = None
+    batch_events: int | None = None
+    event_seconds: float | None = None
+    memory_mb: int | None = None
+    most_quarantined: int = 100
+    quarantine: FilePath | None = None
+    quarantine_only: FilePath | None = None
+    in_process: bool = False
+    profile: bool = False
+    profile_file: FilePath | None = None
 
 
 def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
@@ -47,20 +60,49 @@ def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
     Raises: UsageError, and whatever the path raises.
     """
     defined = runpy.run_path(str(request.steering))
-    path = _path(request.steering, defined)
+    path = path_in(request.steering, defined)
     source = open_source(request, defined, path.record)
-    result = run_path(
-        path,
-        source.reader,
-        source.interval,
-        banks=source.banks,
-        snapshot=source.snapshot,
-        outputs=_outputs(path, request.outputs),
-        lineage=_lineages(request, path, source.reader),
-        workers=source.workers,
-        progress=lambda done, of: say(f"{done} of {of} records"),
-    )
+    limits = Limits(request.event_seconds, request.most_quarantined, request.memory_mb)
+    progress = Progress()
+    try:
+        result = run_path(
+            path,
+            source.reader,
+            source.interval,
+            banks=source.banks,
+            snapshot=source.snapshot,
+            outputs=_outputs(path, request.outputs),
+            lineage=_lineages(request, path, source.reader),
+            workers=source.workers,
+            isolated=_is_isolated(request, say),
+            batch_events=request.batch_events or BATCH_EVENTS,
+            limits=limits,
+            only=_only(request, path),
+            profile=request.profile or request.profile_file is not None,
+            progress=progress,
+        )
+    finally:
+        progress.close()
     return _summary(path, result)
+
+
+def _is_isolated(request: Request, say: Callable[[str], None]) -> bool | None:
+    """Tell whether one worker, too, gets a process of its own: then a crash costs a record and not the pass.
+
+    None: where there are limits, for they need it.
+    """
+    if request.in_process:
+        return False
+    try:
+        check_forkable()
+    except ModuleError as error:
+        say(f"a module that crashes would end this pass: {error}")
+        return None
+    return True
+
+
+def _only(request: Request, path: Path) -> list[Position] | None:
+    return None if request.quarantine_only is None else read_quarantine(request.quarantine_only, path.record)
 
 
 def open_source(request: Request, defined: dict[str, Any], record: str) -> Source:
@@ -79,7 +121,15 @@ def open_source(request: Request, defined: dict[str, Any], record: str) -> Sourc
     return Source(reader, interval, banks, snapshot, request.workers)
 
 
-def _path(steering: FilePath, defined: dict[str, Any]) -> Path:
+def load_path(steering: FilePath) -> Path:
+    """Return the path that a steering file defines.
+
+    Raises: UsageError.
+    """
+    return path_in(steering, runpy.run_path(str(steering)))
+
+
+def path_in(steering: FilePath, defined: dict[str, Any]) -> Path:
     found = defined.get("path")
     path = found() if callable(found) else found
     if not isinstance(path, Path):
@@ -105,17 +155,21 @@ def _reader(request: Request, kind: Any, banks: BankSet | None) -> Reader:
     return opened
 
 
-def _interval(reader: Reader, record: str, events: int | None) -> Interval:
-    """Return the interval of the first ``events`` records, or of all."""
+def _interval(reader: Reader, record: str, events: tuple[int, int | None] | None) -> Interval:
+    """Return the interval of a range of records, or of all."""
     index = reader.index(record)
     if not len(index.run):
         raise UsageError(
             "the inputs hold no records", hint=f"kinds of records in them: {', '.join(reader.records())}"
         )
-    last = min(events or len(index.run), len(index.run)) - 1
-    return Interval(
-        reader.series, index.key(reader.series, 0).position, index.key(reader.series, last).position
-    )
+    first, stop = events or (0, None)
+    last = min(len(index) if stop is None else stop, len(index)) - 1
+    if first > last:
+        raise UsageError(
+            f"there is no record {first}: the inputs hold {len(index)}", hint="--events A:B counts from 0"
+        )
+    ends = (index.key(reader.series, at).position for at in (first, last))
+    return Interval(reader.series, *ends)
 
 
 def _outputs(path: Path, given: list[tuple[str, FilePath]]) -> dict[str, FilePath]:
@@ -158,4 +212,7 @@ def _summary(path: Path, result: LoopResult) -> dict[str, Any]:
         for stream, whole in sorted(result.written.items())
         for w in whole.parts or (whole,)
     ]
-    return {"path": path.name, "ledger": result.ledger, "written": written, "quarantined": result.quarantined}
+    return {
+        "path": path.name, "ledger": result.ledger, "written": written, "quarantined": result.quarantined,
+        "statistics": result.statistics,
+    }  # fmt: skip

@@ -364,7 +364,7 @@ def _merge_order(item: tuple[FileMetadata, Path]) -> tuple[Any, ...]:
     return (metadata.first or (0, 0, 0), metadata.lineage.interval, str(path))
 
 
-def check_lineages(described: Sequence[tuple[FileMetadata, Path]]) -> None:
+def check_lineages(described: Sequence[tuple[FileMetadata, Path]], may_overlap: bool = False) -> None:
     """Refuse files that do not belong together, or whose keys overlap."""
     first, first_path = described[0]
     last: tuple[Position, Path] | None = None
@@ -374,10 +374,10 @@ def check_lineages(described: Sequence[tuple[FileMetadata, Path]]) -> None:
                 f"{path} and {first_path} do not belong together: {_difference(first, metadata)}",
                 hint="merge files of one stream, release, configuration and global tag",
             )
-        if last is not None and metadata.first is not None and metadata.first <= last[0]:
+        if not may_overlap and last is not None and metadata.first is not None and metadata.first <= last[0]:
             raise FormatError(
                 f"the keys of {path} overlap those of {last[1]}",
-                hint="give each range of keys to the merge once",
+                hint="give each range of keys to the merge once, or join them with `merge --interleave`",
             )
         if metadata.last is not None:
             last = (metadata.last, path)

@@ -30,6 +30,7 @@ from functools import partial
 from typing import NoReturn
 
 from beamwright.core.errors import BeamwrightError, ModuleError
+from beamwright.event import engine as engines
 from beamwright.event.engine import Engine, Failure, Result, Stumble
 from beamwright.event.patience import Patience
 from beamwright.event.plan import Task
@@ -46,6 +47,8 @@ from beamwright.event.transport import (
 _REQUEST = struct.Struct("<cq")
 _ANSWER = struct.Struct("<q")
 _START, _WAIT = b"S", b"W"
+_ENGINE = engines.__file__  # what called a module is no news to its author
+_LAST_WORDS = 0.25  # s, in which a stuck worker may say where it is
 _ENDING = 1.0  # s; the system may show a thread for a moment after it was joined
 _END = Task(-1, 0, 0)
 # Threads that only return memory to the system, and that their library starts anew after a fork.
@@ -208,9 +211,21 @@ class WorkerPool:
     def _replace(self, worker: _Worker, reason: str) -> tuple[Task, Failure]:
         """Bury a worker that was at work, and say what it died of."""
         assert worker.task is not None, "only a worker at work fails"
+        if reason:
+            self._ask_where(worker)
         step, status = self._progress[worker.slot], self._bury(worker)
-        text = self._fault_text(worker.slot)
+        text = self._fault_text(worker.slot) or f"it was {_cause(status)} and could leave no traceback"
         return worker.task, Failure(step, reason or _cause(status), text, is_late=bool(reason))
+
+    def _ask_where(self, worker: _Worker) -> None:
+        """Let a stuck worker write where it is, and wait a moment for it."""
+        with suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGUSR2)
+        patience = time.monotonic() + _LAST_WORDS
+        before, size = -1, 0
+        while time.monotonic() < patience and not 0 < size == before:
+            time.sleep(0.01)
+            before, size = size, os.fstat(self._faults[worker.slot]).st_size
 
     def _bury(self, worker: _Worker) -> int:
         """End a worker for good, start another in its place, and return its status."""
@@ -249,7 +264,7 @@ class WorkerPool:
         text = os.pread(self._faults[slot], size, 0).decode(errors="replace")
         os.ftruncate(self._faults[slot], 0)
         os.lseek(self._faults[slot], 0, os.SEEK_SET)
-        return text
+        return text.partition(f'  File "{_ENGINE}"')[0]
 
     def _time_left(self) -> float | None:
         """Return the seconds until the first deadline, None where there is none."""
@@ -284,6 +299,7 @@ class WorkerPool:
         """Work off tasks until the parent is gone."""
         control.close()
         faulthandler.enable(self._faults[slot])
+        faulthandler.register(signal.SIGUSR2, self._faults[slot], all_threads=False)
         engine = self._engine
         engine.progress = self._progress[slot : slot + 1]
         if self._memory_mb is not None:

@@ -1,0 +1,125 @@
+"""What is told at the end of a pass: module statistics, profile, quarantine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beamwright.cli.common import say
+from beamwright.core.errors import FormatError
+
+if TYPE_CHECKING:
+    from beamwright.cli.steering import Request
+    from beamwright.core.runs import Position
+
+Row = dict[str, Any]
+MEGA = 1e6
+
+
+def tell(request: Request, document: Row) -> None:
+    """Show the statistics on standard error, and write the files that were asked for."""
+    statistics = document["statistics"]
+    for text in _modules(statistics["modules"]):
+        say(text)
+    profile = statistics.get("profile", [])
+    for text in _profile(profile) if request.profile else ():
+        say(text)
+    if request.profile_file is not None:
+        request.profile_file.write_text(json.dumps(speedscope(document["path"], profile)), encoding="utf-8")
+    if request.quarantine is not None:
+        write_quarantine(request.quarantine, document["quarantined"])
+
+
+def without_statistics(document: Row) -> Row:
+    """Return what standard output shows of a pass: times went to standard error."""
+    return {name: value for name, value in document.items() if name != "statistics"}
+
+
+def _modules(modules: dict[str, Row]) -> list[str]:
+    from beamwright.report import text
+
+    columns = ("module", "records", "calls", "s", "records/s", "start-up s", "memory MB")
+    rows = [
+        (
+            name, row["records"], row["calls"], row["seconds"] + row["hooks_seconds"],
+            row["records"] / row["seconds"] if row["seconds"] else None, row["start_up_seconds"],
+            row["memory"] / MEGA,
+        )
+        for name, row in modules.items()
+    ]  # fmt: skip
+    return text.table(columns, rows) if rows else []
+
+
+def _profile(profile: list[Row]) -> list[str]:
+    from beamwright.report import text
+
+    whole = sum(row["seconds"] for row in profile) or 1.0
+    columns = ("module", "hook", "calls", "s", "%", "median µs", "95 % µs", "longest µs", "memory MB")
+    ordered = sorted(profile, key=lambda row: -float(row["seconds"]))
+    rows = [
+        (
+            row["module"], row["hook"], row["calls"], row["seconds"], 100 * row["seconds"] / whole,
+            row["median_us"], row["p95_us"], row["longest_us"], row["memory"] / MEGA,
+        )
+        for row in ordered
+    ]  # fmt: skip
+    return ["", *text.table(columns, rows)]
+
+
+def speedscope(name: str, profile: list[Row]) -> Row:
+    """Return a profile in the format that speedscope.app shows: modules, and their hooks in them."""
+    frames: list[str] = []
+
+    def frame(text: str) -> int:
+        if text not in frames:
+            frames.append(text)
+        return frames.index(text)
+
+    samples = [[frame(row["module"]), frame(f"{row['module']}.{row['hook']}")] for row in profile]
+    weights = [row["seconds"] for row in profile]
+    one = {
+        "type": "sampled", "name": name, "unit": "seconds", "startValue": 0, "endValue": sum(weights),
+        "samples": samples, "weights": weights,
+    }  # fmt: skip
+    return {
+        "$schema": "https://www.speedscope.app/file-format-schema.json",
+        "name": name,
+        "exporter": "beamwright",
+        "shared": {"frames": [{"name": text} for text in frames]},
+        "profiles": [one],
+    }
+
+
+def write_quarantine(path: Path, quarantined: list[Row]) -> None:
+    """Write one line of JSON per quarantined record, put in place at once."""
+    from beamwright import durable
+
+    lines = [json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in quarantined]
+    durable.replace(path, "".join(lines).encode())
+
+
+def read_quarantine(path: Path, record: str) -> list[Position]:
+    """Return the keys of the records that such a file names.
+
+    Raises: FormatError where it is none, or names records that were made in the path.
+    """
+    from beamwright.core.runs import EventKey
+
+    found = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(text)
+            key, kind = EventKey.parse(row["key"]), row["record"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise FormatError(
+                f"{path}, line {number} names no quarantined record: {error}",
+                hint="give a file that `beamwright process --quarantine` wrote",
+            ) from error
+        if kind != record:
+            raise FormatError(
+                f"{path}, line {number} names a {kind} record, and the path reads {record} records",
+                hint="records that a path makes are made again with their parents: run those",
+            )
+        found.append(key.position)
+    return found

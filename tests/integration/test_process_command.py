@@ -1,0 +1,204 @@
+"""``beamwright process``: ranges, limits, quarantine, statistics, profile."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beamwright.cli.progress import line
+from beamwright.event.metadata import read_metadata
+from beamwright.event.validate import validate_file
+from support import toy
+
+STEERING = """
+import os, signal, time
+import numpy as np
+from beamwright.event.module import Module, Parameter
+from support import toy
+
+class Risky(Module):
+    "Fails on one event, as the environment says."
+    how = Parameter("{how}", "", "what happens")
+    slow = Parameter(0.0, "s", "time for each batch")
+
+    def process(self, batch):
+        time.sleep(self.slow)
+        if np.any((batch.section == 2) & (batch.event == 3)):
+            if self.how == "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            while self.how == "loop":
+                time.sleep(0.01)
+
+banks = toy.BANKS
+reader = toy.ToyReader
+path = toy.events_path(Risky())
+"""
+
+
+@dataclass
+class Desk:
+    """A folder with raw data, in which commands are run as a user would."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        toy.write_raw(self.folder / "raw.json", "A", 7, {"event": toy.grid(range(1, 6), 20)})
+
+    def steer(self, how: str) -> None:
+        (self.folder / "steering.py").write_text(STEERING.format(how=how))
+
+    def run(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        script = "import sys; from beamwright.cli.main import run; sys.exit(run(sys.argv[1:]))"
+        paths = os.pathsep.join([str(Path(toy.__file__).parents[1]), *filter(None, sys.path)])
+        done = subprocess.run(
+            [sys.executable, "-c", script, *map(str, arguments)], cwd=self.folder, capture_output=True,
+            text=True, check=False, env=os.environ | {"PYTHONPATH": paths},
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        return done
+
+    def process(self, *arguments: object, code: int = 0) -> Any:
+        fixed = ("process", "steering.py", "-i", "raw.json", "--series", "A", "--run", 7, "--json")
+        done = self.run(*fixed, *arguments, code=code)
+        return json.loads(done.stdout) if code == 0 else done.stderr
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_what_crashes_one_worker_is_quarantined_mended_and_put_back(desk: Desk) -> None:
+    desk.steer("segfault")
+    first = desk.process("-o", "dst=first.root", "--quarantine", "bad.jsonl", "--workers", 1)
+    (bad,) = [json.loads(text) for text in (desk.folder / "bad.jsonl").read_text().splitlines()]
+    assert (bad["key"], bad["module"], bad["error"]) == ("A:7:2:3", "Risky", "killed by SIGSEGV")
+    assert "steering.py" in bad["traceback"]
+    assert first["ledger"][0]["written"] == 99
+    text = (desk.folder / "steering.py").read_text().replace("os.kill(os.getpid(), signal.SIGSEGV)", "pass")
+    (desk.folder / "steering.py").write_text(text)  # the module is mended, its parameters are not touched
+    again = desk.process("-o", "dst=again.root", "--quarantine-only", "bad.jsonl")
+    assert again["ledger"][0] | {"interval": None} == {
+        "record": "event", "stream": "dst", "interval": None, "read": 1, "created": 0, "written": 1,
+        "filtered": 0, "prescaled": 0, "quarantined": 0,
+    }  # fmt: skip
+    refused = desk.run("merge", "first.root", "again.root", "-o", "no.root", code=4)
+    assert "overlap" in refused.stderr and "--interleave" in refused.stderr
+    desk.run("merge", "first.root", "again.root", "-o", "whole.root", "--interleave")
+    desk.process("-o", "dst=direct.root")
+    whole, direct = (read_metadata(desk.folder / name) for name in ("whole.root", "direct.root"))
+    assert (whole.events, whole.first, whole.last) == (100, direct.first, direct.last)
+    assert whole.lineage.quarantined == () == direct.lineage.quarantined
+    assert validate_file(desk.folder / "whole.root")["valid"]
+
+
+def test_limits_of_time_are_kept_with_one_worker(desk: Desk) -> None:
+    desk.steer("loop")
+    document = desk.process("--event-seconds", 0.2, "--batch-events", 10, "--memory", 500)
+    (bad,) = document["quarantined"]
+    assert (bad["key"], bad["error"]) == ("A:7:2:3", "more than 0.2 s")
+    assert "steering.py" in bad["traceback"] and "engine.py" not in bad["traceback"]
+    told = desk.process("--event-seconds", 0.2, "--batch-events", 10, "--most-quarantined", 0, code=5)
+    assert "module Risky fails on more than 0 records" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "read"), [("10:30", 20), ("90:", 10), (":7", 7), ("7", 7), ("0:1000", 100)]
+)
+def test_a_range_of_events_is_worked_on(desk: Desk, given: str, read: int) -> None:
+    desk.steer("nothing")
+    document = desk.process("--events", given, "-o", "dst=dst.root")
+    assert document["ledger"][0]["read"] == read
+    if given == "10:30":
+        metadata = read_metadata(desk.folder / "dst.root")
+        assert (metadata.first, metadata.last) == ((7, 1, 10), (7, 2, 9))
+
+
+def test_a_range_that_holds_nothing_is_refused(desk: Desk) -> None:
+    desk.steer("nothing")
+    assert "'5:5' holds no record" in desk.process("--events", "5:5", code=2)
+    assert "'a:b' is no range of records" in desk.process("--events", "a:b", code=2)
+    assert "there is no record 100: the inputs hold 100" in desk.process("--events", "100:", code=2)
+
+
+def test_statistics_and_profile_are_shown_at_the_end(desk: Desk) -> None:
+    desk.steer("nothing")
+    fixed = ("process", "steering.py", "-i", "raw.json", "--series", "A", "--run", 7, "--batch-events", 10)
+    done = desk.run(*fixed, "--profile", "--profile-file", "profile.json")
+    assert "100 of 100 records" in done.stderr
+    statistics, profile = done.stderr.split("\n\n")[-2:]
+    assert "start-up s" in statistics and "memory MB" in statistics and "Risky" in statistics
+    rows = [text.split() for text in profile.splitlines() if text.split()[1:2] == ["process"]]
+    assert {row[0] for row in rows} == {"Plain", "Risky", "Sum", "Shower"}
+    assert all(row[2] == "10" for row in rows if row[0] != "Shower")
+    scope = json.loads((desk.folder / "profile.json").read_text())
+    names = [frame["name"] for frame in scope["shared"]["frames"]]
+    assert {"Risky", "Risky.process", "Sum.prepare"} <= set(names)
+    (one,) = scope["profiles"]
+    assert len(one["samples"]) == len(one["weights"]) and sum(one["weights"]) == one["endValue"] > 0
+    assert "seconds" not in done.stdout
+    document = desk.process("--profile")
+    assert document["statistics"]["modules"]["Sum"]["records"] == 100
+    hooks = {(row["module"], row["hook"]) for row in document["statistics"]["profile"]}
+    assert {("Sum", "process"), ("Sum", "begin_run"), ("Sum", "end_run"), ("Sum", "prepare")} <= hooks
+
+
+def test_a_quarantine_that_names_something_else_is_refused(desk: Desk) -> None:
+    desk.steer("nothing")
+    (desk.folder / "bad.jsonl").write_text('{"key": "A:7:2:3", "record": "burst"}\n')
+    assert "names a burst record" in desk.process("--quarantine-only", "bad.jsonl", code=4)
+    (desk.folder / "bad.jsonl").write_text('{"kye": 1}\n')
+    assert "line 1 names no quarantined record" in desk.process("--quarantine-only", "bad.jsonl", code=4)
+    (desk.folder / "bad.jsonl").write_text('{"key": "A:8:2:3", "record": "event"}\n')
+    assert "there is no record A:8:2:3" in desk.process("--quarantine-only", "bad.jsonl", code=2)
+
+
+def test_modules_of_a_steering_file_show_defaults_and_values(desk: Desk) -> None:
+    desk.steer("loop")
+    shown = json.loads(desk.run("module", "show", "Risky", "--steering", "steering.py", "--json").stdout)
+    assert shown["parameters"] == [
+        {"name": "how", "default": "loop", "value": "loop", "unit": "", "doc": "what happens"},
+        {"name": "slow", "default": 0.0, "value": 0.0, "unit": "s", "doc": "time for each batch"},
+    ]
+    text = (desk.folder / "steering.py").read_text().replace("Risky())", "Risky(slow=0.5))")
+    (desk.folder / "steering.py").write_text(text)
+    lines = desk.run("module", "show", "Risky", "--steering", "steering.py").stdout.splitlines()
+    header = next(text.split() for text in lines if text.split()[:2] == ["name", "default"])
+    assert header[:4] == ["name", "default", "value", "unit"]
+    assert any(text.split()[:4] == ["slow", "0", "0.5", "s"] for text in lines)
+    assert "slow=0.5 s" in desk.run("module", "ls", "--steering", "steering.py").stdout
+
+
+@pytest.mark.parametrize(
+    ("done", "of", "seconds", "bar", "text"),
+    [
+        (50, 200, 2.0, False, "50 of 200 records, 25 records/s, 6.0 s left"),
+        (50, 200, 2.0, True, "[██████                  ] 50 of 200 records, 25 records/s, 6.0 s left"),
+        (2_500_000, 2_500_000, 2.0, False, "2,500,000 of 2,500,000 records, 1.25M records/s, took 2.0 s"),
+        (10, 100_000, 1.0, False, "10 of 100,000 records, 10 records/s, 2:46:39 h left"),
+        (1000, None, 2.0, True, "1,000 records, 500 records/s"),
+        (0, 100, 1.0, False, "0 of 100 records, 0 records/s"),
+    ],
+)
+def test_progress_tells_rate_and_time_left(
+    done: int, of: int | None, seconds: float, bar: bool, text: str
+) -> None:
+    assert line(done, of, seconds, bar) == text
+
+
+def test_no_option_of_debugging_changes_an_output(desk: Desk) -> None:
+    desk.steer("nothing")
+    contents = set()
+    for number, options in enumerate(
+        (["--in-process"], ["--workers", 2], ["--batch-events", 7], ["--profile", "--memory", 500])
+    ):
+        desk.process("-o", f"dst={number}.root", *options)
+        contents.add((desk.folder / f"{number}.root").read_bytes())
+    assert len(contents) == 1
