@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from beamwright.catalog import query as language
+from beamwright.catalog.vocabulary import COLLECTIONS
 from beamwright.core.canonical import content_hash
 from beamwright.core.did import Did
 from beamwright.core.errors import ConflictError, UnknownNameError, UsageError, nearest
@@ -167,7 +168,7 @@ def _conditions(criteria: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
         if name not in CRITERIA:
             raise UsageError(f"{name!r} is no criterion of a dataset", hint=nearest(name, CRITERIA))
         if name == "where":
-            found.append(language.compile(value, language.COLLECTIONS))
+            found.append(language.compile(value, COLLECTIONS))
         elif isinstance(value, list | tuple):
             found.append(columns[name].in_(list(value)))
         else:

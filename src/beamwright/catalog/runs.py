@@ -132,6 +132,13 @@ def listing(conn: sa.Connection, where: sa.ColumnElement[bool] | None = None) ->
     return [_summary(conn, row) for row in conn.execute(query if where is None else query.where(where)).all()]
 
 
+def number_of_chunks() -> sa.ColumnElement[int]:
+    """Return the column ``chunks`` of a statement on runs: how many have come."""
+    chunk = schema.chunk
+    counted = sa.select(sa.func.count()).where(chunk.c.run_id == schema.run.c.id)
+    return counted.correlate(schema.run).scalar_subquery().label("chunks")
+
+
 def _summary(conn: sa.Connection, row: Any) -> Run:
     found = (
         conn.execute(sa.select(schema.chunk.c.records).where(schema.chunk.c.run_id == row.id)).scalars().all()

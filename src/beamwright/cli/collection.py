@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 
+from beamwright.cli.asking import asking, question, write_answer, write_plan
 from beamwright.cli.common import (
     Columns,
     dry_run_option,
@@ -15,9 +18,7 @@ from beamwright.cli.common import (
     reading,
     say,
     sources_option,
-    where_option,
     write_document,
-    write_rows,
 )
 
 
@@ -31,31 +32,25 @@ def collection() -> None:
 @click.option("--tier", help="Of this tier only.")
 @click.option("--series", help="Of this series only.")
 @click.option("--production", help="Of this production only.")
-@where_option
+@asking("collection")
 @reading
 def ls(
-    where: str | None,
     stream: str | None,
     tier: str | None,
     series: str | None,
     production: str | None,
     folder: Path | None,
     as_json: bool,
+    explain: bool,
+    **asked: Any,
 ) -> None:
     """List collections."""
-    from beamwright.catalog import query
-    from beamwright.db import schema
+    from beamwright.catalog.vocabulary import COLLECTIONS
     from beamwright.report import text
-    from beamwright.report.document import collections
 
-    with reader(folder) as conn:
-        ids = query.chosen(conn, schema.collection, where, query.COLLECTIONS)
-        wanted = {"stream": stream, "tier": tier, "series": series, "production": production}
-        rows = [
-            row
-            for row in collections(conn, ids=ids)
-            if all(value in (None, row[name]) for name, value in wanted.items())
-        ]
+    wanted = {"stream": stream, "tier": tier, "series": series, "production": production}
+    known = {name: COLLECTIONS[name] for name, value in wanted.items() if value is not None}
+    within = [field.is_value(wanted[name]) for name, field in known.items()]
     columns: Columns = {
         "collection": "name",
         "tier": "tier",
@@ -67,7 +62,23 @@ def ls(
         "sha256": lambda r: (r["sha256"] or "")[:12],
         "simulated": "is_mc",
     }
-    write_rows(rows, columns, as_json)
+    with reader(folder) as conn:
+        put = question("collection", asked)
+        if explain:
+            write_plan(conn, put, as_json, *within)
+            return
+        write_answer(_described(conn, put, within), columns, as_json, put.limit)
+
+
+def _described(conn: Any, put: Any, within: list[Any]) -> Iterator[dict[str, Any]]:
+    """Yield the collections that are asked for with files and parents, a thousand at a time."""
+    from beamwright.catalog.asking import ask
+    from beamwright.report.document import collections
+
+    rows = ask(conn, put, *within)
+    while part := list(islice(rows, 1000)):
+        states = {row["id"]: row["state"] for row in part}
+        yield from collections(conn, ids=set(states), states=states)
 
 
 @collection.command("show")

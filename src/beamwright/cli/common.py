@@ -25,11 +25,6 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Write JSON: a line per row of a list, or one document."
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
-where_option = click.option(
-    "--where",
-    metavar="EXPRESSION",
-    help="Those only for which this holds: \"tier == 'dst' and run in 10..20\".",
-)
 sources_option = click.option(
     "--sources",
     multiple=True,

@@ -7,15 +7,14 @@ from typing import Any
 
 import click
 
+from beamwright.cli.asking import asking, question, write_answer, write_plan
 from beamwright.cli.common import (
     Columns,
     dry_run_option,
     json_option,
-    pick,
     reader,
     reading,
     say,
-    where_option,
     write_document,
     write_rows,
 )
@@ -27,17 +26,15 @@ def file() -> None:
 
 
 @file.command("ls")
-@click.option("--kind", help="Of this kind only: raw, rntuple or bundle.")
-@where_option
+@click.option("--kind", help="Of this kind only: raw, rntuple, bundle or external.")
+@asking("file")
 @reading
-def ls(kind: str | None, where: str | None, folder: Path | None, as_json: bool) -> None:
+def ls(kind: str | None, folder: Path | None, as_json: bool, explain: bool, **asked: Any) -> None:
     """List the files of the workspace."""
-    from beamwright.catalog import query
-    from beamwright.db import schema, views
+    from beamwright.catalog.asking import ask
+    from beamwright.db import schema
 
-    with reader(folder) as conn:
-        ids = query.chosen(conn, schema.file, where, query.FILES)
-        rows = [r for r in views.files(conn) if kind in (None, r["kind"]) and (ids is None or r["id"] in ids)]
+    replica, of_kind = schema.replica, [schema.file.c.kind == kind] if kind else []
     names = (
         "did",
         "kind",
@@ -51,7 +48,6 @@ def ls(kind: str | None, where: str | None, folder: Path | None, as_json: bool) 
         "replica",
         "created",
     )
-    found = [{name: row[name] for name in names} for row in rows]
     columns: Columns = {
         "file": "did",
         "kind": "kind",
@@ -59,7 +55,15 @@ def ls(kind: str | None, where: str | None, folder: Path | None, as_json: bool) 
         "sha256": lambda r: r["sha256"][:12],
         "replica": "replica",
     }
-    write_rows(found, columns, as_json)
+    place = (replica.c.endpoint, replica.c.path, replica.c.state.label("replica"))
+    with reader(folder) as conn:
+        wanted = question("file", asked)
+        if explain:
+            write_plan(conn, wanted, as_json, *of_kind)
+            return
+        found = ask(conn, wanted, *of_kind, columns=place, join=replica)
+        rows = ({"did": f"{r['scope']}:{r['name']}"} | {n: r[n] for n in names[1:]} for r in found)
+        write_answer(rows, columns, as_json, wanted.limit)
 
 
 @file.command("show")
@@ -128,19 +132,25 @@ def metadata(path: Path) -> dict[str, Any]:
 
 
 def _registered(name: str, folder: Path | None) -> dict[str, Any]:
+    from beamwright.catalog import files, metadata
     from beamwright.core.errors import UsageError
-    from beamwright.db import views
+    from beamwright.db import schema, views
 
     if ":" not in name:
         raise UsageError(
             f"there is no file {name}", hint="give a path, or the name scope:name of a file of the workspace"
         )
     with reader(folder) as conn:
-        row = pick(views.files(conn), "did", "file", name)
+        row = views.files(conn, schema.file.c.id == files.show(conn, name).id)[0]
+        said = metadata.of(conn, "file", [row["id"]])[row["id"]]
         parents = views.parents(conn, [row["id"]]).get(row["id"], [])
         children = views.children(conn, row["id"])
     names = ("kind", "tier", "size", "sha256", "adler32", "uuid", "endpoint", "path", "replica", "lineage")
-    related = {"parents": [p["name"] for p in parents], "children": [c["name"] for c in children]}
+    related: dict[str, Any] = {
+        "parents": [p["name"] for p in parents],
+        "children": [c["name"] for c in children],
+    }
+    related |= {"metadata": said} if said else {}
     return {"name": row["did"]} | {key: row[key] for key in names} | related
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from beamwright.cli.common import Columns, reader, reading, where_option, write_document, write_rows
+from beamwright.cli.asking import asking, question, write_answer, write_plan
+from beamwright.cli.common import Columns, reader, reading, write_document
 from beamwright.core.errors import UnknownNameError, UsageError
 
 
@@ -18,21 +19,15 @@ def run() -> None:
 
 @run.command("ls")
 @click.option("--series", help="Runs of this series only.")
-@where_option
+@asking("run")
 @reading
-def ls(series: str | None, where: str | None, folder: Path | None, as_json: bool) -> None:
+def ls(series: str | None, folder: Path | None, as_json: bool, explain: bool, **asked: Any) -> None:
     """List runs."""
-    from beamwright.catalog import query
-    from beamwright.db import schema, views
+    from beamwright.catalog import runs
+    from beamwright.catalog.asking import ask
+    from beamwright.db import schema
 
-    with reader(folder) as conn:
-        ids = query.chosen(conn, schema.run, where, query.RUNS)
-        rows = [
-            r for r in views.runs(conn) if series in (None, r["series"]) and (ids is None or r["id"] in ids)
-        ]
-        chunks: dict[int, int] = {}
-        for chunk in views.chunks(conn):
-            chunks[chunk["run_id"]] = chunks.get(chunk["run_id"], 0) + 1
+    of_series = [schema.run.c.series == series] if series else []
     names = (
         "series",
         "number",
@@ -46,7 +41,6 @@ def ls(series: str | None, where: str | None, folder: Path | None, as_json: bool
         "livetime",
         "created",
     )
-    found = [{name: row[name] for name in names} | {"chunks": chunks.get(row["id"], 0)} for row in rows]
     columns: Columns = {
         "series": "series",
         "run": "number",
@@ -57,7 +51,14 @@ def ls(series: str | None, where: str | None, folder: Path | None, as_json: bool
         "simulated": lambda row: bool(row["is_mc"]),
         "expected": "expected",
     }
-    write_rows(found, columns, as_json)
+    with reader(folder) as conn:
+        wanted = question("run", asked)
+        if explain:
+            write_plan(conn, wanted, as_json, *of_series)
+            return
+        found = ask(conn, wanted, *of_series, columns=(runs.number_of_chunks(),))
+        rows = ({name: row[name] for name in (*names, "chunks")} for row in found)
+        write_answer(rows, columns, as_json, wanted.limit)
 
 
 @run.command("show")

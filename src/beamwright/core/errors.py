@@ -169,3 +169,9 @@ class IntegrityError(BeamwrightError):
     """A violated invariant was found."""
 
     code, exit_code = "integrity", 12
+
+
+class TooSlowError(BeamwrightError):
+    """A question took the database longer than it may; the hint says what would make it quicker."""
+
+    code, http_status, exit_code = "too-slow", 503, 13

@@ -246,8 +246,10 @@ def chunk_files(conn: sa.Connection) -> list[Row]:
     return rows(conn, chosen)
 
 
-def collections(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
-    """Return collections with production and step, by name."""
+def collections(
+    conn: sa.Connection, production_id: int | None = None, ids: Iterable[int] | None = None
+) -> list[Row]:
+    """Return collections with production and step, by name; all, or those of some ids."""
     chosen = (
         sa.select(
             collection, did(collection).label("did"), task.c.step, production.c.name.label("production")
@@ -259,13 +261,15 @@ def collections(conn: sa.Connection, production_id: int | None = None) -> list[R
         )
         .order_by(collection.c.scope, collection.c.name)
     )
+    if ids is not None:
+        chosen = chosen.where(collection.c.id.in_(list(ids)))
     return rows(
         conn, chosen if production_id is None else chosen.where(task.c.production_id == production_id)
     )
 
 
-def files_of_collections(conn: sa.Connection) -> dict[int, list[Row]]:
-    """Return per collection its files in order, each with name, checksum and physical path."""
+def files_of_collections(conn: sa.Connection, ids: Iterable[int] | None = None) -> dict[int, list[Row]]:
+    """Return per collection, all or some, its files in order, each with name, checksum and physical path."""
     chosen = (
         sa.select(
             collection_file.c.collection_id,
@@ -280,6 +284,8 @@ def files_of_collections(conn: sa.Connection) -> dict[int, list[Row]]:
         .select_from(collection_file.join(file).outerjoin(replica))
         .order_by(collection_file.c.collection_id, collection_file.c.position, replica.c.id)
     )
+    if ids is not None:
+        chosen = chosen.where(collection_file.c.collection_id.in_(list(ids)))
     found: dict[int, list[Row]] = defaultdict(list)
     for row in rows(conn, chosen):
         found[row["collection_id"]].append(row)

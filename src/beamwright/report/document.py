@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +148,21 @@ def _steps(conn: sa.Connection, production_id: int, spec: Row) -> list[Row]:
 
 
 def collections(
-    conn: sa.Connection, production_id: int | None = None, ids: set[int] | None = None
+    conn: sa.Connection,
+    production_id: int | None = None,
+    ids: set[int] | None = None,
+    states: Mapping[int, str] | None = None,
 ) -> list[Row]:
-    """Return the collections of a production, or all, or those of some ids, with files and parents."""
-    files = views.files_of_collections(conn)
-    parents = views.parents(conn)
-    rows = [row for row in views.collections(conn, production_id) if ids is None or row["id"] in ids]
+    """Return the collections of a production, or all, or those of some ids, with files and parents.
+
+    ``states`` are those of another time than now.
+    """
+    files = views.files_of_collections(conn, ids)
+    parents = views.parents(
+        conn, None if ids is None else [f["id"] for found in files.values() for f in found]
+    )
+    rows = views.collections(conn, production_id, ids)
+    rows = [row | {"state": states[row["id"]]} for row in rows] if states is not None else rows
     return [_collection(row, files.get(row["id"], []), parents) for row in rows]
 
 

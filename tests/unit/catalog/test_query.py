@@ -5,7 +5,8 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beamwright.catalog.query import COLLECTIONS, FILES, RUNS, compile
+from beamwright.catalog.query import compile
+from beamwright.catalog.vocabulary import COLLECTIONS, FILES, RUNS
 from beamwright.core.errors import UsageError
 from beamwright.db import schema
 from beamwright.db.engine import Database, insert_id
@@ -79,7 +80,8 @@ def test_an_expression_finds_what_it_says(numbers: Database, text: str, runs: li
     [
         ("teir == 'dst'", 1, "did you mean tier"),
         ("tier == 'dst' and rum > 3", 19, "did you mean run"),
-        ("tier = 'dst'", 6, "no part of the language"),
+        ("tier = 'dst'", 6, "write tier == value"),
+        ("tier ; 'dst'", 6, "no part of the language"),
         ("tier == dst", 9, "text stands in quotes"),
         ("tier == 3", 9, "it holds text"),
         ("run == 'x'", 8, "it holds a number"),

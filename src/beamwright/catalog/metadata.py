@@ -1,0 +1,367 @@
+"""Metadata that people declare: kinds of typed keys for runs, files, collections, datasets and tasks.
+
+A kind is a row, not a column: declaring one changes no table. What an object says under a kind is one
+document, kept with the times from and until which it held; the keys that are declared as indexed stand in a
+table of their type as well, where queries find them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright.core.canonical import canonical_json
+from beamwright.core.clock import seconds_of
+from beamwright.core.errors import ConfigError, ConflictError, FormatError, UnknownNameError, nearest
+from beamwright.db import bulk, history, schema
+from beamwright.db.engine import insert_id
+
+ACTOR = "catalogue"
+SUBJECTS: dict[str, sa.Table] = {
+    "run": schema.run,
+    "file": schema.file,
+    "collection": schema.collection,
+    "dataset": schema.dataset,
+    "task": schema.task,
+}
+INDEXES: dict[str, sa.Table] = {
+    "int": schema.metadata_integer,
+    "bool": schema.metadata_integer,
+    "float": schema.metadata_number,
+    "time": schema.metadata_number,
+    "text": schema.metadata_text,
+}
+TYPES = tuple(INDEXES)
+MAX_DOCUMENT, MAX_TEXT, MAX_INDEXED = 64_000, 10_000, 500
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_WORDS = frozenset({"and", "or", "not", "in", "true", "false", "quality"})
+_INTEGERS = range(-(2**63), 2**63)
+_PAGE = 5000
+
+Value = str | int | float | bool
+Content = dict[str, Value]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A declared key; ``unit`` is for people."""
+
+    id: int
+    name: str
+    type: str
+    unit: str
+    doc: str
+    is_required: bool
+    is_indexed: bool
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A declared kind of metadata of one subject."""
+
+    id: int
+    name: str
+    subject: str
+    doc: str
+    keys: dict[str, Key]
+
+    def document(self) -> dict[str, Any]:
+        """Return a JSON-ready form."""
+        keys = [{k: v for k, v in asdict(key).items() if k != "id"} for key in self.keys.values()]
+        return {"name": self.name, "subject": self.subject, "doc": self.doc, "keys": keys}
+
+    def checked(self, content: Any, owner: str) -> Content:
+        """Return the content as it is stored.
+
+        Raises: FormatError for an unknown key, a missing one, a value of another type, NaN, or too much.
+        """
+        if not isinstance(content, dict):
+            raise FormatError(
+                f"{owner}: the metadata {self.name} are no table of keys", hint="write key: value"
+            )
+        found: Content = {}
+        for name, value in content.items():
+            key = self.keys.get(name)
+            if key is None:
+                raise FormatError(
+                    f"{owner}: {self.name} has no key {str(name)[:80]!r}", hint=nearest(str(name), self.keys)
+                )
+            found[name] = _value(key, value, f"{owner}: {self.name}.{name}")
+        for key in self.keys.values():
+            if key.is_required and key.name not in found:
+                raise FormatError(f"{owner}: {self.name}.{key.name} is missing", hint="it is a required key")
+        if len(found) > 6 and len(canonical_json(found)) > MAX_DOCUMENT:
+            raise FormatError(
+                f"{owner}: the metadata {self.name} have more than {MAX_DOCUMENT} bytes", hint=_FILE_HINT
+            )
+        return found
+
+    def indexed(self, content: Mapping[str, Value]) -> Iterator[tuple[sa.Table, int, Value]]:
+        """Yield table, key and value of what has to be found by queries."""
+        for key in self.keys.values():
+            if key.is_indexed and key.name in content:
+                value = content[key.name]
+                _check_indexed(key, value, f"{self.name}.{key.name}")
+                yield INDEXES[key.type], key.id, int(value) if key.type == "bool" else value
+
+
+_FILE_HINT = "metadata describe; what is long belongs into a file"
+
+
+def declare(conn: sa.Connection, document: Mapping[str, Any], now: float, actor: str = ACTOR) -> Kind:
+    """Declare a kind, or widen it by keys and indexes; doing it again changes nothing.
+
+    ``document`` holds name, subject, doc and a table ``key`` of name → type, unit, doc, indexed, required.
+
+    Raises: ConfigError when it is malformed, ConflictError when it contradicts what was declared.
+    """
+    name, subject, doc, keys = _declared(document)
+    known = kinds(conn, lock=True).get(name)
+    if known is None:
+        values = {"name": name, "subject": subject, "doc": doc, "created": now}
+        kind_id = insert_id(conn, schema.metadata_kind, **values)
+        known = Kind(kind_id, name, subject, doc, {})
+    elif known.subject != subject:
+        raise ConflictError(
+            f"metadata {name} are declared for a {known.subject}", hint="declare them under another name"
+        )
+    changes = [change for key in keys for change in _declare_key(conn, known, key, now)]
+    if changes or not known.keys:
+        data = {"changes": changes}
+        history.record(conn, "metadata_kind", name, "declared", actor=actor, at=now, data=data)
+    return kinds(conn)[name]
+
+
+def kinds(conn: sa.Connection, subject: str | None = None, *, lock: bool | str = False) -> dict[str, Kind]:
+    """Return the declared kinds by name; ``lock`` keeps them as they are ("share") or to oneself (True)."""
+    kind, key = schema.metadata_kind, schema.metadata_key
+    chosen = sa.select(kind).order_by(kind.c.name)
+    if lock:
+        chosen = chosen.with_for_update(read=lock == "share")
+    rows = [row for row in conn.execute(chosen) if subject in (None, row.subject)]
+    keys: dict[int, dict[str, Key]] = {row.id: {} for row in rows}
+    for row in conn.execute(sa.select(key).order_by(key.c.id)):
+        if row.kind_id in keys:
+            flags = (bool(row.is_required), bool(row.is_indexed))
+            keys[row.kind_id][row.name] = Key(row.id, row.name, row.type, row.unit, row.doc, *flags)
+    return {row.name: Kind(row.id, row.name, row.subject, row.doc, keys[row.id]) for row in rows}
+
+
+def find_kind(conn: sa.Connection, name: str, subject: str | None = None) -> Kind:
+    """Return a kind.
+
+    Raises: UnknownNameError with the nearest name.
+    """
+    known = kinds(conn, subject)
+    if name not in known:
+        what = f"kind of metadata of a {subject}" if subject else "kind of metadata"
+        raise UnknownNameError(what, name, known)
+    return known[name]
+
+
+def attach(
+    conn: sa.Connection, kind: Kind, contents: Mapping[int, Mapping[str, Any]], now: float, actor: str = ACTOR
+) -> int:
+    """Say something of objects under a kind, in place of what was said; return how many documents are new.
+
+    Raises: FormatError.
+    """
+    table = schema.metadata_kind
+    conn.execute(sa.select(table.c.id).where(table.c.id == kind.id).with_for_update())
+    present = _live(conn, kind, contents)
+    checked = {n: kind.checked(dict(c), f"{kind.subject} {n}") for n, c in contents.items()}
+    fresh = {n: content for n, content in checked.items() if n not in present or present[n][1] != content}
+    document = schema.metadata_document
+    for document_id in (present[n][0] for n in fresh if n in present):
+        conn.execute(sa.update(document).where(document.c.id == document_id).values(removed=now))
+    write(conn, [(kind, n, content) for n, content in fresh.items()], now)
+    for n, content in fresh.items():
+        data = {"kind": kind.name, "content": content}
+        history.record(conn, "metadata", f"{kind.subject}:{n}", "attached", actor=actor, at=now, data=data)
+    return len(fresh)
+
+
+def write(conn: sa.Connection, rows: Iterable[tuple[Kind, int, Content]], now: float) -> None:
+    """Write checked documents of objects that have none of these kinds, with their indexes."""
+    found = list(rows)
+    ids = bulk.reserve(conn, schema.metadata_document, len(found))
+    # A key may have got its index since the documents were checked; from here on none does.
+    present = kinds(conn, lock="share")
+    documents: list[tuple[Any, ...]] = []
+    indexes: dict[sa.Table, list[tuple[int, Value, int]]] = {table: [] for table in INDEXES.values()}
+    for document_id, (kind, n, content) in zip(ids, found, strict=True):
+        documents.append((document_id, kind.id, n, canonical_json(content).decode(), now))
+        for table, key_id, value in present[kind.name].indexed(content):
+            indexes[table].append((key_id, value, document_id))
+    bulk.load(conn, schema.metadata_document, ("id", "kind_id", "object", "content", "added"), documents)
+    for table, values in sorted(indexes.items(), key=lambda item: item[0].name):
+        bulk.load(conn, table, ("key_id", "value", "document_id"), values)
+
+
+def of(
+    conn: sa.Connection, subject: str, objects: Iterable[int], as_of: float | None = None
+) -> dict[int, dict[str, Content]]:
+    """Return what is, or was at a time, said of objects: by object and kind."""
+    kind, table = schema.metadata_kind, schema.metadata_document
+    wanted = sorted(set(objects))
+    found: dict[int, dict[str, Content]] = {n: {} for n in wanted}
+    chosen = sa.select(table.c.object, kind.c.name, table.c.content).join(kind, kind.c.id == table.c.kind_id)
+    chosen = chosen.where(kind.c.subject == subject, live(as_of)).order_by(kind.c.name)
+    for start in range(0, len(wanted), _PAGE):
+        part = table.c.object.in_(wanted[start : start + _PAGE])
+        for row in conn.execute(chosen.where(part)):
+            found[row.object][row.name] = row.content
+    return found
+
+
+def live(as_of: float | None) -> sa.ColumnElement[bool]:
+    """Return the condition that a document holds now, or held at a time."""
+    table = schema.metadata_document
+    if as_of is None:
+        return table.c.removed.is_(None)
+    return sa.and_(table.c.added <= as_of, sa.or_(table.c.removed.is_(None), table.c.removed > as_of))
+
+
+# --- declaring ------------------------------------------------------------------------------------
+
+
+def _declared(document: Mapping[str, Any]) -> tuple[str, str, str, list[Key]]:
+    _only(document, ("name", "subject", "doc", "key"), "a kind of metadata")
+    name, subject, keys = document.get("name"), document.get("subject"), document.get("key")
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _WORDS:
+        raise ConfigError(
+            f"{str(name)[:80]!r} is no name for a kind of metadata", hint="small letters, digits and _"
+        )
+    if subject not in SUBJECTS:
+        hint = nearest(str(subject), SUBJECTS)
+        raise ConfigError(f"metadata {name}: {subject!r} has no metadata", hint=hint)
+    if not isinstance(keys, dict) or not keys:
+        raise ConfigError(f"metadata {name} declare no key", hint='write [key.energy] and type = "float"')
+    return name, subject, str(document.get("doc", "")), [_key(name, n, said) for n, said in keys.items()]
+
+
+def _key(kind: str, name: str, said: Any) -> Key:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{name[:80]!r} is no name for a key of {kind}", hint="small letters, digits and _")
+    if not isinstance(said, dict):
+        raise ConfigError(f"key {kind}.{name} is no table", hint=f'write [key.{name}] and type = "float"')
+    _only(said, ("type", "unit", "doc", "indexed", "required"), f"key {kind}.{name}")
+    if said.get("type") not in TYPES:
+        raise ConfigError(
+            f"key {kind}.{name} has the type {said.get('type')!r}", hint=nearest(str(said.get("type")), TYPES)
+        )
+    is_required, is_indexed = (said.get(n, False) is True for n in ("required", "indexed"))
+    return Key(
+        0, name, said["type"], str(said.get("unit", "")), str(said.get("doc", "")), is_required, is_indexed
+    )
+
+
+def _only(document: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
+    for name in document:
+        if name not in known:
+            raise ConfigError(f"{what} has no member {str(name)[:80]!r}", hint=nearest(str(name), known))
+
+
+def _declare_key(conn: sa.Connection, kind: Kind, key: Key, now: float) -> Iterator[str]:
+    table, known = schema.metadata_key, kind.keys.get(key.name)
+    if known is None:
+        if key.is_required and kind.keys and _is_used(conn, kind):
+            raise ConflictError(
+                f"{kind.name}.{key.name} cannot be required: documents without it are there",
+                hint="declare it without `required`",
+            )
+        values = {n: v for n, v in asdict(key).items() if n != "id"}
+        conn.execute(sa.insert(table).values(kind_id=kind.id, created=now, **values))
+        yield f"key {key.name}"
+        return
+    if known.type != key.type:
+        raise ConflictError(
+            f"{kind.name}.{key.name} holds {known.type}, not {key.type}", hint="declare a key of another name"
+        )
+    if key.is_indexed and not known.is_indexed:
+        conn.execute(sa.update(table).where(table.c.id == known.id).values(is_indexed=True))
+        _fill(conn, kind, known)
+        yield f"index {key.name}"
+
+
+def _is_used(conn: sa.Connection, kind: Kind) -> bool:
+    table = schema.metadata_document
+    return conn.execute(sa.select(table.c.id).where(table.c.kind_id == kind.id).limit(1)).first() is not None
+
+
+def _fill(conn: sa.Connection, kind: Kind, key: Key) -> None:
+    """Index a key in the documents that are there."""
+    table, last = schema.metadata_document, 0
+    mine = sa.select(table.c.id, table.c.content).where(table.c.kind_id == kind.id).order_by(table.c.id)
+    while rows := conn.execute(mine.where(table.c.id > last).limit(_PAGE)).all():
+        found = [(key.id, row.content[key.name], row.id) for row in rows if key.name in row.content]
+        for _, value, _document in found:
+            _check_indexed(key, value, f"{kind.name}.{key.name}")
+        if key.type == "bool":
+            found = [(key_id, int(value), document) for key_id, value, document in found]
+        bulk.load(conn, INDEXES[key.type], ("key_id", "value", "document_id"), found)
+        last = rows[-1].id
+
+
+def _live(conn: sa.Connection, kind: Kind, objects: Iterable[int]) -> dict[int, tuple[int, Content]]:
+    table, wanted, found = schema.metadata_document, sorted(objects), {}
+    for start in range(0, len(wanted), _PAGE):
+        mine = (table.c.kind_id == kind.id, table.c.object.in_(wanted[start : start + _PAGE]), live(None))
+        for row in conn.execute(sa.select(table.c.id, table.c.object, table.c.content).where(*mine)):
+            found[row.object] = (row.id, row.content)
+    return found
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def _value(key: Key, value: Any, owner: str) -> Value:
+    kind = type(value)
+    if key.type == "text" and kind is str:
+        _check_text(key, value, owner)
+        return sys.intern(value) if len(value) < 20 else str(value)
+    if key.type == "int" and kind is int and value in _INTEGERS:
+        return int(value)
+    if key.type == "float" and kind is float and math.isfinite(value):
+        return float(value)
+    if key.type == "float" and kind is int and abs(value) < 2**1000:
+        return float(value)
+    if key.type == "bool" and kind is bool:
+        return bool(value)
+    if key.type == "time" and kind in (str, int, float):
+        return seconds_of(value, owner)
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else f"{shown[:60]}… ({len(shown)} characters)"
+    wanted = {"int": "a whole number of 64 bits", "float": "a finite number", "bool": "true or false"}
+    raise FormatError(f"{owner} is {shown}", hint=f"it holds {wanted.get(key.type, key.type)}")
+
+
+def _check_text(key: Key, value: str, owner: str) -> None:
+    if len(value) > MAX_TEXT:
+        raise FormatError(f"{owner} has {len(value)} characters, {MAX_TEXT} are allowed", hint=_FILE_HINT)
+    if key.is_indexed:
+        _check_indexed(key, value, owner)
+    if "\0" in value or not (value.isascii() or _is_unicode(value)):
+        raise FormatError(f"{owner} holds a character that is no text", hint="write Unicode without NUL")
+
+
+def _check_indexed(key: Key, value: Any, owner: str) -> None:
+    if key.type == "text" and len(value) > MAX_INDEXED:
+        hint = "declare the key without an index, or shorten the value"
+        raise FormatError(
+            f"{owner} has {len(value)} characters; indexed are at most {MAX_INDEXED}", hint=hint
+        )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

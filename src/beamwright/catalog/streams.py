@@ -1,0 +1,123 @@
+"""Streams of records that are to be registered: JSON lines or Parquet, read piece by piece."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from beamwright.core.errors import BeamwrightError, ConfigError, FormatError, UsageError
+
+MAX_LINE = 1 << 20
+_ROWS = 5000
+
+Record = dict[str, Any]
+
+
+def read_records(path: Path, position: list[int] | None = None) -> Iterator[tuple[int, Record]]:
+    """Yield (line or row number, record) of a ``.jsonl`` or ``.parquet`` file; ``-`` is standard input.
+
+    ``position`` is a list of one number that is kept at the bytes (rows for Parquet) read so far.
+
+    Raises: FormatError, which names the line, for what is no record and where a stream was cut.
+    """
+    place = [0] if position is None else position
+    if path.suffix == ".parquet":
+        yield from _parquet(path, place)
+        return
+    if str(path) == "-":
+        import sys
+
+        yield from read_lines(sys.stdin.buffer, "standard input", place)
+        return
+    if path.suffix not in (".jsonl", ".ndjson"):
+        raise UsageError(f"{path.name} is no list of records", hint="give a .jsonl or .parquet file, or -")
+    with path.open("rb") as stream:
+        yield from read_lines(stream, path.name, place)
+
+
+def size_of(path: Path) -> int:
+    """Return what ``position`` will reach: bytes, or rows of Parquet; 0 where nobody knows."""
+    if str(path) == "-" or not path.is_file():
+        return 0
+    return _opened(path).metadata.num_rows if path.suffix == ".parquet" else path.stat().st_size
+
+
+def read_lines(stream: IO[bytes], name: str, position: list[int]) -> Iterator[tuple[int, Record]]:
+    """Yield (line number, record) of JSON lines; empty lines are left out."""
+    loads = json.JSONDecoder(parse_constant=_constant).decode
+    number = 0
+    while line := stream.readline(MAX_LINE + 1):
+        number += 1
+        position[0] += len(line)
+        if len(line) > MAX_LINE:
+            raise FormatError(
+                f"{name}, line {number}: more than {MAX_LINE} bytes", hint="a record describes one object"
+            )
+        if line.isspace():
+            continue
+        try:
+            record = loads(line.decode())
+        except (ValueError, RecursionError) as error:
+            raise _broken(name, number, line, error) from None
+        if not isinstance(record, dict):
+            raise FormatError(f"{name}, line {number}: no record", hint="each line is one JSON object")
+        yield number, record
+
+
+def _constant(text: str) -> float:
+    raise ValueError(f"{text} is no number that can be kept")
+
+
+def _broken(name: str, number: int, line: bytes, error: Exception) -> BeamwrightError:
+    if not line.endswith(b"\n"):
+        return FormatError(
+            f"{name}, line {number}: the stream ends inside a record",
+            hint="what came before is registered; run the same command again when the rest is there",
+        )
+    return FormatError(f"{name}, line {number}: {error}", hint="each line is one JSON object")
+
+
+def _parquet(path: Path, position: list[int]) -> Iterator[tuple[int, Record]]:
+    number = 0
+    for batch in _opened(path).iter_batches(batch_size=_ROWS):
+        for row in batch.to_pylist():
+            number += 1
+            yield number, _nested(row)
+        position[0] = number
+
+
+def _nested(row: Record) -> Record:
+    """Return a row with its columns ``kind.key`` put under ``metadata``; empty cells are left out."""
+    found: Record = {}
+    for name, value in row.items():
+        if value is None:
+            continue
+        kind, dot, key = name.partition(".")
+        if dot:
+            found.setdefault("metadata", {}).setdefault(kind, {})[key] = _plain(value)
+        else:
+            found[name] = value
+    place = {name: found.pop(name) for name in ("endpoint", "path") if name in found}
+    if place:
+        found["replicas"] = [place]
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return value.timestamp() if hasattr(value, "timestamp") else value
+
+
+def _opened(path: Path) -> Any:
+    try:
+        module = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        hint = "install beamwright with its extra: beamwright[columnar]"
+        raise ConfigError("reading Parquet needs pyarrow", hint=hint) from error
+    try:
+        return module.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        hint = "give .parquet or .jsonl"
+        raise FormatError(f"{path.name} is no Parquet file: {error}", hint=hint) from error

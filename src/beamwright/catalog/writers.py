@@ -1,0 +1,319 @@
+"""What a batch of records becomes in the tables, for files, runs and collections."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sa
+
+from beamwright.catalog import metadata
+from beamwright.catalog.records import CollectionRecord, FileRecord, RunRecord
+from beamwright.core.canonical import canonical_json
+from beamwright.core.errors import ConflictError, UnknownNameError
+from beamwright.db import bulk, history, schema
+
+ACTOR = "registrar"
+PAGE = 5000
+_HISTORY = ("at", "kind", "object", "source", "target", "actor", "reason", "data")
+_ENDS = ("first_run", "first_section", "first_event", "last_run", "last_section", "last_event")
+
+R = TypeVar("R", FileRecord, RunRecord, CollectionRecord)
+Metadata = list[tuple[metadata.Kind, int, metadata.Content]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where records come from, when they came and who says so."""
+
+    name: str
+    now: float
+    actor: str = ACTOR
+
+
+class Writer(ABC, Generic[R]):
+    """Writes batches of records of one subject in a transaction."""
+
+    subject: str
+    hint = "new content needs a new name"
+
+    def __init__(self, conn: sa.Connection, source: Source) -> None:
+        self.conn = conn
+        self.source = source
+
+    def write(self, batch: Sequence[R], expect_known: bool) -> tuple[int, int]:
+        """Write what is new; return how many are, and how many were there alike.
+
+        The database is asked for what it knows only where that is expected: a batch is mostly new.
+
+        Raises: ConflictError, and sqlalchemy's IntegrityError when something was known after all.
+        """
+        fresh, _, missing = self.sort_out(batch) if expect_known else (self._single(batch), 0, [])
+        if missing:
+            metadata.write(self.conn, missing, self.source.now)
+        if fresh:
+            self._tell(fresh)
+            ids = self._insert(fresh)
+            said = [(k, n, c) for n, record in zip(ids, fresh, strict=True) for k, c in record.metadata]
+            if said:
+                metadata.write(self.conn, said, self.source.now)
+        return len(fresh), len(batch) - len(fresh)
+
+    def sort_out(self, batch: Sequence[R]) -> tuple[list[R], int, Metadata]:
+        """Return what is new, how much is known alike, and the metadata that the known lack.
+
+        Raises: ConflictError for what is known with other content.
+        """
+        single = self._single(batch)
+        known = self._known(single)
+        same = {record.key: record for record in single if record.key in known}
+        for key, record in same.items():
+            if self._identity(known[key]) != record.identity:
+                raise self._contradiction(record, self._difference(record, known[key]))
+        missing = self._missing({known[key].id: record for key, record in same.items() if record.metadata})
+        return [r for r in single if r.key not in known], len(batch) - len(single) + len(same), missing
+
+    def _single(self, batch: Sequence[R]) -> list[R]:
+        """Return the records without repetitions, in the order of their names.
+
+        Raises: ConflictError when two of one name differ.
+        """
+        found: dict[Any, R] = {}
+        for record in batch:
+            other = found.setdefault(record.key, record)
+            if other is not record and other.identity != record.identity:
+                raise self._contradiction(record, f"line {other.line} says otherwise")
+        return [found[key] for key in sorted(found)]
+
+    def _missing(self, said: dict[int, R]) -> Metadata:
+        present = metadata.of(self.conn, self.subject, said) if said else {}
+        missing: Metadata = []
+        for n, record in said.items():
+            for kind, content in record.metadata:
+                held = present[n].get(kind.name)
+                if held is None:
+                    missing.append((kind, n, content))
+                elif held != content:
+                    raise self._contradiction(record, f"it has other metadata {kind.name}")
+        return missing
+
+    def _contradiction(self, record: R, how: str) -> ConflictError:
+        place = f"{self.source.name}, line {record.line}: " if self.source.name else ""
+        return ConflictError(f"{place}{self.subject} {record.did}: {how}", hint=self.hint, line=record.line)
+
+    def _tell(self, batch: Sequence[R]) -> None:
+        """Write one line of history for the batch."""
+        source, name = self.source, self.source.name or "-"
+        data = {"number": len(batch), "first": str(batch[0].did), "last": str(batch[-1].did)}
+        what = f"{self.subject}s"
+        history.record(self.conn, "registration", name, what, actor=source.actor, at=source.now, data=data)
+
+    def _created(self, kind: str, ids: Iterable[int], states: Iterable[str]) -> None:
+        """Write the lines of history of objects that begin in a state."""
+        at, actor, reason = self.source.now, self.source.actor, f"from {self.source.name}"
+        pairs = zip(ids, states, strict=True)
+        rows = ((at, kind, str(n), None, state, actor, reason, "{}") for n, state in pairs)
+        bulk.load(self.conn, schema.history, _HISTORY, rows)
+
+    @abstractmethod
+    def _known(self, batch: Sequence[R]) -> dict[Any, Any]:
+        """Return the rows of what is registered, by key; each has an ``id``."""
+
+    @abstractmethod
+    def _identity(self, row: Any) -> tuple[Any, ...]:
+        """Return of a row what a record calls its identity."""
+
+    @abstractmethod
+    def _difference(self, record: R, row: Any) -> str:
+        """Say how a registered row contradicts a record."""
+
+    @abstractmethod
+    def _insert(self, batch: Sequence[R]) -> list[int]:
+        """Write the records; return their ids."""
+
+
+class FileWriter(Writer[FileRecord]):
+    """Files, with the replicas and parents that their records name."""
+
+    subject = "file"
+
+    def _known(self, batch: Sequence[FileRecord]) -> dict[Any, Any]:
+        found = by_did(self.conn, schema.file, [r.key for r in batch])
+        self._check_places([r for r in batch if r.replicas], found)
+        return found
+
+    def _identity(self, row: Any) -> tuple[Any, ...]:
+        return row.size, row.sha256, row.adler32
+
+    def _difference(self, record: FileRecord, row: Any) -> str:
+        if row.sha256 != record.sha256:
+            return f"it is registered with sha256 {row.sha256[:12]}, this says {record.sha256[:12]}"
+        return f"it is registered with {row.size} bytes and adler32 {row.adler32}"
+
+    def _check_places(self, batch: Sequence[FileRecord], known: dict[Any, Any]) -> None:
+        """Refuse a path that is the place of another file."""
+        table, file = schema.replica, schema.file
+        places = {place: record for record in batch for place in record.replicas}
+        query = sa.select(table.c.endpoint, table.c.path, file.c.scope, file.c.name).join(file)
+        for endpoint in sorted({endpoint for endpoint, _ in places}):
+            paths = sorted(path for e, path in places if e == endpoint)
+            for start in range(0, len(paths), PAGE):
+                here = (table.c.endpoint == endpoint, table.c.path.in_(paths[start : start + PAGE]))
+                for row in self.conn.execute(query.where(*here)):
+                    record = places[row.endpoint, row.path]
+                    if (row.scope, row.name) != record.key:
+                        how = f"{row.path} at {row.endpoint} is file {row.scope}:{row.name}"
+                        raise self._contradiction(record, how)
+
+    def _insert(self, batch: Sequence[FileRecord]) -> list[int]:
+        source = {"by": self.source.actor, "source": self.source.name}
+        ids, now = bulk.reserve(self.conn, schema.file, len(batch)), self.source.now
+        columns = (
+            "id", "scope", "name", "kind", "size", "sha256", "adler32", "uuid", "tier", "lineage", "created",
+        )  # fmt: skip
+        plain = canonical_json({"registered": source}).decode()
+        rows = (
+            (n, *r.key, r.kind, r.size, r.sha256, r.adler32, r.uuid, r.tier,
+             canonical_json({**r.origin, "registered": source}).decode() if r.origin else plain, now)
+            for n, r in zip(ids, batch, strict=True)
+        )  # fmt: skip
+        bulk.load(self.conn, schema.file, columns, rows)
+        self._add_parents([(n, r) for n, r in zip(ids, batch, strict=True) if r.parents])
+        self._add_replicas([(n, r) for n, r in zip(ids, batch, strict=True) if r.replicas])
+        return ids
+
+    def _add_parents(self, files: Sequence[tuple[int, FileRecord]]) -> None:
+        if files:
+            known = _named(self.conn, {name for _, record in files for name in record.parents}, "parent")
+            rows = [(n, known[name]) for n, record in files for name in record.parents]
+            bulk.load(self.conn, schema.file_parent, ("file_id", "parent_id"), rows)
+
+    def _add_replicas(self, files: Sequence[tuple[int, FileRecord]]) -> None:
+        """Add replicas as present: nobody here has read them yet."""
+        if files:
+            places = [(n, *place) for n, record in files for place in record.replicas]
+            ids = bulk.reserve(self.conn, schema.replica, len(places))
+            rows = ((n, *place, "present") for n, place in zip(ids, places, strict=True))
+            bulk.load(self.conn, schema.replica, ("id", "file_id", "endpoint", "path", "state"), rows)
+            self._created("replica", ids, ["present"] * len(ids))
+
+
+class RunWriter(Writer[RunRecord]):
+    """Runs; what was announced waits for its chunks, and what is closed is known from elsewhere."""
+
+    subject = "run"
+    hint = "a run keeps what it is; another run needs another number"
+
+    def _known(self, batch: Sequence[RunRecord]) -> dict[Any, Any]:
+        table, found = schema.run, {}
+        for series, tier in sorted({(r.series, r.tier) for r in batch}):
+            numbers = [r.number for r in batch if (r.series, r.tier) == (series, tier)]
+            for start in range(0, len(numbers), PAGE):
+                here = (table.c.series == series, table.c.tier == tier)
+                part = table.c.number.in_(numbers[start : start + PAGE])
+                for row in self.conn.execute(sa.select(table).where(*here, part)):
+                    found[series, row.number, tier] = row
+        return found
+
+    def _identity(self, row: Any) -> tuple[Any, ...]:
+        return row.luminosity, row.livetime, bool(row.is_mc), bool(row.is_resampled)
+
+    def _difference(self, record: RunRecord, row: Any) -> str:
+        names = ("luminosity", "livetime", "is_mc", "is_resampled")
+        pairs = zip(names, self._identity(row), record.identity, strict=True)
+        return ", ".join(f"{name} is {old}, not {new}" for name, old, new in pairs if old != new)
+
+    def _insert(self, batch: Sequence[RunRecord]) -> list[int]:
+        ids = bulk.reserve(self.conn, schema.run, len(batch))
+        columns = (
+            "id", "series", "number", "tier", "state", "version", "expected", "end_marker", "luminosity",
+            "livetime", "is_mc", "is_resampled", "conditions", "created",
+        )  # fmt: skip
+        rows = (
+            (n, *r.key, r.state, 1, canonical_json({"records": r.expected}).decode() if r.expected else None,
+             False, r.luminosity, r.livetime, r.is_mc, r.is_resampled, canonical_json(r.conditions).decode(),
+             self.source.now)
+            for n, r in zip(ids, batch, strict=True)
+        )  # fmt: skip
+        bulk.load(self.conn, schema.run, columns, rows)
+        self._created("run", ids, [r.state for r in batch])
+        return ids
+
+
+class CollectionWriter(Writer[CollectionRecord]):
+    """Collections over files that are registered: visible only when all of them are."""
+
+    subject = "collection"
+    hint = "decide first: `beamwright collection supersede` it, then give the new one its next edition's name"
+
+    def _known(self, batch: Sequence[CollectionRecord]) -> dict[Any, Any]:
+        found = by_did(self.conn, schema.collection, [r.key for r in batch])
+        names: dict[int, list[str]] = {row.id: [] for row in found.values()}
+        link, file, ids = schema.collection_file, schema.file, sorted(names)
+        query = sa.select(link.c.collection_id, file.c.scope, file.c.name).join(file)
+        query = query.order_by(link.c.position)
+        for start in range(0, len(ids), PAGE):
+            for row in self.conn.execute(query.where(link.c.collection_id.in_(ids[start : start + PAGE]))):
+                names[row.collection_id].append(f"{row.scope}:{row.name}")
+        self._files = {n: tuple(files) for n, files in names.items()}
+        return found
+
+    def _identity(self, row: Any) -> tuple[Any, ...]:
+        interval = (row.series, *(getattr(row, end) for end in _ENDS))
+        return row.tier, row.stream, interval, row.events, bool(row.is_mc), self._files[row.id]
+
+    def _difference(self, record: CollectionRecord, row: Any) -> str:
+        return f"a {row.state} collection of this name holds other content"
+
+    def _insert(self, batch: Sequence[CollectionRecord]) -> list[int]:
+        known = _named(self.conn, {name for r in batch for name in r.files}, "file")
+        ids, now = bulk.reserve(self.conn, schema.collection, len(batch)), self.source.now
+        columns = (
+            "id", "scope", "name", "tier", "stream", "state", "events", "series", *_ENDS, "release",
+            "config_hash", "global_tag", "resolved_hash", "is_mc", "is_resampled", "created",
+        )  # fmt: skip
+        rows = (
+            (n, *r.key, r.tier, r.stream, "valid", r.events, *r.interval, r.release, r.config_hash,
+             r.global_tag, r.resolved_hash, r.is_mc, r.is_resampled, now)
+            for n, r in zip(ids, batch, strict=True)
+        )  # fmt: skip
+        bulk.load(self.conn, schema.collection, columns, rows)
+        links = [(n, known[f], i) for n, r in zip(ids, batch, strict=True) for i, f in enumerate(r.files)]
+        bulk.load(self.conn, schema.collection_file, ("collection_id", "file_id", "position"), links)
+        self._created("collection", ids, ["valid"] * len(ids))
+        return ids
+
+
+WRITERS: dict[str, type[Writer[Any]]] = {"file": FileWriter, "run": RunWriter, "collection": CollectionWriter}
+
+
+def by_did(
+    conn: sa.Connection, table: sa.Table, keys: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], Any]:
+    """Return the rows of these (scope, name) that are there."""
+    wanted: dict[str, list[str]] = {}
+    for scope, name in keys:
+        wanted.setdefault(scope, []).append(name)
+    found = {}
+    for scope, names in wanted.items():
+        for start in range(0, len(names), PAGE):
+            part = table.c.name.in_(names[start : start + PAGE])
+            for row in conn.execute(sa.select(table).where(table.c.scope == scope, part)):
+                found[row.scope, row.name] = row
+    return found
+
+
+def _named(conn: sa.Connection, names: Iterable[str], what: str) -> dict[str, int]:
+    """Return the ids of files.
+
+    Raises: UnknownNameError.
+    """
+    wanted = sorted(names)
+    rows = by_did(conn, schema.file, [(n.partition(":")[0], n.partition(":")[2]) for n in wanted])
+    found = {f"{scope}:{name}": int(row.id) for (scope, name), row in rows.items()}
+    for name in wanted:
+        if name not in found:
+            raise UnknownNameError(f"registered {what}", name)
+    return found
