@@ -84,6 +84,7 @@ class Batch:
     directories: tuple[Path, ...]
     memory_mb: int
     wall_s: float
+    avoid: tuple[str, ...] = ()
 
     @property
     def minutes(self) -> int:
@@ -95,7 +96,8 @@ class Dialect(Protocol):
     """One batch system's commands and words.
 
     What reads an answer raises AnswerError when it cannot be understood. ``evidence`` says of each verb what
-    its form was checked against.
+    its form was checked against, ``listed_after_s`` how long a job may be missing from the list after it was
+    taken.
     """
 
     @property
@@ -103,6 +105,9 @@ class Dialect(Protocol):
 
     @property
     def evidence(self) -> Mapping[str, str]: ...
+
+    @property
+    def listed_after_s(self) -> float: ...
 
     def submit(self, access: Access, batch: Batch) -> Request: ...
 
@@ -213,7 +218,8 @@ class Cluster:
             return
         self._next = now + self.access.poll_s
         self._down = self._silent_since = None
-        young = (i for i, at in self._fresh.items() if i not in self._known and now - at < LISTED_AFTER_S)
+        lag = self.dialect.listed_after_s
+        young = (i for i, at in self._fresh.items() if i not in self._known and now - at < lag)
         self._fresh = {batch_id: self._fresh[batch_id] for batch_id in young}
 
     def _understood(self, answer: Answer, read: Callable[[], T]) -> T:
@@ -301,13 +307,13 @@ def environment(variables: Sequence[str]) -> dict[str, str]:
 
 def _batches(jobs: Sequence[JobSpec], most: int) -> Iterator[tuple[list[int], Batch]]:
     """Group jobs of equal needs, and cut the groups where they get too large."""
-    groups: dict[tuple[int, float], list[int]] = {}
+    groups: dict[tuple[int, float, tuple[str, ...]], list[int]] = {}
     for index, job in enumerate(jobs):
-        groups.setdefault((job.memory_mb, job.wall_s), []).append(index)
-    for (memory_mb, wall_s), indices in groups.items():
+        groups.setdefault((job.memory_mb, job.wall_s, job.avoid), []).append(index)
+    for needs, indices in groups.items():
         for start in range(0, len(indices), most):
             part = indices[start : start + most]
-            yield part, Batch(tuple(jobs[index].directory for index in part), memory_mb, wall_s)
+            yield part, Batch(tuple(jobs[index].directory for index in part), *needs)
 
 
 def _parts(ids: list[str]) -> Iterator[list[str]]:

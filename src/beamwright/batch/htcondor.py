@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beamwright.batch import cluster, script
-from beamwright.batch.cluster import Access, Answer, AnswerError, Batch, Request
+from beamwright.batch.cluster import LISTED_AFTER_S, Access, Answer, AnswerError, Batch, Request
 from beamwright.batch.scheduler import VERBS, State, Status
 
 _STATES: dict[int, tuple[State, str]] = {
@@ -32,6 +32,7 @@ class HtCondor:
     """HTCondor's commands and words."""
 
     name = "HTCondor"
+    listed_after_s = LISTED_AFTER_S
     evidence = dict.fromkeys(VERBS, "documentation only (experimental)")
 
     def submit(self, access: Access, batch: Batch) -> Request:

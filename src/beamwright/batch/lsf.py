@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from beamwright.batch import cluster, script
-from beamwright.batch.cluster import Access, Answer, AnswerError, Batch, Request
+from beamwright.batch.cluster import LISTED_AFTER_S, Access, Answer, AnswerError, Batch, Request
 from beamwright.batch.scheduler import VERBS, State, Status
 
 _WORDS: dict[State, str] = {
@@ -25,6 +25,7 @@ class Lsf:
     """LSF's commands and words."""
 
     name = "LSF"
+    listed_after_s = LISTED_AFTER_S
     evidence = dict.fromkeys(VERBS, "documentation only (experimental)")
 
     def submit(self, access: Access, batch: Batch) -> Request:

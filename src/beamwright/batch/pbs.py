@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beamwright.batch import cluster, script
-from beamwright.batch.cluster import Access, Answer, AnswerError, Batch, Request
+from beamwright.batch.cluster import LISTED_AFTER_S, Access, Answer, AnswerError, Batch, Request
 from beamwright.batch.scheduler import State, Status
 
 _QUEUED, _RUNNING, _FINISHED = frozenset("QHWT"), frozenset("REUS"), frozenset("FX")
@@ -21,6 +21,7 @@ class Pbs:
     """OpenPBS's commands and words."""
 
     name = "OpenPBS"
+    listed_after_s = LISTED_AFTER_S
     evidence = {
         "submit": "documentation only (experimental); the ids it prints: recording",
         "poll": "recording of OpenPBS 23.06",

@@ -17,17 +17,19 @@ CAUSES = {
     "TIMEOUT": "time",
     "DEADLINE": "time",
     "TERM_RUNLIMIT": "time",
+    "qmaster enforced h_rt limit": "time",
 }
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What is submitted: the directory of an attempt, and what it asks of a node."""
+    """What is submitted: the directory of an attempt, what it asks of a node, and the nodes to avoid."""
 
     directory: Path
     name: str = ""
     memory_mb: int = 0
     wall_s: float = 0.0
+    avoid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

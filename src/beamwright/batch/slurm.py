@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from beamwright.batch import cluster, script
-from beamwright.batch.cluster import Access, Answer, AnswerError, Batch, Request
+from beamwright.batch.cluster import LISTED_AFTER_S, Access, Answer, AnswerError, Batch, Request
 from beamwright.batch.scheduler import State, Status
 from beamwright.core.errors import SchedulerError
 
@@ -34,6 +34,7 @@ class Slurm:
     """Slurm's commands and words."""
 
     name = "Slurm"
+    listed_after_s = LISTED_AFTER_S
     evidence = dict.fromkeys(("submit", "poll", "cancel"), _REAL) | {
         "history": "real server (jobcomp/filetxt); sacct: documentation only (experimental)"
     }
@@ -48,6 +49,7 @@ class Slurm:
             "partition": access.queue,
             "mem": f"{batch.memory_mb}M" if batch.memory_mb else "",
             "time": batch.minutes if batch.wall_s else "",
+            "exclude": ",".join(batch.avoid),
         }
         options = [f"--{name}={value}" for name, value in wishes.items() if value]
         argv = ["sbatch", "--parsable", "--no-requeue", "--export=ALL", *options, *access.options]

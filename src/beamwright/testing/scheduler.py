@@ -117,10 +117,17 @@ class SchedulerConformance:
         assert report_of(directory) == first
 
     def finished(self, scheduler: Scheduler, ids: Sequence[str]) -> list[Status]:
-        """Wait until all jobs are finished; return what is said of them."""
-        self.until(lambda: all(scheduler.poll()[i].state == "finished" for i in ids))
+        """Wait until all jobs are finished, as the list or the history says; return what is said of them."""
+        self.until(lambda: all(self.said(scheduler, ids)[i].state == "finished" for i in ids))
+        said = self.said(scheduler, ids)
+        return [said[i] for i in ids]
+
+    def said(self, scheduler: Scheduler, ids: Sequence[str]) -> dict[str, Status]:
+        """Return what the list says of jobs, and of those that it no longer names, the history."""
         polled = scheduler.poll()
-        return [polled[i] for i in ids]
+        gone = [i for i in ids if i not in polled]
+        remembered = scheduler.history(gone) if gone else {}
+        return {i: polled.get(i) or remembered.get(i, UNKNOWN) for i in ids}
 
     def ended(self, scheduler: Scheduler, ids: Sequence[str]) -> None:
         """Wait until all jobs are finished or no longer known."""
