@@ -6,84 +6,53 @@ reject and skip back at any time. After each step the chain is compared with wha
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
     run_state_machine_as_test,
 )
 
-from beamwright.agents.calibrator import Calibrator
-from beamwright.catalog import runs
 from beamwright.conditions import tags
-from beamwright.core.clock import ManualClock
 from beamwright.core.errors import BeamwrightError
 from beamwright.db import schema
-from beamwright.db.engine import insert_id
-from beamwright.production import chain, interventions, tasks
+from beamwright.production import chain, interventions
 from beamwright.production.chain import FINAL, Link
 from beamwright.production.interventions import Why
-from beamwright.production.publishing import load_constants
-from beamwright.production.spec import read_spec
-from beamwright.production.splitting import Run
-from beamwright.production.tasks import Facts
 from beamwright.production.workspace import Workspace
-from support import toy
+from support.chain_bench import REPEATED, RUNS, SPEC, ChainBench, number
 from support.toy_production import experiment
 
-RUNS = (1, 2, 3, 4)
-SPEC = """
-name = "machine"
-experiment = "toy"
-[[dataset]]
-name = "raw"
-runs = { A = [1, 2, 3, 4] }
-global_tag = "gt"
-[[step]]
-name = "pass1"
-kind = "calibrate"
-inputs = ["raw"]
-calibrations = ["GainFit"]
-initial = { A = "initial" }
-max_runs = 2
-on_reject = "hold"
-"""
-FACTS = {"pass1": Facts("", {}, ("Gain",), ("Gain",), ("event",))}
 run_numbers = st.sampled_from(RUNS)
+# With 20 needed and two runs at most: one is enough, two are, or two are not.
+hit_numbers = st.sampled_from((5, 5, 15, 30))
+decisions = st.sampled_from(("accept", "accept", "accept", "reject", "carry"))
 
 
 class ChainMachine(RuleBasedStateMachine):
     """One chain of four runs; fits need 20 hits and may wait for a second run."""
 
     template: Path
+    text = SPEC
 
     def __init__(self) -> None:
         super().__init__()
         self.root = Path(tempfile.mkdtemp()) / "workspace"
         shutil.copytree(self.template, self.root)
-        self.workspace = Workspace.open(self.root)
-        self.clock = ManualClock(1000.0)
-        self.workspace.clock = self.clock
-        spec = read_spec(SPEC, "machine")
-        with self.workspace.db.begin() as conn:
-            production = tasks.start(conn, spec, FACTS, "dev+test", 1.0)
-            load_constants(conn, spec, experiment, 1.0)
-        self.production = production
-        self.calibrator = Calibrator(self.workspace, experiment, production, Run())
-        self.initial = toy.gain_payload(1.0).id
+        self.bench = ChainBench(self.root, self.text)
         self.proposed: dict[int, str] = {}  # fit unit -> payload that it proposed
-        self.accepted: dict[int, bool] = {}  # fit unit -> whether its own verdict took it
         self.past: dict[int, dict[int, str]] = {0: {}}  # version of the tag -> payload by run
         self.gains = 1.0
         self.seen: tuple[Link, ...] = ()
@@ -92,110 +61,123 @@ class ChainMachine(RuleBasedStateMachine):
         try:
             self.come_to_an_end()
         finally:
-            self.workspace.db.close()
+            self.bench.workspace.db.close()
             shutil.rmtree(self.root.parent)
 
     def come_to_an_end(self) -> None:
         """Whatever happened, a chain ends when all is there, jobs succeed and nobody holds it."""
         for run in RUNS:
-            self.bring(run, 5)
-        for _ in range(60):
-            self.clock.sleep(2)
-            self.calibrator.turn()
-            self.succeed()
+            self.bench.bring(run)
+        for _ in range(80):
+            self.tick()
+            for unit_id in self.bench.jobs("collect"):
+                self.bench.collect(unit_id, 30)
+            for unit_id in self.bench.jobs("fit"):
+                self.fit(unit_id, "accept", settles=True)
             for run in RUNS:
-                if self.state(run) == "held":
+                if self.bench.state(run) == "held":
                     self.act(interventions.reject, run, experiment, is_allowed=True)
-        assert [number(link) for link in self.links() if link.state in FINAL] == list(RUNS)
-
-    def succeed(self) -> None:
-        for unit_id in self.jobs("collect"):
-            self.finish(unit_id, {"statistics": {"GainFit": 30}}, {"accumulator": b"sums"})
-        for unit_id in self.jobs("fit"):
-            self.fit(unit_id, "accept")
+            if [number(link) for link in self.bench.links() if link.state in FINAL] == list(RUNS):
+                break
+        assert [number(link) for link in self.bench.links() if link.state in FINAL] == list(RUNS)
+        self.bench.check_constants()
+        self.bench.check_accumulator()
 
     # --- what happens
 
+    @initialize(runs=st.sampled_from(((1, 2, 3, 4), (1, 2, 3), (1, 2), (2, 1), (3,))))
+    def begin(self, runs: tuple[int, ...]) -> None:
+        for run in runs:
+            self.bench.bring(run)
+
     @rule(run=run_numbers, records=st.sampled_from((0, 5, 5)))
     def deliver(self, run: int, records: int) -> None:
-        self.bring(run, records)
+        self.bench.bring(run, records)
 
-    def bring(self, run: int, records: int) -> None:
-        document = {
-            "series": "A", "run": run, "tier": "raw", "sequence": 1, "reader": "toy", "files": [],
-            "first_section": 0, "last_section": 9, "records": {}, "is_mc": False, "end_marker": True,
-        }  # fmt: skip
-        with self.workspace.db.begin() as conn:
-            counts = {"event": records}
-            runs.deliver(conn, document, {}, self.clock.now(), records=counts, index_file="none")
+    @rule()
+    def turn(self) -> None:
+        self.tick()
+        self.compare()
 
-    @rule(times=st.sampled_from((1, 3)))
-    def turn(self, times: int) -> None:
-        for _ in range(times):
-            self.clock.sleep(2)
-            self.calibrator.turn()
-            self.compare()
+    @rule(hits=st.sampled_from(((30,), (15, 15), (5, 30), (5, 5))))
+    def roll_on(self, hits: tuple[int, ...]) -> None:
+        """Let the chain take up runs, collect them, and ask for what follows."""
+        for number_of_hits in hits:
+            self.turn()
+            for unit_id in self.bench.jobs("collect")[:1]:
+                self.bench.collect(unit_id, number_of_hits)
+            self.turn()
+        self.turn()
 
-    @precondition(lambda self: self.jobs("collect"))
-    @rule(hits=st.sampled_from((10, 30)))
+    @precondition(lambda self: self.bench.jobs("collect"))
+    @rule(hits=hit_numbers)
     def collected(self, hits: int) -> None:
-        self.finish(self.jobs("collect")[0], {"statistics": {"GainFit": hits}}, {"accumulator": b"sums"})
+        self.bench.collect(self.bench.jobs("collect")[0], hits)
 
-    @precondition(lambda self: self.jobs("fit"))
-    @rule(decision=st.sampled_from(("accept", "accept", "reject", "carry")))
-    def fitted(self, decision: str) -> None:
-        self.fit(self.jobs("fit")[0], decision)
+    @precondition(lambda self: self.bench.jobs("fit"))
+    @rule(decision=decisions, settles=st.booleans())
+    def fitted(self, decision: str, settles: bool) -> None:
+        self.fit(self.bench.jobs("fit")[0], decision, settles)
 
-    def fit(self, unit_id: int, decision: str) -> None:
+    def fit(self, unit_id: int, decision: str, settles: bool) -> None:
+        """End a fit; in a second round one that settles gives what the first one gave."""
         self.gains += 0.125
-        start = next(link.start["Gain"] for link in self.links() if link.fit_unit_id == unit_id)
-        with self.workspace.db.read() as conn:
-            before = tags.get_payload(conn, start)
-        payload = before if decision == "carry" else toy.gain_payload(self.gains)
-        fit = {"decision": decision, "reason": decision, "tags": ["Gain"], "figures": {}}
-        self.finish(unit_id, {"fits": {"GainFit": fit}}, {"payload:Gain": payload.data})
-        self.proposed[unit_id], self.accepted[unit_id] = payload.id, decision == "accept"
+        link = next(link for link in self.bench.links() if link.fit_unit_id == unit_id)
+        is_same = decision == "carry" or (settles and link.round > 1)
+        self.proposed[unit_id] = self.bench.propose(unit_id, decision, None if is_same else self.gains)
 
-    @precondition(lambda self: self.jobs("collect") + self.jobs("fit"))
+    @precondition(lambda self: self.bench.jobs("collect") + self.bench.jobs("fit"))
     @rule()
     def failed(self) -> None:
-        unit_id = (self.jobs("collect") + self.jobs("fit"))[0]
-        with self.workspace.db.begin() as conn:
+        unit_id = (self.bench.jobs("collect") + self.bench.jobs("fit"))[0]
+        with self.bench.workspace.db.begin() as conn:
             failed = sa.update(schema.job).where(schema.job.c.unit_id == unit_id)
             conn.execute(failed.values(state="failed", failures=99))
 
-    @rule(run=run_numbers)
-    def skip_back(self, run: int) -> None:
-        begun = any(link.state != "waiting" for link in self.links() if number(link) >= run)
-        is_there = run in map(number, self.links())
-        self.act(interventions.skip_back, run, is_allowed=begun and is_there)
-        self.seen = self.links() if begun and is_there else self.seen
+    @rule(run=st.one_of(run_numbers, st.none()))
+    def skip_back(self, run: int | None) -> None:
+        """Skip back to a run; to none means: to the last one that waits for a fit."""
+        links = self.bench.links()
+        wanted = run or max([1, *self.fitting()])
+        begun = any(link.state != "waiting" for link in links if number(link) >= wanted)
+        is_there = wanted in map(number, links)
+        self.act(interventions.skip_back, wanted, is_allowed=begun and is_there)
+        self.seen = self.bench.links() if begun and is_there else self.seen
 
-    @rule(run=run_numbers)
-    def hold(self, run: int) -> None:
-        self.act(interventions.hold, run, is_allowed=self.state(run) == "waiting")
+    @rule(run=run_numbers, what=st.sampled_from(("hold", "accept", "reject")))
+    def judge(self, run: int, what: str) -> None:
+        getattr(self, what)(run)
         self.compare()
 
-    @rule(run=run_numbers)
+    @precondition(lambda self: any(link.state == "held" for link in self.bench.links()))
+    @rule(what=st.sampled_from(("accept", "reject")))
+    def decide(self, what: str) -> None:
+        held = next(number(link) for link in self.bench.links() if link.state == "held")
+        self.judge(held, what)
+
+    def hold(self, run: int) -> None:
+        self.act(interventions.hold, run, is_allowed=self.bench.state(run) == "waiting")
+
     def accept(self, run: int) -> None:
-        link = next((link for link in self.links() if number(link) == run), None)
+        link = next((link for link in self.bench.links() if number(link) == run), None)
         is_allowed = link is not None and link.state == "held"
         if link is not None and link.fit_unit_id in self.proposed:
             is_allowed = is_allowed and self.proposed[link.fit_unit_id] != link.start["Gain"]
         self.act(interventions.accept, run, is_allowed=is_allowed)
-        self.compare()
 
-    @rule(run=run_numbers)
     def reject(self, run: int) -> None:
-        self.act(interventions.reject, run, experiment, is_allowed=self.state(run) == "held")
-        self.compare()
+        self.act(interventions.reject, run, experiment, is_allowed=self.bench.state(run) == "held")
 
     # --- what must be so
+
+    def tick(self) -> None:
+        self.bench.clock.sleep(2)
+        self.bench.calibrator.turn()
 
     def compare(self) -> None:
         """Each change of a link must follow the rules, and concluded links stay as they are."""
         before = {number(link): link for link in self.seen}
-        links = self.links()
+        links = self.bench.links()
         for position, link in enumerate(links):
             old = before.get(number(link))
             if old is not None and old.state in FINAL:
@@ -208,9 +190,9 @@ class ChainMachine(RuleBasedStateMachine):
         rolled = [one.result["Gain"] for one in earlier if one.state in FINAL]
         if link.state == "collecting":
             assert [number(one) for one in earlier] == list(RUNS[: len(earlier)]), "no run is passed over"
-            assert all(one.state in (*FINAL, "accumulating") for one in earlier), "strictly in run order"
-            assert all(one.state == "waiting" for one in later)
-            assert link.start == {"Gain": rolled[-1] if rolled else self.initial}
+            assert all(one.state in (*FINAL, "accumulating", "collecting") for one in earlier), "in run order"
+            assert all(one.state == "waiting" or one.round == link.round > 1 for one in later)
+            assert link.start == {"Gain": rolled[-1] if rolled else self.bench.initial}
         if link.state == "accepted":
             assert link.fit_unit_id is not None
             assert link.result == {"Gain": self.proposed[link.fit_unit_id]}
@@ -219,18 +201,15 @@ class ChainMachine(RuleBasedStateMachine):
 
     @invariant()
     def constants_are_stored_once_for_what_is_concluded(self) -> None:
-        expected = {number(link): link.result["Gain"] for link in self.links() if link.state in FINAL}
-        with self.workspace.db.read() as conn:
+        expected = self.bench.check_constants()
+        with self.bench.workspace.db.read() as conn:
             names = set(conn.execute(sa.select(schema.tag.c.name)).scalars())
-            held = tags.intervals(conn, "gt/Gain") if names else []
             version = tags.version_of(conn, "gt/Gain") if names else 0
-        assert [v.interval.first[0] for v in held] == sorted(expected)
-        assert {v.interval.first[0]: v.payload_id for v in held} == expected
         assert self.past.setdefault(version, expected) == expected
 
     @invariant()
     def old_versions_answer_as_they_did(self) -> None:
-        with self.workspace.db.read() as conn:
+        with self.bench.workspace.db.read() as conn:
             for version, expected in self.past.items():
                 if version:
                     held = tags.intervals(conn, "gt/Gain", version)
@@ -238,94 +217,119 @@ class ChainMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_accumulator_holds_what_accumulates(self) -> None:
-        with self.workspace.db.read() as conn:
-            chains = chain.read(conn, self.task(conn))
-        for one in chains:
-            assert set(one.accumulated) == {li.id for li in one.links if li.state == "accumulating"}
-            assert len(one.accumulated) <= 2
+        self.bench.check_accumulator()
 
     @invariant()
-    def a_run_is_collected_once_in_a_generation(self) -> None:
-        unit, job = schema.unit, schema.job
-        query = (
-            sa.select(unit.c.first_run)
-            .join(job, job.c.unit_id == unit.c.id)
-            .where(unit.c.kind == "collect", job.c.state != "superseded")
-        )
-        with self.workspace.db.read() as conn:
-            found = list(conn.execute(query).scalars())
-        assert len(found) == len(set(found))
+    def work_is_asked_for_once_and_waited_for_only_while_it_comes(self) -> None:
+        self.bench.check_work()
 
     # --- helpers
 
-    def task(self, conn: sa.Connection) -> int:
-        return tasks.plan(conn, self.production).tasks["pass1"].id
-
-    def links(self) -> tuple[Link, ...]:
-        with self.workspace.db.read() as conn:
-            return tuple(link for one in chain.read(conn, self.task(conn)) for link in one.links)
-
-    def state(self, run: int) -> str:
-        return next((link.state for link in self.links() if number(link) == run), "")
-
-    def jobs(self, kind: str) -> list[int]:
-        unit, job = schema.unit, schema.job
-        query = sa.select(unit.c.id).join(job, job.c.unit_id == unit.c.id)
-        with self.workspace.db.read() as conn:
-            wanted = query.where(unit.c.kind == kind, job.c.state == "prepared").order_by(unit.c.id)
-            return list(conn.execute(wanted).scalars())
+    def fitting(self) -> list[int]:
+        """Return the runs that wait for a fit."""
+        links = self.bench.links()
+        return [number(li) for li in links if li.state == "accumulating" and li.fit_unit_id is not None]
 
     def act(self, action: Any, run: int, *more: Any, is_allowed: bool) -> None:
+        why = Why("shifter", "why not", self.bench.clock.now())
         try:
-            with self.workspace.db.begin() as conn:
-                place = interventions.locate(conn, "A", run)
-                action(conn, place, *more, Why("shifter", "why not", self.clock.now()))
+            with self.bench.workspace.db.begin() as conn:
+                action(conn, interventions.locate(conn, "A", run), *more, why)
         except BeamwrightError:
             assert not is_allowed
         else:
             assert is_allowed
 
-    def finish(self, unit_id: int, figures: dict[str, Any], outputs: dict[str, bytes]) -> None:
-        """Leave what an accepted report leaves."""
-        with self.workspace.db.begin() as conn:
-            job = conn.execute(sa.select(schema.job).where(schema.job.c.unit_id == unit_id)).one()
-            times = {"leased": 1.0, "deadline": 2.0, "farm": "near", "directory": "jobs"}
-            attempt = insert_id(
-                conn, schema.attempt, job_id=job.id, number=1, nonce=f"n{unit_id}", state="accepted",
-                figures=figures, **times,
-            )  # fmt: skip
-            for stream, data in outputs.items():
-                self.store(conn, unit_id, attempt, stream, data)
-            done = sa.update(schema.job).where(schema.job.c.id == job.id)
-            conn.execute(done.values(state="ok"))
 
-    def store(self, conn: sa.Connection, unit_id: int, attempt: int, stream: str, data: bytes) -> None:
-        path = self.root / f"{unit_id}.{stream.replace(':', '.')}"
-        path.write_bytes(data)
-        digest = hashlib.sha256(data).hexdigest()
-        file = insert_id(
-            conn, schema.file, scope="machine", name=path.name, kind="bundle", size=len(data), sha256=digest,
-            adler32="0", tier="raw", attempt_id=attempt, lineage={}, created=1.0,
-        )  # fmt: skip
-        place = {"endpoint": "near", "path": str(path), "state": "verified"}
-        insert_id(conn, schema.replica, file_id=file, **place)
-        insert_id(
-            conn, schema.output, unit_id=unit_id, stream=stream, attempt_id=attempt, file_id=file, events=0
-        )
+class RepeatedMachine(ChainMachine):
+    """The same with a second round where a fit moves its constants."""
+
+    text = REPEATED
 
 
-def number(link: Link) -> int:
-    return link.interval.first[0]
+@pytest.fixture(scope="module", autouse=True)
+def template(tmp_path_factory: pytest.TempPathFactory) -> None:
+    ChainMachine.template = tmp_path_factory.mktemp("machine") / "template"
+    Workspace.create(ChainMachine.template).db.close()
 
 
+def play(kind: type[ChainMachine], examples: int, **more: Any) -> None:
+    chosen = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), **more)
+    run_state_machine_as_test(kind, settings=chosen)
+
+
+@pytest.mark.parametrize("kind", [ChainMachine, RepeatedMachine])
 @pytest.mark.parametrize(
-    "examples", [10, pytest.param(750, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+    "examples", [6, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
-def test_a_chain_does_what_the_rules_allow_and_nothing_else(tmp_path: Path, examples: int) -> None:
-    workspace = Workspace.create(tmp_path / "template")
-    workspace.db.close()
-    ChainMachine.template = tmp_path / "template"
-    chosen = settings(
-        max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-    )
-    run_state_machine_as_test(ChainMachine, settings=chosen)
+def test_a_chain_does_what_the_rules_allow_and_nothing_else(kind: type[ChainMachine], examples: int) -> None:
+    play(kind, examples, stateful_step_count=40)
+
+
+# --- what the machine must find
+
+
+def _keep_the_fit_of_what_was_skipped_back(patch: pytest.MonkeyPatch) -> None:
+    drop = interventions._drop_work
+
+    def half(conn: Any, one: chain.Chain, again: Any, why: Why) -> None:
+        fits = {link.id: link.fit_unit_id for link in one.links if link not in again}
+        drop(conn, one, again, why)
+        for link_id, unit_id in fits.items():
+            table = schema.chain_link
+            conn.execute(sa.update(table).where(table.c.id == link_id).values(fit_unit_id=unit_id))
+
+    patch.setattr(interventions, "_drop_work", half)
+
+
+def _keep_the_accumulator_when_carrying(patch: pytest.MonkeyPatch) -> None:
+    carry, put = chain.carry, chain.set_accumulated
+
+    def half(*arguments: Any, **options: Any) -> None:
+        chain.set_accumulated = lambda *_: None
+        try:
+            carry(*arguments, **options)
+        finally:
+            chain.set_accumulated = put
+
+    patch.setattr(chain, "carry", half)
+
+
+def _start_from_the_initial_constants(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(chain, "start_constants", lambda one, link, initial: dict(initial))
+
+
+def _wait_for_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(chain, "waits_for", lambda *_: "")
+
+
+def _leave_constants_behind(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(interventions, "_withdraw", lambda *_: None)
+
+
+def _publish_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(tags, "sweep", lambda *_: 0)
+
+
+SABOTAGES = [
+    _keep_the_accumulator_when_carrying,
+    _leave_constants_behind,
+    _publish_nothing,
+    *(
+        pytest.param(found_later, marks=[pytest.mark.slow, pytest.mark.timeout(900)])
+        for found_later in (
+            _keep_the_fit_of_what_was_skipped_back, _start_from_the_initial_constants, _wait_for_nothing,
+        )
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGES)
+def test_the_machine_finds_what_is_planted(
+    sabotage: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sabotage(monkeypatch)
+    with pytest.raises(BaseException):  # noqa: B017 - an assertion, or what the damage leads to
+        play(
+            ChainMachine, 60, stateful_step_count=25, phases=[Phase.generate], derandomize=True, database=None
+        )
