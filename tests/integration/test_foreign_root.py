@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from beamwright.event.banks import BankSet
+from beamwright.event.batch import Batch
 from beamwright.event.foreign import ForeignReader
+from beamwright.event.store import StreamWriter
+from beamwright.event.table import Jagged, Table
+from support.streams import LINEAGE
 
 pytest.importorskip("uproot")
 pytestmark = [
@@ -24,11 +30,16 @@ import sys
 import ROOT
 frame = ROOT.RDataFrame(50).Define("run", "1u").Define("event", "(ULong64_t)(100 - rdfentry_)")
 frame = frame.Define("Muon_pt", "ROOT::RVecF(rdfentry_ % 3, 0.5f * rdfentry_)")
-frame = frame.Define("MET", "2.0 * rdfentry_")
+frame = frame.Define("MET", "2.0 * rdfentry_").Define("label", "std::to_string(rdfentry_)")
+frame = frame.Define("words", "std::vector<std::string>(rdfentry_ % 3, std::string(rdfentry_ % 4, 'x'))")
+inner = "std::vector<int>(rdfentry_ % 4, rdfentry_)"
+frame = frame.Define("grid", f"std::vector<std::vector<int>>(rdfentry_ % 3, {inner})")
 options = ROOT.RDF.RSnapshotOptions()
+COLUMNS = ["run", "event", "Muon_pt", "MET", "label"]
 for name, form in (("tree", "kTTree"), ("ntuple", "kRNTuple")):
     options.fOutputFormat = getattr(ROOT.RDF.ESnapshotOutputFormat, form)
-    frame.Snapshot("Events", f"{sys.argv[1]}/{name}.root", ["run", "event", "Muon_pt", "MET"], options)
+    columns = COLUMNS + (["words", "grid"] if name == "ntuple" else [])
+    frame.Snapshot("Events", f"{sys.argv[1]}/{name}.root", columns, options)
 """
 
 
@@ -53,3 +64,59 @@ def test_files_of_root_are_read_as_records(folder, name):
     assert batch["Event"].MET.tolist() == (2.0 * entries).tolist()
     assert batch["Muon"].counts.tolist() == (entries % 3).tolist()
     assert batch["Muon"].pt.tolist() == np.repeat(0.5 * entries, entries % 3).tolist()
+    assert batch["Event"].label.text() == [str(n) for n in entries]
+    if name == "tree":
+        return
+    assert batch["words"].value.text() == [text for n in entries for text in ["x" * (n % 4)] * (n % 3)]
+    assert batch["grid"].value.tolist() == [row for n in entries for row in [[n] * (n % 4)] * (n % 3)]
+
+
+READ = """
+import json, sys
+import ROOT
+reader = ROOT.RNTupleReader.Open("events", sys.argv[1])
+found = []
+for n in range(reader.GetNEntries()):
+    out = ROOT.std.ostringstream()
+    reader.Show(n, out)
+    found.append(json.loads(str(out.str())))
+del reader
+print(json.dumps(found))
+"""
+
+
+def test_root_reads_text_and_lists_in_banks(tmp_path):
+    kinds = {
+        "label": "str",
+        "words": "str[]",
+        "grid": "i2[][]",
+        "deep": "str[][]",
+        "good": "bool",
+        "small": "i1",
+    }
+    columns = {name: {"type": kind} for name, kind in kinds.items()}
+    banks = BankSet.from_document({"Head": {"rows": "one", "columns": columns}, "Row": {"columns": columns}})
+    rows = [
+        {"label": f"μ{n}", "words": ["a" * k for k in range(n % 3)], "grid": [[n] * k for k in range(n % 3)],
+         "deep": [[str(n), ""], []][: n % 3], "good": n % 2 == 0, "small": -n}
+        for n in range(10)
+    ]  # fmt: skip
+    made = {}
+    for bank, counts in (("Head", [1] * 10), ("Row", [n % 3 for n in range(10)])):
+        chosen = [row for row, count in zip(rows, counts, strict=True) for _ in range(count)]
+        values = {
+            c.name: Jagged.of([row[c.name] for row in chosen], c)
+            if c.levels
+            else np.array([row[c.name] for row in chosen], c.dtype)
+            for c in banks[bank].columns
+        }
+        made[bank] = Table.from_counts(banks[bank], counts, values)
+    with StreamWriter(tmp_path / "x.root", "dst", banks, LINEAGE) as writer:
+        writer.write(Batch("event", "X", 1, [0] * 10, range(10), made, banks=banks))
+        writer.close()
+    command = [sys.executable, "-c", READ, str(tmp_path / "x.root")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [item["Head"] for item in found] == rows
+    assert [item["Row"] for item in found] == [[row] * (n % 3) for n, row in enumerate(rows)]

@@ -137,11 +137,10 @@ def _bank_lines(name: str, table: Table, limit: int) -> Iterator[str]:
 
 def _rows(table: Table) -> list[dict[str, Any]]:
     """Return the rows of a table as JSON-ready members, numbers that are none as null."""
-    names = list(table.columns)
-    columns = [
-        [_plain(values[row].tolist()) for row in range(table.rows)] for values in table.columns.values()
-    ]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    from beamwright.event.table import plain_rows
+
+    columns = [_plain(plain_rows(table, name)) for name in table.columns]
+    return [dict(zip(table.columns, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _plain(value: Any) -> Any:

@@ -10,8 +10,10 @@ A bank is declared in TOML and has the same form from raw data to the mini-DST::
     tdc = { type = "u4", unit = "ns", doc = "Time within the frame." }
     snap = { type = "link", to = "SnapHit", doc = "The same hit in the snapshot." }
     residuals = { type = "f4[]", unit = "ns" }
+    label = { type = "str", default = "" }
 
-A link is the row number in the target bank of the same record, -1 for none.
+A link is the row number in the target bank of the same record, -1 for none. Each [] is one level of lists, of
+which there may be two; text is UTF-8.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ LEAVES: dict[str, np.dtype[Any]] = {
     name: np.dtype(name if name == "bool" else f"<{name}")
     for name in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8", "bool")
 }
-LINK = "link"
+LINK, TEXT = "link", "str"
+MAX_DEPTH = 2
+CHARS = np.dtype("u1")
 RESERVED = frozenset(
     {"run", "section", "event", "parent_section", "parent_event"}
     | {"source_high", "source_low", "source_entry"}
@@ -42,12 +46,12 @@ RESERVED = frozenset(
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _BANK_KEYS = frozenset({"version", "rows", "doc", "columns", "renamed"})
 _COLUMN_KEYS = frozenset({"type", "unit", "doc", "to", "default", "renamed"})
-Default: TypeAlias = float | tuple[()] | None
+Default: TypeAlias = float | str | tuple[()] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a bank; ``jagged`` columns hold a list per row, ``link`` names the target bank.
+    """One column of a bank; ``depth`` counts its levels of lists per row, ``link`` names the target bank.
 
     In files that were written before the column was declared, it has one of the names ``renamed``, or else
     the value ``default`` (None: such files cannot be read).
@@ -55,7 +59,7 @@ class Column:
 
     name: str
     type: str
-    jagged: bool = False
+    depth: int = 0
     unit: str = ""
     doc: str = ""
     link: str = ""
@@ -64,14 +68,29 @@ class Column:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return LEAVES[self.type]
+        """The type of the flat values; text is bytes."""
+        return CHARS if self.is_text else LEAVES[self.type]
+
+    @property
+    def is_text(self) -> bool:
+        return self.type == TEXT
+
+    @property
+    def levels(self) -> int:
+        """The levels of offsets over the flat values: those of lists, and one for text."""
+        return self.depth + self.is_text
+
+    @property
+    def jagged(self) -> bool:
+        """Whether a row holds any number of flat values."""
+        return self.levels > 0
 
     def document(self) -> dict[str, Any]:
         """Return the declaration as it is written in text."""
-        kind = (LINK if self.link else self.type) + ("[]" if self.jagged else "")
+        kind = (LINK if self.link else self.type) + "[]" * self.depth
         text = {"unit": self.unit, "doc": self.doc, "to": self.link, "renamed": list(self.renamed)}
         default: dict[str, Any] = (
-            {} if self.default is None else {"default": [] if self.jagged else self.default}
+            {} if self.default is None else {"default": [] if self.depth else self.default}
         )
         return {"type": kind, **{key: value for key, value in text.items() if value}, **default}
 
@@ -83,18 +102,25 @@ class Column:
         """
         _known_keys(document, _COLUMN_KEYS, where)
         kind, target = str(document.get("type", "")), str(document.get("to", ""))
-        jagged = kind.endswith("[]")
-        leaf = kind.removesuffix("[]")
-        if leaf != LINK and leaf not in LEAVES:
-            raise ConfigError(f"{where}: {kind!r} is no column type", hint=nearest(leaf, [*LEAVES, LINK]))
+        leaf = kind.rstrip("[]")
+        depth = (len(kind) - len(leaf)) // 2
+        if kind != leaf + "[]" * depth or leaf not in (LINK, TEXT, *LEAVES):
+            raise ConfigError(
+                f"{where}: {kind!r} is no column type", hint=nearest(leaf, [*LEAVES, TEXT, LINK])
+            )
+        if depth > (1 if leaf == LINK else MAX_DEPTH):
+            raise ConfigError(
+                f"{where}: {kind!r} has {depth} levels of lists",
+                hint="links have one at most, others two; make a bank of the inner lists",
+            )
         if (leaf == LINK) != bool(target):
             raise ConfigError(
                 f"{where}: type and target disagree", hint='a link is { type = "link", to = "Bank" }'
             )
         unit, doc = str(document.get("unit", "")), str(document.get("doc", ""))
         stored = "i4" if leaf == LINK else leaf
-        default, renamed = _default(document, stored, jagged, where), _old_names(document, where)
-        return cls(name, stored, jagged, unit, doc, target, default, renamed)
+        default, renamed = _default(document, stored, depth, where), _old_names(document, where)
+        return cls(name, stored, depth, unit, doc, target, default, renamed)
 
 
 @dataclass(frozen=True)
@@ -246,24 +272,32 @@ def _column(name: str, document: Any, where: str) -> Column:
     return Column.from_document(name, document, where)
 
 
-def _default(document: Mapping[str, Any], kind: str, jagged: bool, where: str) -> Default:
+def _default(document: Mapping[str, Any], kind: str, depth: int, where: str) -> Default:
     """Return the value of a column in files without it: one that its type holds, [] for a list."""
     value = document.get("default")
     if value is None:
         return None
-    if jagged and isinstance(value, list) and not value:
+    if depth and isinstance(value, list) and not value:
         return ()
-    dtype = LEAVES[kind]
-    known = {"b": (bool,), "f": (int, float)}.get(dtype.kind, (int,))
-    fits = not jagged and isinstance(value, known) and isinstance(value, bool) == (dtype.kind == "b")
-    if fits and dtype.kind in "iu":
-        fits = np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
-    if not fits:
+    if depth or not _holds(kind, value):
         raise ConfigError(
-            f"{where}: default {value!r} is no {kind}{'[]' * jagged}",
+            f"{where}: default {value!r} is no {kind}{'[]' * depth}",
             hint="give a value of the column's type, [] for a list",
         )
     return cast(Default, value)
+
+
+def _holds(kind: str, value: Any) -> bool:
+    """Tell whether a value is one of a column type."""
+    if kind == TEXT:
+        return isinstance(value, str)
+    dtype = LEAVES[kind]
+    known = {"b": (bool,), "f": (int, float)}.get(dtype.kind, (int,))
+    if not isinstance(value, known) or isinstance(value, bool) != (dtype.kind == "b"):
+        return False
+    if dtype.kind not in "iu":
+        return True
+    return bool(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
 
 
 def _old_names(document: Mapping[str, Any], where: str) -> tuple[str, ...]:

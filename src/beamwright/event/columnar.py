@@ -116,15 +116,23 @@ def _file_column(reader: CollectionReader, number: int, route: Route) -> Table:
 
 
 def _layout(table: Table, column: str, is_one: bool) -> Any:
-    inner = _values(table.columns[column])
+    inner = _values(table.columns[column], _is_text(table, column))
     return inner if is_one else _lists(table.offsets, inner)
 
 
-def _values(values: Values) -> Any:
+def _is_text(table: Table, column: str) -> bool:
+    return isinstance(table.bank, Bank) and table.bank[column].is_text
+
+
+def _values(values: Values, is_text: bool) -> Any:
     contents = extra("awkward").contents
-    if isinstance(values, Jagged):
-        return _lists(values.offsets, contents.NumpyArray(values.values))
-    return contents.NumpyArray(values)
+    if not isinstance(values, Jagged):
+        return contents.NumpyArray(values)
+    if isinstance(values.values, Jagged) or not is_text:
+        return _lists(values.offsets, _values(values.values, is_text))
+    chars = contents.NumpyArray(values.values, parameters={"__array__": "char"})
+    offsets = extra("awkward").index.Index64(values.offsets)
+    return contents.ListOffsetArray(offsets, chars, parameters={"__array__": "string"})
 
 
 def _lists(offsets: Array, inner: Any) -> Any:
@@ -144,7 +152,7 @@ def to_awkward(batch: Batch) -> Any:
 
 
 def _record(table: Table) -> Any:
-    columns = [_values(values) for values in table.columns.values()]
+    columns = [_values(values, _is_text(table, name)) for name, values in table.columns.items()]
     record = extra("awkward").contents.RecordArray(columns, list(table.columns), length=table.rows)
     is_one = isinstance(table.bank, Bank) and table.bank.rows == ONE
     return record if is_one else _lists(table.offsets, record)

@@ -13,7 +13,7 @@ import numpy as np
 
 from beamwright.core.errors import SchemaMismatchError
 from beamwright.event.banks import Bank, BankSet, Column
-from beamwright.event.table import Jagged, Table, Values
+from beamwright.event.table import Jagged, Table, Values, no_lists
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _problem(column: Column, stored: Column | None, old_names: Mapping[str, str]
     if stored is None:
         return "" if column.default is not None else "is not"
     link = old_names.get(stored.link, stored.link)
-    if (stored.type, stored.jagged, link) != (column.type, column.jagged, column.link):
+    if (stored.type, stored.depth, link) != (column.type, column.depth, column.link):
         return f"is {column.document()['type']}, and {stored.document()['type']}"
     return (
         ""
@@ -130,8 +130,10 @@ def _problem(column: Column, stored: Column | None, old_names: Mapping[str, str]
 
 
 def _constant(column: Column, rows: int) -> Values:
-    if column.jagged:
-        return Jagged(np.zeros(rows + 1, np.int64), np.zeros(0, column.dtype))
+    if column.depth:
+        return no_lists(column, rows, column.levels)
+    if column.is_text:
+        return Jagged.from_text([str(column.default)] * rows)
     return np.full(rows, column.default, column.dtype)
 
 

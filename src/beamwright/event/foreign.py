@@ -1,6 +1,6 @@
 """Files of others: TTrees and RNTuples, whoever wrote them, read through uproot as records with banks.
 
-Numbers per entry become the columns of one bank with one row, ``Event``. Lists of numbers are grouped by what
+Numbers and texts per entry become the columns of one bank with one row, ``Event``. Lists are grouped by what
 stands before the first ``_``: ``Track_pt`` and ``Track_eta`` are columns of the bank ``Track``. A collection
 of structures is a bank as it is. Keys are found by their usual names. Needs the extra ``columnar``.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beamwright.core.errors import FormatError, UnknownNameError
-from beamwright.event.banks import LEAVES, MANY, ONE, RESERVED, Bank, BankSet, Column
+from beamwright.event.banks import LEAVES, MANY, MAX_DEPTH, ONE, RESERVED, TEXT, Bank, BankSet, Column
 from beamwright.event.batch import Batch
 from beamwright.event.columnar import extra
 from beamwright.event.keys import Index
@@ -62,12 +62,12 @@ class Derived:
         bank, column = _identifier(bank), _identifier(column)
         where = f"{source.branch}.{source.member}".rstrip(".")
         if kind is None:
-            self.skipped[where] = "neither a number nor a list of numbers"
+            self.skipped[where] = "neither numbers nor text, nor lists of them"
         elif self.rows.setdefault(bank, rows) != rows or column in self.banks.get(bank, {}):
             self.skipped[where] = f"bank {bank} has another column or form of that name"
         else:
-            name, jagged = kind
-            self.banks.setdefault(bank, {})[column] = Column(column, name, jagged)
+            name, depth = kind
+            self.banks.setdefault(bank, {})[column] = Column(column, name, depth)
             self.sources[bank, column] = source
 
     def declarations(self) -> BankSet:
@@ -109,16 +109,22 @@ def derive(layouts: Mapping[str, Any]) -> Derived:
 
 def _items(layout: Any) -> Any:
     """Return the layout of the items of a list, None for anything else."""
-    is_text = layout.parameter("__array__") in ("string", "bytestring")
-    return layout.content if layout.is_list and not is_text else None
+    return layout.content if layout.is_list and not _is_text(layout) else None
 
 
-def _kind(layout: Any) -> tuple[str, bool] | None:
-    """Return the type of a column and whether it is jagged, None where no column holds it."""
-    inner = _items(layout)
-    leaf = layout if inner is None else inner
+def _is_text(layout: Any) -> bool:
+    return layout.parameter("__array__") in ("string", "bytestring")
+
+
+def _kind(layout: Any) -> tuple[str, int] | None:
+    """Return the type of a column and its levels of lists, None where no column holds it."""
+    depth, leaf = 0, layout
+    while (inner := _items(leaf)) is not None:
+        depth, leaf = depth + 1, inner
     name = _TYPES.get(leaf.dtype) if leaf.is_numpy and leaf.inner_shape == () else None
-    return None if name is None else (name, inner is not None)
+    if leaf.parameter("__array__") == "string":
+        name = TEXT
+    return None if name is None or depth > MAX_DEPTH else (name, depth)
 
 
 class ForeignReader(Reader):
@@ -254,9 +260,7 @@ class ForeignReader(Reader):
                         hint="its branches do not belong together: read it in a tree of its own",
                     )
                 counts = found
-            columns[column.name] = (
-                Jagged.from_counts(*_flat(values)[::-1]) if column.jagged else _plain(values)
-            )
+            columns[column.name] = _values(values, column)
         if counts is None:
             return Table(bank, np.arange(n + 1), columns)
         return Table.from_counts(bank, counts, columns)
@@ -280,6 +284,19 @@ def _flat(lists: Any) -> tuple[Any, Array]:
     awkward = extra("awkward")
     values = awkward.flatten(lists, axis=1)
     return (values if values.ndim > 1 else _plain(values)), np.asarray(awkward.num(lists, axis=1))
+
+
+def _values(values: Any, column: Column) -> Values:
+    plain = extra("awkward").without_parameters(values) if column.is_text else values
+    return _lists(plain, column.levels)
+
+
+def _lists(values: Any, levels: int) -> Values:
+    if not levels:
+        return _plain(values)
+    awkward = extra("awkward")
+    inner = _lists(awkward.flatten(values, axis=1), levels - 1)
+    return Jagged.from_counts(np.asarray(awkward.num(values, axis=1)), inner)
 
 
 def _plain(values: Any) -> Array:

@@ -131,6 +131,11 @@ class KernelModule(Module):
                 yield _Argument(name, f"{side} bank", bank)
             for column in banks[bank].columns:
                 flat = f"{bank}_{column.name}"
+                if name in (flat, flat + OFFSETS) and column.levels > 1:
+                    raise ConfigError(
+                        f"argument {name} of kernel {self.name} holds lists of lists",
+                        hint="kernels take one level: work on the column in a module of columns",
+                    )
                 if name == flat:
                     yield _Argument(name, f"{side} column", bank, column.name)
                 elif name == flat + OFFSETS and column.jagged:

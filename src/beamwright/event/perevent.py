@@ -7,7 +7,7 @@ asks for them, and all modules that follow share them. The views of events are m
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any, ClassVar
@@ -188,7 +188,7 @@ class _Writer:
     def _column(self, column: Column) -> Values:
         values = [row[column.name] for row in self.values]
         if column.jagged:
-            return Jagged.from_lists(values, column.dtype)
+            return Jagged.of(values, column)
         made = np.asarray(values)
         return made if made.size else np.zeros(0, column.dtype)
 
@@ -259,23 +259,19 @@ class _Frame:
 def _rows_of(table: Table, bank: Bank) -> Rows:
     """Return for each event its row, or the tuple of its rows."""
     kind = _row_class(bank)
-    columns = [_plain(table.columns[column.name]) for column in bank.columns]
+    columns = [_plain(table.columns[column.name], column) for column in bank.columns]
     rows = tuple(map(kind, zip(*columns, strict=True)))
     if bank.rows == ONE:
         return rows
     return [rows[first:last] for first, last in pairwise(table.offsets.tolist())]
 
 
-def _plain(values: Values) -> Sequence[Any]:
+def _plain(values: Values, column: Column) -> Sequence[Any]:
+    """Return one object per row: a number, a text, an array, or a list of these."""
     if isinstance(values, Jagged):
-        return list(_lists(values))
+        return values.text() if column.is_text else list(values)
     plain: list[Any] = values.tolist()
     return plain
-
-
-def _lists(values: Jagged) -> Iterator[Any]:
-    for first, last in pairwise(values.offsets.tolist()):
-        yield values.values[first:last]
 
 
 _CLASSES: dict[int, tuple[Bank, type[Row]]] = {}

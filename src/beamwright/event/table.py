@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from beamwright.core.errors import ModuleError, UnknownNameError, nearest
-from beamwright.event.banks import ONE, Bank, Column
+from beamwright.event.banks import CHARS, ONE, Bank, Column
 
 if TYPE_CHECKING:
     from beamwright.event.batch import Batch
@@ -28,16 +29,19 @@ def offsets_of(counts: ArrayLike) -> Offsets:
 
 
 class Jagged:
-    """Lists of unequal length: ``offsets`` int64[n + 1] from 0, ``values`` flat."""
+    """Lists of unequal length: ``offsets`` int64[n + 1] from 0, ``values`` flat or lists again.
+
+    Text is lists of UTF-8 bytes.
+    """
 
     __slots__ = ("offsets", "values")
 
-    def __init__(self, offsets: ArrayLike, values: ArrayLike) -> None:
+    def __init__(self, offsets: ArrayLike, values: ArrayLike | Jagged) -> None:
         self.offsets: Offsets = np.asarray(offsets, np.int64)
-        self.values: Array = np.asarray(values)
+        self.values: Any = values if isinstance(values, Jagged) else np.asarray(values)
 
     @classmethod
-    def from_counts(cls, counts: ArrayLike, values: ArrayLike) -> Jagged:
+    def from_counts(cls, counts: ArrayLike, values: ArrayLike | Jagged) -> Jagged:
         """Make lists of these lengths."""
         return cls(offsets_of(counts), values)
 
@@ -48,28 +52,66 @@ class Jagged:
         values = np.concatenate(parts) if parts else np.zeros(0, dtype)
         return cls.from_counts([len(part) for part in parts], values)
 
+    @classmethod
+    def from_text(cls, texts: Iterable[str]) -> Jagged:
+        """Make it from one text per row."""
+        parts = [text.encode() for text in texts]
+        return cls.from_counts([len(part) for part in parts], np.frombuffer(b"".join(parts), np.uint8))
+
+    @classmethod
+    def of(cls, rows: Sequence[Any], column: Column, levels: int | None = None) -> Jagged:
+        """Make it from the rows of a column: sequences as deep as it is declared, text as ``str``."""
+        left = column.levels if levels is None else levels
+        if left == 1:
+            return cls.from_text(rows) if column.is_text else cls.from_lists(rows, column.dtype)
+        inner = cls.of([item for row in rows for item in row], column, left - 1)
+        return cls.from_counts([len(row) for row in rows], inner)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, row: int) -> Array:
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
+    def __getitem__(self, row: int) -> Any:
+        first, last = self.offsets[row], self.offsets[row + 1]
+        return self.values.cut(first, last) if isinstance(self.values, Jagged) else self.values[first:last]
+
+    def __iter__(self) -> Iterator[Any]:
+        cut = self.values.cut if isinstance(self.values, Jagged) else None
+        for first, last in pairwise(self.offsets.tolist()):
+            yield cut(first, last) if cut else self.values[first:last]
 
     def __repr__(self) -> str:
-        return f"Jagged({len(self)} lists, {len(self.values)} {self.values.dtype})"
+        return f"Jagged({len(self)} lists, {len(self.flat)} {self.flat.dtype})"
 
     @property
     def counts(self) -> Offsets:
         return np.diff(self.offsets)
 
+    @property
+    def flat(self) -> Array:
+        """The innermost values."""
+        found: Array = self.values.flat if isinstance(self.values, Jagged) else self.values
+        return found
+
+    def tolist(self) -> list[Any]:
+        """Return plain lists."""
+        inner = self.values.tolist()
+        return [inner[first:last] for first, last in pairwise(self.offsets.tolist())]
+
+    def text(self) -> list[Any]:
+        """Return text as ``str``, in lists where it stands in lists."""
+        inner = self.values.text() if isinstance(self.values, Jagged) else self.values.tobytes()
+        rows = [inner[first:last] for first, last in pairwise(self.offsets.tolist())]
+        return [row.decode() if isinstance(row, bytes) else row for row in rows]
+
     def take(self, mask: Mask) -> Jagged:
         """Return the lists where ``mask`` is true."""
         counts = self.counts
-        return Jagged.from_counts(counts[mask], self.values[np.repeat(mask, counts)])
+        return Jagged.from_counts(counts[mask], _rows(self.values, np.repeat(mask, counts)))
 
     def cut(self, start: int, stop: int) -> Jagged:
         """Return lists ``start`` to ``stop``, without copying values."""
         offsets = self.offsets[start : stop + 1]
-        return Jagged(offsets - offsets[0], self.values[offsets[0] : offsets[-1]])
+        return Jagged(offsets - offsets[0], _cut(self.values, int(offsets[0]), int(offsets[-1])))
 
 
 Values: TypeAlias = Array | Jagged
@@ -90,8 +132,7 @@ class Table:
     ) -> None:
         self.offsets: Offsets = np.asarray(offsets, np.int64)
         self.columns: dict[str, Values] = {
-            name: values if isinstance(values, Jagged) else np.asarray(values)
-            for name, values in columns.items()
+            name: values if isinstance(values, Jagged) else _array(values) for name, values in columns.items()
         }
         self.bank = bank
         self._index: Offsets | None = None
@@ -158,8 +199,7 @@ class Table:
 
     @property
     def nbytes(self) -> int:
-        parts = [(v.offsets, v.values) if isinstance(v, Jagged) else (v,) for v in self.columns.values()]
-        return self.offsets.nbytes + sum(array.nbytes for part in parts for array in part)
+        return self.offsets.nbytes + sum(_nbytes(values) for values in self.columns.values())
 
     def __getitem__(self, column: str) -> Any:
         try:
@@ -223,9 +263,7 @@ class Table:
         """Return records ``start`` to ``stop``, without copying columns."""
         offsets = self.offsets[start : stop + 1]
         first, last = int(offsets[0]), int(offsets[-1])
-        columns = {
-            n: v.cut(first, last) if isinstance(v, Jagged) else v[first:last] for n, v in self.columns.items()
-        }
+        columns = {name: _cut(values, first, last) for name, values in self.columns.items()}
         return Table._made(self.bank, offsets - first, columns)
 
     def spread(self, mask: Mask) -> Table:
@@ -266,22 +304,66 @@ class Table:
         self.columns = {c.name: _conforming(bank, c, self.columns[c.name], self.rows) for c in bank.columns}
 
 
+def _array(values: ArrayLike) -> Array:
+    """Return an array; text as objects, since fixed widths would lose zeros at its end."""
+    is_listed = isinstance(values, list | tuple) and len(values) > 0 and isinstance(values[0], str)
+    return np.asarray(values, object if is_listed else None)
+
+
 def _conforming(bank: Bank, column: Column, values: Values, rows: int) -> Values:
     where = f"bank {bank.name}, column {column.name}"
-    if isinstance(values, Jagged) != column.jagged:
-        raise ModuleError(
-            f"{where}: it is {'a list' if column.jagged else 'one value'} per row as declared",
-            hint="see its bank",
-        )
+    return _levels(where, column, _encoded(where, values) if column.is_text else values, rows, column.levels)
+
+
+def _levels(where: str, column: Column, values: Values, rows: int, levels: int) -> Values:
+    """Return values, checked against the declaration, of so many levels of lists."""
+    if isinstance(values, Jagged) != (levels > 0):
+        declared = ("text" if column.is_text and levels == 1 else "a list") if levels else "one value"
+        raise ModuleError(f"{where}: it is {declared} per row as declared", hint="see its bank")
     if isinstance(values, Jagged):
         if len(values) != rows or values.offsets[0] != 0 or values.offsets[-1] != len(values.values):
             raise ModuleError(f"{where}: {values!r} for {rows} rows", hint="give one list per row")
-        return Jagged(values.offsets, _cast(where, values.values, column.dtype))
+        made = Jagged(values.offsets, _levels(where, column, values.values, len(values.values), levels - 1))
+        if column.is_text and levels == 1 and not is_text(made):
+            raise ModuleError(f"{where}: its bytes are no UTF-8", hint="give text as str")
+        return made
     if values.shape != (rows,):
         raise ModuleError(
             f"{where}: values of shape {values.shape} for {rows} rows", hint="give one value per row"
         )
     return _cast(where, values, column.dtype)
+
+
+def _encoded(where: str, values: Values) -> Values:
+    """Return text given as ``str``, in lists or not, as bytes."""
+    if isinstance(values, Jagged):
+        return Jagged(values.offsets, _encoded(where, values.values))
+    if values.dtype.kind not in "UO" and values.size:
+        return values
+    try:
+        return values if values.dtype == CHARS else Jagged.from_text(values.tolist())
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise ModuleError(f"{where}: a value is no text ({error})", hint="give each as str") from error
+
+
+def plain_rows(table: Table, column: str) -> list[Any]:
+    """Return the rows of a column as plain objects: numbers, text, lists."""
+    values = table.columns[column]
+    if isinstance(values, Jagged) and isinstance(table.bank, Bank) and table.bank[column].is_text:
+        return values.text()
+    found: list[Any] = values.tolist()
+    return found
+
+
+def is_text(values: Jagged) -> bool:
+    """Tell whether lists of bytes are UTF-8 each."""
+    data = values.values
+    starts = values.offsets[values.offsets < len(data)]
+    try:
+        data.tobytes().decode()
+    except UnicodeDecodeError:
+        return False
+    return not bool((data[starts] & 0xC0 == 0x80).any())
 
 
 def _cast(where: str, values: Array, dtype: np.dtype[Any]) -> Array:
@@ -303,17 +385,30 @@ def _cast(where: str, values: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def _no_values(column: Column) -> Values:
-    values = np.zeros(0, column.dtype)
-    return Jagged(np.zeros(1, np.int64), values) if column.jagged else values
+    return no_lists(column, 0, column.levels) if column.jagged else np.zeros(0, column.dtype)
+
+
+def no_lists(column: Column, rows: int, levels: int) -> Jagged:
+    """Return empty lists of so many levels, one per row."""
+    inner = np.zeros(0, column.dtype) if levels == 1 else no_lists(column, 0, levels - 1)
+    return Jagged(np.zeros(rows + 1, np.int64), inner)
+
+
+def _nbytes(values: Values) -> int:
+    return values.offsets.nbytes + _nbytes(values.values) if isinstance(values, Jagged) else values.nbytes
 
 
 def _rows(values: Values, rows: Mask) -> Values:
     return values.take(rows) if isinstance(values, Jagged) else values[rows]
 
 
+def _cut(values: Values, start: int, stop: int) -> Values:
+    return values.cut(start, stop) if isinstance(values, Jagged) else values[start:stop]
+
+
 def _join(parts: Sequence[Values]) -> Values:
     lists = [part for part in parts if isinstance(part, Jagged)]
     if lists:
         counts = np.concatenate([part.counts for part in lists])
-        return Jagged.from_counts(counts, np.concatenate([part.values for part in lists]))
+        return Jagged.from_counts(counts, _join([part.values for part in lists]))
     return np.concatenate([part for part in parts if not isinstance(part, Jagged)])

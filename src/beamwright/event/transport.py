@@ -15,7 +15,7 @@ from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.engine import Failure, Result
 from beamwright.event.plan import Stage, Task
-from beamwright.event.table import Array, Jagged, Table
+from beamwright.event.table import Array, Jagged, Table, Values
 from beamwright.event.tally import Call
 
 _HEAD = struct.Struct("<QQ")
@@ -158,20 +158,27 @@ def _unpack_batch(document: dict[str, Any], arrays: Sequence[Array], banks: Bank
 
 
 def _pack_table(table: Table, pack: Packer) -> list[Any]:
-    columns = {
-        name: [pack(v.offsets), pack(v.values)] if isinstance(v, Jagged) else pack(v)
-        for name, v in table.columns.items()
-    }
+    columns = {name: _pack_values(values, pack) for name, values in table.columns.items()}
     return [pack(table.offsets), columns]
+
+
+def _pack_values(values: Values, pack: Packer) -> Any:
+    if isinstance(values, Jagged):
+        return [pack(values.offsets), _pack_values(values.values, pack)]
+    return pack(values)
 
 
 def _unpack_table(name: str, document: list[Any], arrays: Sequence[Array], banks: BankSet) -> Table:
     offsets, columns = document
-    values = {
-        key: Jagged(arrays[i[0]], arrays[i[1]]) if isinstance(i, list) else arrays[i]
-        for key, i in columns.items()
-    }
+    values = {key: _unpack_values(packed, arrays) for key, packed in columns.items()}
     return Table._made(banks[name], arrays[offsets], values)
+
+
+def _unpack_values(packed: Any, arrays: Sequence[Array]) -> Values:
+    if isinstance(packed, list):
+        return Jagged(arrays[packed[0]], _unpack_values(packed[1], arrays))
+    found: Array = arrays[packed]
+    return found
 
 
 def _send(connection: socket.socket, document: dict[str, Any], arrays: Sequence[Array]) -> None:

@@ -8,6 +8,7 @@ bank: a record where it has one row, a collection where it has many.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,9 +23,10 @@ from beamwright.event.rntuple.schema import (
     leaf,
     offsets_key,
     record,
+    string,
     vector,
 )
-from beamwright.event.table import Jagged, Table
+from beamwright.event.table import Jagged, Table, Values
 
 KEY_FIELDS = (
     leaf("run", "u4", "run number"),
@@ -58,7 +60,10 @@ def _bank_field(bank: Bank) -> Field:
 
 def _column_field(column: Column) -> Field:
     doc = f"{column.doc} [{column.unit}]".strip() if column.unit else column.doc
-    return vector(column.name, column.type, doc) if column.jagged else leaf(column.name, column.type, doc)
+    made = string(column.name, doc) if column.is_text else leaf(column.name, column.type, doc)
+    for _ in range(column.depth):
+        made = vector(column.name, replace(made, doc=""), doc)
+    return made
 
 
 def columns_of(batch: Batch, banks: BankSet, built: bool = False) -> ColumnData:
@@ -76,9 +81,10 @@ def columns_of(batch: Batch, banks: BankSet, built: bool = False) -> ColumnData:
     return columns
 
 
-def _add_values(columns: ColumnData, path: str, values: Array | Jagged) -> None:
+def _add_values(columns: ColumnData, path: str, values: Values, level: int = 0) -> None:
     if isinstance(values, Jagged):
-        columns[offsets_key(path)], columns[path] = values.offsets, values.values
+        columns[offsets_key(path, level)] = values.offsets
+        _add_values(columns, path, values.values, level + 1)
     else:
         columns[path] = values
 
@@ -90,9 +96,12 @@ def tables_of(columns: Mapping[str, Array], banks: BankSet, n: int) -> dict[str,
 
 def _table(columns: Mapping[str, Array], bank: Bank, n: int) -> Table:
     offsets = np.arange(n + 1) if bank.rows == ONE else columns[offsets_key(bank.name)]
-    values: dict[str, Array | Jagged] = {}
-    for column in bank.columns:
-        path = f"{bank.name}.{column.name}"
-        flat = columns[path]
-        values[column.name] = Jagged(columns[offsets_key(path)], flat) if column.jagged else flat
+    values = {column.name: _values(columns, f"{bank.name}.{column.name}", column) for column in bank.columns}
     return Table._made(bank, offsets, values)
+
+
+def _values(columns: Mapping[str, Array], path: str, column: Column) -> Values:
+    found: Values = columns[path]
+    for level in reversed(range(column.levels)):
+        found = Jagged(columns[offsets_key(path, level)], found)
+    return found

@@ -17,6 +17,7 @@ from beamwright.event.metadata import FileMetadata, metadata_of
 from beamwright.event.pointer import pointer_problems
 from beamwright.event.rntuple import Array, NTupleFile, derive_uuid, offsets_key, verify
 from beamwright.event.sources import SourceFiles
+from beamwright.event.table import Jagged, is_text
 from beamwright.event.tuples import KEYS, schema_of
 
 EXPECTED = (
@@ -74,6 +75,7 @@ def _content_problems(
             found += _key_problems(file, metadata)
             for bank in metadata.banks.values():
                 found += _link_problems(file, metadata, bank)
+                found += _text_problems(file, bank)
             if metadata.points:
                 found += pointer_problems(file, metadata, sources)
         return found + list(_unexpected(file, metadata, expected))
@@ -125,6 +127,17 @@ def _link_problems(file: NTupleFile, metadata: FileMetadata, bank: Bank) -> Iter
             wrong = _wrong_links(file, bank, path, column.jagged, target, start, stop)
             if wrong is not None:
                 yield f"{file.path}: link {path} of entry {wrong} leads out of bank {target.name}"
+                break
+
+
+def _text_problems(file: NTupleFile, bank: Bank) -> Iterator[str]:
+    for column in bank.columns:
+        path = f"{bank.name}.{column.name}"
+        for cluster in file.clusters if column.is_text else ():
+            columns = file.read([path], cluster.first_entry, cluster.first_entry + cluster.n_entries)
+            if not is_text(Jagged(columns[offsets_key(path, column.depth)], columns[path])):
+                entries = f"{cluster.first_entry} to {cluster.first_entry + cluster.n_entries - 1}"
+                yield f"{file.path}: column {path} of entries {entries} holds text that is no UTF-8"
                 break
 
 

@@ -44,7 +44,10 @@ def path(request, tmp_path):
                 "MET": MET,
                 "Muon": muons,
                 "weights": PT,
-                "name": ak.Array(["a", "b", "c", "d"]),
+                "name": ak.Array(["a", "μ", "", "end"]),
+                "words": ak.Array([["x", "yy"], [], [""], ["z"]]),
+                "grid": ak.values_astype(ak.Array([[[1, 2], []], [], [[3]], [[4], [5]]]), np.int32),
+                "cube": ak.Array([[[[[1.0]]]], [], [[]], [[[[2.0], []]]]]),
             }
             file.mkrntuple("Events", columns)
     return target
@@ -85,8 +88,30 @@ def test_branches_become_banks_and_records_come_in_key_order(path):
 
 def test_what_no_bank_holds_is_named(path):
     with ForeignReader.open({"": path}, series="X", run=0) as reader:
-        expected = {"name": "neither a number nor a list of numbers"} if path.name == "ntuple.root" else {}
-        assert reader.skipped == expected
+        expected = {"cube": "neither numbers nor text, nor lists of them"}
+        assert reader.skipped == (expected if path.name == "ntuple.root" else {})
+
+
+@pytest.mark.parametrize("path", ["ntuple"], indirect=True)  # uproot writes neither into a TTree
+def test_text_and_lists_of_lists_are_read_and_written_as_ours(tmp_path, path):
+    work = Path("copy", "event", [], [Output("all", ("Event", "words", "grid"))])
+    with ForeignReader.open({"": path}, series="X", run=0) as reader:
+        kinds = {
+            (b.name, c.name): c.document()["type"] for b in reader.declarations.values() for c in b.columns
+        }
+        assert (kinds["Event", "name"], kinds["words", "value"], kinds["grid", "value"]) == (
+            "str",
+            "str",
+            "i4[]",
+        )
+        run_path(
+            work, reader, Interval.runs("X", 0, 9), banks=reader.declarations,
+            outputs={"all": tmp_path / "all.root"}, lineage=lambda _: LINEAGE,
+        )  # fmt: skip
+    with CollectionReader([tmp_path / "all.root"]) as reader:
+        assert [part["Event"]["name"].text() for part in reader.batches()] == [["end", "μ"], ["", "a"]]
+        assert [part["words"].value.text() for part in reader.batches()] == [["z"], ["", "x", "yy"]]
+        assert reader["grid.value"].tolist() == [[[4], [5]], [], [[3]], [[1, 2], []]]
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.forks)])
