@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from beamwright.batch.scheduler import JobSpec, Scheduler
 from beamwright.core.errors import SchedulerDownError, SchedulerError, StorageError
 from beamwright.db import history, schema
-from beamwright.production import jobs
+from beamwright.production import jobs, scouting
 from beamwright.production.broker import Candidate, assign
 from beamwright.production.workspace import Workspace
 
@@ -52,6 +52,11 @@ class Submitter:
         with self.workspace.db.read() as conn:
             if not jobs.has_prepared(conn, now):
                 return []
+            is_scouted = scouting.has_scouted(conn)
+        if is_scouted:
+            with self.workspace.db.begin() as conn:
+                scouting.release(conn, now)
+        with self.workspace.db.read() as conn:
             held = _by_farm(jobs.held_slots(conn))
             busy = {name: self._busy(name, held.get(name, [])) for name in farms}
             taken = {name: count for name, count in busy.items() if count is not None}
@@ -122,4 +127,4 @@ def _by_farm(held: Iterable[tuple[str, str | None]]) -> dict[str, list[str | Non
 def _spec(leased: jobs.Lease) -> JobSpec:
     limits = leased.document["limits"]
     memory_mb, wall_s = int(limits["memory_mb"]), float(limits["wall_s"])
-    return JobSpec(leased.places.job, leased.places.unit[:12], memory_mb, wall_s)
+    return JobSpec(leased.places.job, leased.places.unit[:12], memory_mb, wall_s, leased.avoid)

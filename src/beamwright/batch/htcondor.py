@@ -94,6 +94,7 @@ def description(access: Access, batch: Batch) -> str:
         "request_memory": f"{batch.memory_mb}MB" if batch.memory_mb else "",
         "+MaxWallTimeMins": str(batch.minutes) if batch.wall_s else "",
         "accounting_group": access.queue,
+        "requirements": " && ".join(f'(Machine != "{host}")' for host in batch.avoid),
     }
     declared = [f"{name} = {value}" for name, value in lines.items() if value]
     return "\n".join([*declared, "queue directory from (", *map(str, batch.directories), ")", ""])

@@ -35,6 +35,8 @@ class Lsf:
         argv += ["-M", f"{batch.memory_mb}MB"] if batch.memory_mb else []
         argv += ["-W", str(batch.minutes)] if batch.wall_s else []
         argv += ["-q", access.queue] if access.queue else []
+        others = " && ".join(f"hname!='{host}'" for host in batch.avoid)
+        argv += ["-R", f"select[{others}]"] if others else []
         return Request([*argv, *access.options], script.array(access, batch, "LSB_JOBINDEX", 1))
 
     def submitted(self, answer: Answer, count: int) -> list[str]:

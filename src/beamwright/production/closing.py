@@ -11,7 +11,7 @@ from beamwright.conditions import tags
 from beamwright.core.did import Did
 from beamwright.core.errors import IntegrityError
 from beamwright.db import history, schema
-from beamwright.production import chain
+from beamwright.production import chain, scouting
 from beamwright.production.tasks import ACTOR, Plan, Task
 from beamwright.production.units import row_interval
 
@@ -58,7 +58,7 @@ def is_finished(conn: sa.Connection, production_id: int) -> bool:
 
 
 def in_flight(conn: sa.Connection, production_id: int) -> int:
-    """Count the attempts under way and the jobs that wait for a farm."""
+    """Count the attempts under way, and the jobs that wait for a farm or for their time."""
     attempt, job, unit, task = schema.attempt, schema.job, schema.unit, schema.task
     mine = (
         sa.select(sa.func.count())
@@ -68,7 +68,9 @@ def in_flight(conn: sa.Connection, production_id: int) -> int:
         .where(task.c.production_id == production_id)
     )
     live = sa.select(attempt.c.id).where(attempt.c.job_id == job.c.id, attempt.c.state.in_(ACTIVE)).exists()
-    return int(conn.execute(mine.where(sa.or_(live, job.c.state == "prepared"))).scalar_one())
+    wanted = sa.and_(job.c.state == "failed", job.c.wish.is_not(None))
+    query = mine.where(sa.or_(live, scouting.startable(conn), wanted))
+    return int(conn.execute(query).scalar_one()) + scouting.has_scouted(conn)
 
 
 def obstacles(conn: sa.Connection, plan: Plan) -> list[str]:
@@ -81,11 +83,23 @@ def obstacles(conn: sa.Connection, plan: Plan) -> list[str]:
         query = sa.select(unit.c.key, job.c.state, job.c.reason).join(unit, job.c.unit_id == unit.c.id)
         query = query.where(unit.c.task_id == task.id, job.c.state.in_(("failed", "held"))).order_by(job.c.id)
         found += _alike(task, list(conn.execute(query)))
+        found += _stopped(conn, task)
         if task.state == "draining":
             found.append(f"the ledger of step {task.step.name} does not balance")
         if task.step.kind == "calibrate":
             found += _held(conn, task.id)
     return found + _missing_runs(conn, plan)
+
+
+def _stopped(conn: sa.Connection, task: Task) -> list[str]:
+    """Say that a task is held, or that its scouts have failed."""
+    if task.state == "held":
+        told = history.of(conn, "task", task.id)[-1]
+        return [f"step {task.step.name} is held by {told.actor}: {told.reason or 'no reason given'}"]
+    waiting = scouting.waiting(conn, task.id)
+    if waiting:
+        return [f"{waiting} jobs of step {task.step.name} wait for its scouts"]
+    return []
 
 
 def _alike(task: Task, rows: list[Any]) -> list[str]:
@@ -130,7 +144,8 @@ def freeze(conn: sa.Connection, plan: Plan, now: float) -> dict[str, str]:
             hint="skip-backs after processing? redo these units, then freeze",
         )
     for did in _streams(plan):
-        datasets.freeze(conn, did, now, reason=f"production {plan.spec.name} is done")
+        # What it mixes, its file names: data and simulation, one global tag for each.
+        datasets.freeze(conn, did, now, reason=f"production {plan.spec.name} is done", allow_mixed=True)
     return {name: tags.freeze(conn, name, now) for name in sorted({d.global_tag for d in plan.spec.dataset})}
 
 

@@ -412,7 +412,13 @@ def _end(conn: sa.Connection, workspace: Workspace, cases: Sequence[_Case], now:
         row, refusal = case.row, case.refusal
         if refusal and row.job_state in ("submitted", "running") and jobs.is_latest(conn, row.id, row.job_id):
             job = conn.execute(sa.select(schema.job).where(schema.job.c.id == row.job_id)).one()
-            jobs.fail(conn, job, refusal.failure_class, refusal.message, tries=tries, actor=ACTOR, now=now)
+            common: dict[str, Any] = {
+                "tries": tries,
+                "actor": ACTOR,
+                "now": now,
+                "host": case.reported.get("host"),
+            }
+            jobs.fail(conn, job, refusal.failure_class, refusal.message, **common)
 
 
 def _stamps(examined: Examined) -> dict[str, tuple[str, int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ from beamwright.core.messages import (
 )
 from beamwright.db import history, schema
 from beamwright.db.engine import batched, insert_ids
+from beamwright.production import scouting
+from beamwright.production.rules import RetryRule, Verdict, decide
 from beamwright.production.tickets import ticket
 from beamwright.production.workspace import Workspace
 
@@ -34,13 +37,14 @@ COMMANDS = {
     "validate": [sys.executable, "-m", "beamwright.cli.main", "validate"],
 }
 
+# What may be put into a request as the name of a node.
+HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}")
+# A task is judged by so many of its latest attempts before it is stopped.
+RUNAWAY_WINDOW = 20
+
 # States of a job after which a further attempt's outputs are not wanted.
 SETTLED = frozenset({"ok", "superseded", "cancelled", "excluded", "split"})
 IN_FLIGHT = ("leased", "submitted", "running")
-
-# How often a unit is tried when its attempts end in this class; classes not named here follow the settings.
-# What strikes the unit by chance is tried more often, what will be the same next time less.
-TRIES = {"lost": 10, "node": 10, "submit": 10, "input": 2, "policy": 2}
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Lease:
     job_id: int
     places: Places
     document: JobDoc
+    avoid: tuple[str, ...] = ()
 
     @property
     def farm(self) -> str:
@@ -116,16 +121,11 @@ def lease(
         for row, place in zip(rows, places, strict=True)
     ]
     return [
-        Lease(attempt_id, job_id, place, document)
+        Lease(attempt_id, job_id, place, document, tuple(work[job_id].job_avoid or ()))
         for attempt_id, (job_id, _), place, document in zip(
             attempt_ids, pairs, places, documents, strict=True
         )
     ]
-
-
-def has_prepared(conn: sa.Connection, now: float) -> bool:
-    """Tell whether any job may start now."""
-    return conn.execute(sa.select(schema.job.c.id).where(_startable(now)).limit(1)).first() is not None
 
 
 def prepared(conn: sa.Connection, now: float, limit: int) -> list[tuple[int, tuple[str, ...]]]:
@@ -134,15 +134,17 @@ def prepared(conn: sa.Connection, now: float, limit: int) -> list[tuple[int, tup
     query = (
         sa.select(job.c.id, unit.c.definition)
         .join(unit, job.c.unit_id == unit.c.id)
-        .where(_startable(now))
+        .where(scouting.startable(conn), job.c.not_before <= now)
         .order_by(job.c.priority.desc(), job.c.id)
         .limit(limit)
     )
     return [(row.id, tuple(row.definition.get("farms") or ())) for row in conn.execute(query)]
 
 
-def _startable(now: float) -> sa.ColumnElement[bool]:
-    return sa.and_(schema.job.c.state == "prepared", schema.job.c.not_before <= now)
+def has_prepared(conn: sa.Connection, now: float) -> bool:
+    """Tell whether any job may start now."""
+    is_due = sa.and_(schema.job.c.state == "prepared", schema.job.c.not_before <= now)
+    return conn.execute(sa.select(schema.job.c.id).where(is_due).limit(1)).first() is not None
 
 
 def held_slots(conn: sa.Connection) -> list[tuple[str, str | None]]:
@@ -180,16 +182,6 @@ def revoke(places: Places) -> bool:
     return True
 
 
-def after_failure(failure_class: str, earlier: Mapping[str, int], tries: int) -> tuple[bool, float]:
-    """Decide whether a unit is tried again and after how many seconds.
-
-    ``earlier`` counts its failed attempts by class, this one included.
-    """
-    count = earlier.get(failure_class, 0)
-    again = count < TRIES.get(failure_class, tries) and sum(earlier.values()) < max(TRIES.values())
-    return again, min(300.0, 0.25 * 4.0 ** (count - 1)) if count > 1 else 0.0
-
-
 def failures(conn: sa.Connection, job_id: int) -> dict[str, int]:
     """Count a job's ended attempts by failure class, from where it was last made ready by hand."""
     attempt, entry = schema.attempt, schema.history
@@ -213,7 +205,7 @@ def prepare_again(conn: sa.Connection, production_id: int, reason: str, now: flo
         .where(task.c.production_id == production_id, job.c.state == "failed")
     )
     ids = list(conn.execute(query).scalars())
-    values: dict[str, Any] = {"failures": 0, "not_before": 0.0}
+    values: dict[str, Any] = {"failures": 0, "not_before": 0.0, "wish": None}
     common: dict[str, Any] = {"actor": OPERATOR, "reason": reason, "at": now}
     history.move_all(conn, job, ids, "failed", "prepared", **common, **values)
     return len(ids)
@@ -228,23 +220,77 @@ def fail(
     tries: int,
     actor: str,
     now: float,
+    host: str | None = None,
 ) -> None:
-    """Fail a job whose latest attempt has just ended badly, and prepare it again when it may be retried.
+    """Fail a job whose latest attempt has just ended badly, and do what its task's rules say.
 
-    ``job`` is a row with id and state (submitted or running).
+    ``job`` is a row with id and state (submitted or running); ``host`` is where the attempt ran.
     """
     reason = f"{failure_class}: {message}"
-    again, delay = after_failure(failure_class, failures(conn, job.id), tries)
+    step, limits = _step_of(conn, job)
+    rules = [RetryRule.model_validate(rule) for rule in step.get("retry", ())]
+    verdict = decide(rules, failure_class, message, failures(conn, job.id), tries)
+    again = {"not_before": now + verdict.delay_s} | _other_needs(job, limits, verdict, host)
     common: dict[str, Any] = {"actor": actor, "at": now, "reason": reason}
-    if failure_class in ("lost", "submit") and again:
-        history.move(conn, schema.job, job.id, job.state, "prepared", **common, not_before=now + delay)
+    if failure_class in ("lost", "submit") and verdict.what == "again":
+        history.move(conn, schema.job, job.id, job.state, "prepared", **common, **again)
         return
-    total = schema.job.c.failures + 1
-    history.move(conn, schema.job, job.id, job.state, "failed", **common, failures=total)
+    values: dict[str, Any] = {
+        "failures": schema.job.c.failures + 1,
+        "wish": "split" if verdict.what == "split" else None,
+    }
+    history.move(conn, schema.job, job.id, job.state, "failed", **common, **values)
     conn.execute(sa.update(schema.job).where(schema.job.c.id == job.id).values(reason=reason))
-    if again:
+    if verdict.what == "again":
         common["reason"] = f"tried again after {reason}"
-        history.move(conn, schema.job, job.id, "failed", "prepared", **common, not_before=now + delay)
+        history.move(conn, schema.job, job.id, "failed", "prepared", **common, **again)
+    if verdict.what == "hold":
+        common["reason"] = f"held by a rule of its task after {reason}"
+        history.move(conn, schema.job, job.id, "failed", "held", **common)
+    _stop_runaway(conn, job, step, actor, now)
+
+
+def _step_of(conn: sa.Connection, job: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the step of a job's task as it is configured now, and the limits of the job's unit."""
+    unit, task = schema.unit, schema.task
+    query = sa.select(task.c.config, unit.c.definition).join(unit, unit.c.task_id == task.c.id)
+    row = conn.execute(query.where(unit.c.id == job.unit_id)).one()
+    return row.config.get("step") or {}, row.definition.get("limits") or {}
+
+
+def _other_needs(job: Any, limits: Mapping[str, Any], verdict: Verdict, host: str | None) -> dict[str, Any]:
+    """Return the columns of a job that change with what it needs at its next attempt."""
+    changed: dict[str, Any] = {}
+    if verdict.memory > 1:
+        changed["memory_mb"] = round((job.memory_mb or limits.get("memory_mb", 0)) * verdict.memory)
+    if verdict.wall > 1:
+        changed["wall_s"] = (job.wall_s or limits.get("wall_s", 0.0)) * verdict.wall
+    if verdict.avoids_node and host and HOST.fullmatch(host):
+        changed["avoid"] = sorted({*(job.avoid or ()), host})
+    return changed
+
+
+def _stop_runaway(conn: sa.Connection, job: Any, step: Mapping[str, Any], actor: str, now: float) -> None:
+    """Hold a task of whose latest attempts too many have failed."""
+    limit = float(step.get("max_failed", 1.0))
+    if limit >= 1.0:
+        return
+    unit, table, attempt, task = schema.unit, schema.job, schema.attempt, schema.task
+    task_id = conn.execute(sa.select(unit.c.task_id).where(unit.c.id == job.unit_id)).scalar_one()
+    query = (
+        sa.select(attempt.c.failure_class)
+        .join(table, attempt.c.job_id == table.c.id)
+        .join(unit, table.c.unit_id == unit.c.id)
+        .where(unit.c.task_id == task_id, attempt.c.ended.is_not(None))
+        .order_by(attempt.c.id.desc())
+        .limit(RUNAWAY_WINDOW)
+    )
+    found = list(conn.execute(query).scalars())
+    failed = sum(name is not None for name in found)
+    state = conn.execute(sa.select(task.c.state).where(task.c.id == task_id)).scalar_one()
+    if state == "active" and len(found) >= RUNAWAY_WINDOW and failed > limit * len(found):
+        reason = f"{failed} of the last {len(found)} attempts failed, more than {limit:.0%}"
+        history.move(conn, task, task_id, "active", "held", actor=actor, reason=reason, at=now)
 
 
 def lose(
@@ -263,7 +309,7 @@ def lose(
     history.move(conn, schema.attempt, row.id, row.state, "lost", **move, **values)
     if row.job_state in ("submitted", "running") and is_latest(conn, row.id, row.job_id):
         job = conn.execute(sa.select(schema.job).where(schema.job.c.id == row.job_id)).one()
-        fail(conn, job, failure_class, message, tries=tries, actor=actor, now=now)
+        fail(conn, job, failure_class, message, tries=tries, actor=actor, now=now, host=row.host)
 
 
 def in_flight(conn: sa.Connection) -> list[Any]:
@@ -314,7 +360,16 @@ def _work(conn: sa.Connection, job_ids: Sequence[int]) -> dict[int, Any]:
     """Read everything that job documents are made of, by job."""
     job, unit, task, production = schema.job, schema.unit, schema.task, schema.production
     query = (
-        sa.select(unit, job.c.id.label("job_id"), production.c.release, production.c.name.label("production"))
+        sa.select(
+            unit,
+            *(
+                job.c[name].label(f"job_{name}")
+                for name in ("id", "memory_mb", "wall_s", "avoid", "failures")
+            ),
+            task.c.needs,
+            production.c.release,
+            production.c.name.label("production"),
+        )
         .select_from(job)
         .join(unit, job.c.unit_id == unit.c.id)
         .join(task, unit.c.task_id == task.c.id)
@@ -346,7 +401,7 @@ def _document(
     definition = row.definition
     first = [row.first_run, row.first_section, row.first_event]
     last = [row.last_run, row.last_section, row.last_event]
-    limits = {"heartbeat_s": workspace.settings.limits.heartbeat_s} | definition["limits"]
+    limits = {"heartbeat_s": workspace.settings.limits.heartbeat_s} | definition["limits"] | _needs(row)
     streams = {
         name: dict(stream) | {"name": ":".join(declared_name(row.production, stream))}
         for name, stream in definition["streams"].items()
@@ -370,6 +425,19 @@ def _document(
         "commands": {name: list(argv) for name, argv in commands.items()},
     }
     return document  # type: ignore[return-value]
+
+
+def _needs(row: Any) -> dict[str, Any]:
+    """Return what a job may use where that is not what its unit was made with.
+
+    Scouts tell what the others need; a job that has failed gets all that its unit may have, or more.
+    """
+    scouted = (
+        {} if row.job_failures else {name: (row.needs or {}).get(name) for name in ("memory_mb", "wall_s")}
+    )
+    own = {"memory_mb": row.job_memory_mb, "wall_s": row.job_wall_s}
+    least = {n: min(v, row.definition["limits"].get(n, v)) for n, v in scouted.items() if v}
+    return least | {name: value for name, value in own.items() if value}
 
 
 def _conditions(workspace: Workspace, row: Any, definition: Mapping[str, Any]) -> ConditionsDoc | None:

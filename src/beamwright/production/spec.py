@@ -10,6 +10,7 @@ from pydantic import Field
 from beamwright.core.canonical import content_hash
 from beamwright.core.errors import ConfigError, nearest
 from beamwright.core.settings import Declaration, declare, parse_toml
+from beamwright.production.rules import RetryRule, StateSpec
 
 Kind = Literal["calibrate", "process", "merge"]
 
@@ -67,6 +68,10 @@ class StepSpec(Declaration):
     farms: list[str] = []
     priority: int = 0
     seed: int = 0
+    scouts: int = Field(default=0, ge=0)
+    max_failed: float = Field(default=1.0, gt=0, le=1)
+    retry: list[RetryRule] = []
+    state: list[StateSpec] = []
 
 
 class ProductionSpec(Declaration):

@@ -23,7 +23,7 @@ from beamwright.batch.scheduler import JobSpec, Status
 from beamwright.core.clock import ManualClock
 from beamwright.core.errors import SchedulerDownError, SchedulerError, StorageError
 from beamwright.db import history, schema
-from beamwright.production import jobs
+from beamwright.production import closing, jobs, rules, scouting
 from beamwright.production.workspace import Workspace
 from kill.production import COMMANDS, make
 
@@ -34,12 +34,14 @@ class Puppet:
     def __init__(self) -> None:
         self.jobs: dict[str, tuple[Path, Status]] = {}
         self.cancelled: list[str] = []
+        self.specs: list[JobSpec] = []
         self.refuses = self.is_down = False
 
     def submit(self, specs: Sequence[JobSpec]) -> list[str]:
         if self.refuses:
             raise SchedulerError("the queue is closed")
         ids = [f"b{len(self.jobs) + i}" for i in range(len(specs))]
+        self.specs += specs
         self.jobs |= {i: (spec.directory, Status("queued")) for i, spec in zip(ids, specs, strict=True)}
         return ids
 
@@ -275,13 +277,13 @@ def test_a_vanished_attempt_with_a_report_is_not_lost(world: World) -> None:
 
 def test_a_unit_whose_attempts_vanish_for_ever_fails_in_the_end(world: World) -> None:
     world.submitter.schedulers = {"near": world.near}
-    for _ in range(2 * jobs.TRIES["lost"]):
+    for _ in range(2 * rules.TRIES["lost"]):
         world.submitter.turn()
         world.near.close()
         world.tracker.turn()
         world.later(400.0)
     assert world.states(schema.job) == ["failed", "failed"]
-    assert len(world.rows(schema.attempt)) == 2 * jobs.TRIES["lost"]
+    assert len(world.rows(schema.attempt)) == 2 * rules.TRIES["lost"]
     assert "vanished" in world.rows(schema.job)[0].reason
 
 
@@ -361,3 +363,113 @@ def test_what_the_tracker_decides(
     attempt: Any, job: str, status: Any, signs: tuple[bool, bool, float], now: float, step: str
 ) -> None:
     assert tracker.decide(attempt, job, Status(status), Signs(*signs), now, 20.0) == step
+
+
+# --- what the rules of a task file bring about ------------------------------------------------------------
+
+
+def configure(world: World, **step: Any) -> None:
+    """Give the first task rules, as its file would."""
+    with world.workspace.db.begin() as conn:
+        conn.execute(sa.update(schema.task).where(schema.task.c.id == 1).values(config={"step": step}))
+
+
+def want(world: World, wish: str) -> None:
+    """Let the payloads of all units do something special."""
+    with world.workspace.db.begin() as conn:
+        for row in conn.execute(sa.select(schema.unit)).all():
+            changed = row.definition | {"config": {"wish": wish}}
+            conn.execute(sa.update(schema.unit).where(schema.unit.c.id == row.id).values(definition=changed))
+
+
+def fail_once(world: World) -> None:
+    """Have both jobs submitted, run to their reports, and taken in."""
+    world.submitter.turn()
+    for farm in (world.near, world.far):
+        for batch_id in [i for i, (_, status) in farm.jobs.items() if status.state == "queued"]:
+            farm.run(batch_id)
+    world.importer.turn()
+    world.later(400.0)
+
+
+def requested(world: World, number: int) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((world.places(number).job / "job.json").read_bytes())
+    return document["limits"]
+
+
+def test_a_rule_gives_more_memory_and_another_node_to_the_next_attempt(world: World) -> None:
+    configure(world, retry=[{"failure": "application_error", "action": "more", "factor": 2.0}])
+    want(world, "fail")
+    fail_once(world)
+    configure(world, retry=[{"message": "told to", "action": "exclude"}])
+    fail_once(world)
+    assert [requested(world, n)["memory_mb"] for n in range(4)] == [2000, 2000, 4000, 4000]
+    hosts = {row.host for row in world.rows(schema.attempt)}
+    assert [set(row.avoid) for row in world.rows(schema.job)] == [hosts, hosts]
+    world.submitter.turn()
+    specs = [spec for farm in (world.near, world.far) for spec in farm.specs]
+    assert [set(spec.avoid) for spec in specs[-1:]] == [hosts] and specs[0].avoid == ()
+
+
+def test_a_rule_holds_a_job_or_gives_it_up(world: World) -> None:
+    configure(world, retry=[{"failure": "application_error", "action": "hold"}])
+    want(world, "fail")
+    fail_once(world)
+    assert world.states(schema.job) == ["held"] * 2 and "rule" in history_of(world, 1)[-1].reason
+    configure(world, retry=[{"action": "never"}])
+    with world.workspace.db.begin() as conn:
+        history.move_all(conn, schema.job, [1, 2], "held", "prepared", actor="operator", at=1500.0)
+    fail_once(world)
+    assert world.states(schema.job) == ["failed"] * 2 and len(world.rows(schema.attempt)) == 4
+
+
+def history_of(world: World, job_id: int) -> list[history.Entry]:
+    with world.workspace.db.read() as conn:
+        return history.of(conn, "job", job_id)
+
+
+def test_the_rest_of_a_task_waits_for_its_scouts_and_asks_for_what_they_needed(world: World) -> None:
+    configure(world, scouts=1)
+    assert world.submitter.turn() == 1 and world.submitter.turn() == 0
+    assert world.states(schema.job) == ["submitted", "prepared"]
+    with world.workspace.db.read() as conn:
+        assert scouting.waiting(conn, 1) == 1
+    (farm,) = [farm for farm in (world.near, world.far) if farm.jobs]
+    farm.run("b0")
+    world.importer.turn()
+    assert world.submitter.turn() == 1
+    task = world.rows(schema.task)[0]
+    assert task.released and task.needs["output_bytes"] > 0 and task.needs["cpu_s"] > 0
+    assert requested(world, 0)["memory_mb"] == 2000
+    assert requested(world, 1)["memory_mb"] == task.needs["memory_mb"] < 2000
+
+
+def test_scouts_that_fail_keep_the_rest_back(world: World) -> None:
+    configure(world, scouts=1, retry=[{"action": "never"}])
+    want(world, "fail")
+    fail_once(world)
+    assert world.states(schema.job) == ["failed", "prepared"]
+    assert world.submitter.turn() == 0
+    with world.workspace.db.read() as conn:
+        assert closing.in_flight(conn, 1) == 0
+
+
+def test_a_task_that_fails_and_fails_is_stopped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "RUNAWAY_WINDOW", 4)
+    configure(world, max_failed=0.5)
+    want(world, "fail")
+    fail_once(world)
+    assert world.states(schema.task)[0] == "active"
+    fail_once(world)
+    assert world.states(schema.task)[0] == "held"
+    assert world.states(schema.job) == ["prepared"] * 2 and world.submitter.turn() == 0
+    with world.workspace.db.read() as conn:
+        assert "4 of the last 4 attempts failed" in history.of(conn, "task", 1)[-1].reason
+
+
+def test_prompt_work_goes_before_reprocessing(world: World) -> None:
+    world.submitter.schedulers = {"near": world.near}
+    with world.workspace.db.begin() as conn:
+        conn.execute(sa.update(schema.job).where(schema.job.c.id == 2).values(priority=10))
+    world.submitter.turn()
+    assert world.states(schema.job) == ["prepared", "submitted"]
