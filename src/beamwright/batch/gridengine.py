@@ -39,6 +39,7 @@ class GridEngine:
         argv += ["-r", "n", "-wd", str(access.folder), "-o", "/dev/null", "-e", "/dev/null", "-S", "/bin/sh"]
         wishes = [f"mem_free={batch.memory_mb}M"] if batch.memory_mb else []
         wishes += [f"h_rt={batch.minutes * 60}"] if batch.wall_s else []
+        wishes += ["h=" + "&".join(f"!{host}" for host in batch.avoid)] if batch.avoid else []
         argv += ["-l", ",".join(wishes)] if wishes else []
         argv += ["-q", access.queue] if access.queue else []
         return Request([*argv, *access.options], script.array(access, batch, "SGE_TASK_ID", 1))
