@@ -9,9 +9,13 @@ import pytest
 
 from beamwright.core.errors import BeamwrightError
 from beamwright.event.pointer import PointerWriter
+from beamwright.event.rntuple import NTupleFile
+from beamwright.event.rntuple.file import page_extents
+from beamwright.event.rntuple.tfile import directory_key
 from beamwright.event.sources import SourceFiles
 from beamwright.event.store import CollectionReader
 from beamwright.event.validate import validate_file
+from support import wide
 from support.streams import BANKS, LINEAGE, batch, same_batches, write_stream
 
 MANY = pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
@@ -65,6 +69,53 @@ def test_a_flip_is_found_and_each_bank_is_right_or_refused(folder, data, count):
     assert refused > count // 4
 
 
+def regions(path):
+    """Return the byte ranges of each part of a file; together they are all of it."""
+    with NTupleFile(path) as file:
+        at = file.anchor
+        keys = {key.name: (key.data, key.end) for key in file.keys}
+        extents = [page_extents(c.pages).tolist() for cluster in file.clusters for c in cluster.columns]
+        found = {
+            "head": [(0, 100)],
+            "directory": [(100, directory_key().end)],
+            "header": [(at.header_offset, at.header_offset + at.header_size)],
+            "footer": [(at.footer_offset, at.footer_offset + at.footer_size)],
+            "page list": [(group.offset, group.offset + group.size) for group in file.groups],
+            "pages": [(start, start + size) for column in extents for start, size, _ in column],
+            "checksums of pages": [(start + size, end) for column in extents for start, size, end in column],
+            "anchor": [keys[file.name]],
+            "metadata": [keys["metadata"]],
+        }
+        known = np.zeros(file.size, np.bool_)
+    for start, stop in [part for parts in found.values() for part in parts]:
+        assert start < stop and not known[start:stop].any()
+        known[start:stop] = True
+    edges = np.flatnonzero(np.diff(np.concatenate([[1], known, [1]])))
+    found["records around them"] = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+    return found
+
+
+@MANY
+@pytest.mark.parametrize("kind", ["banks", "wide"])
+def test_a_flip_in_any_part_of_a_file_is_found(folder, data, kind, count):
+    good = folder / ("good.root" if kind == "banks" else f"wide{count}.root")
+    if kind == "wide":
+        wide.write(good, wide.sample(60), target=4_000)
+    assert validate_file(good)["valid"]
+    whole, parts, chooser = good.read_bytes(), regions(good), random.Random(count)
+    assert len(parts) == 10 and sum(b - a for part in parts.values() for a, b in part) == len(whole)
+    target, flips = folder / f"part{count}.root", 0
+    for name, part in parts.items():
+        places = np.concatenate([np.arange(start, stop) for start, stop in part])
+        for place in chooser.choices(places.tolist(), k=count // len(parts)):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << chooser.randrange(8)
+            target.write_bytes(damaged)
+            assert not validate_file(target)["valid"], f"{name}, byte {place}"
+            flips += 1
+    assert flips == count
+
+
 @MANY
 def test_a_flip_in_a_pointer_skim_is_found(folder, data, count):
     with CollectionReader([folder / "good.root"]) as reader:
@@ -85,7 +136,10 @@ def test_a_flip_in_a_pointer_skim_is_found(folder, data, count):
 
 def test_a_file_that_was_cut_anywhere_is_not_valid(folder, data):
     chooser, target = random.Random(1), folder / "cut.root"
-    for size in (0, 1, 99, len(data) - 1, *(chooser.randrange(len(data)) for _ in range(40))):
+    ends = {end for part in regions(folder / "good.root").values() for piece in part for end in piece}
+    edges = sorted({end + more for end in ends for more in (-1, 0, 1)} & set(range(len(data))))
+    inside = [chooser.randrange(len(data)) for _ in range(40)]
+    for size in (0, 1, *edges, *inside):
         target.write_bytes(data[:size])
         assert not validate_file(target)["valid"], f"{size} bytes"
         assert banks_read(target) == {}, f"{size} bytes"
