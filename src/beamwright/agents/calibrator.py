@@ -137,7 +137,7 @@ class Calibrator:
             statistics = _sum(
                 [unit_job(conn, _known(link.collect_unit_id)).figures["statistics"] for link in group]
             )
-            may_wait = self._may_wait(task, group) and not chain.is_complete(conn, current, task, one)
+            may_wait = self._may_wait(conn, current, task, one, group)
             items = [self._item(conn, current, task, one, link) for link in group]
             accumulators = inputs.unit_outputs(
                 conn, [_known(link.collect_unit_id) for link in group], ACCUMULATOR
@@ -154,12 +154,19 @@ class Calibrator:
         )
         return self._carry(one, group, items[0].global_tag, group[0].start, f"too little statistics: {text}")
 
-    def _may_wait(self, task: Task, group: Sequence[Link]) -> bool:
-        if group[0].round > 1:
+    def _may_wait(
+        self, conn: sa.Connection, current: Plan, task: Task, one: Chain, group: Sequence[Link]
+    ) -> bool:
+        """Tell whether a group may still grow: by a run that is there, or by one that may come in time."""
+        if group[0].round > 1 or len(group) >= task.step.max_runs:
             return False
-        limit = task.step.max_wait_s
+        following = one.next_waiting
+        if following is not None and not chain.waits_for(conn, current, task, one, following):
+            return True
+        if following is None and chain.is_complete(conn, current, task, one):
+            return False
         waited = self.workspace.clock.now() - min(link.created for link in group)
-        return len(group) < task.step.max_runs and (limit is None or waited < limit)
+        return task.step.max_wait_s is None or waited < task.step.max_wait_s
 
     def _fit(self, task: Task, one: Chain, group: Sequence[Link], item: Item) -> int:
         with self.workspace.db.read() as conn:

@@ -72,6 +72,11 @@ class Chain:
         """The first link that is not concluded."""
         return next((link for link in self.links if link.state not in FINAL), None)
 
+    @property
+    def next_waiting(self) -> Link | None:
+        """The first link that has not begun."""
+        return next((link for link in self.links if link.state == "waiting"), None)
+
     def before(self, link: Link) -> Link | None:
         """Return the link just before."""
         position = self.links.index(link)
