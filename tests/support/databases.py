@@ -101,6 +101,13 @@ def sqlite_database(sqlite_template: Path, tmp_path: Path) -> Iterator[Database]
 
 @pytest.fixture(scope="session")
 def postgresql_cluster() -> Iterator[str]:
+    """Give the URL of the first database of a private cluster that the session shares."""
+    with cluster() as url:
+        yield url
+
+
+@contextmanager
+def cluster(*options: str) -> Iterator[str]:
     """Start a cluster that listens on a socket of its own; give the URL of its first database."""
     binaries = _binaries()
     if binaries is None:
@@ -111,6 +118,7 @@ def postgresql_cluster() -> Iterator[str]:
     user = _unprivileged()
     if user is not None:
         shutil.chown(folder, user)
+    data = ("-D", str(folder / "data"))
 
     def run(*command: str) -> None:
         # pg_ctl leaves a server behind that must not hold our pipes open.
@@ -118,23 +126,14 @@ def postgresql_cluster() -> Iterator[str]:
             subprocess.run(command, check=True, user=user, cwd=folder, stdout=out, stderr=out, timeout=120)
 
     try:
-        run(str(binaries / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "test", "--no-sync")
-        options = f"-k {folder} -c listen_addresses= -c fsync=off -c max_connections=60"
-        run(
-            str(binaries / "pg_ctl"),
-            "-D",
-            str(folder / "data"),
-            "-w",
-            "-l",
-            str(folder / "log"),
-            "-o",
-            options,
-            "start",
-        )
+        run(str(binaries / "initdb"), *data, "-A", "trust", "-U", "test", "--no-sync")
+        settings = ("listen_addresses=", "fsync=off", "max_connections=60", *options)
+        flags = f"-k {folder} " + " ".join(f"-c {setting}" for setting in settings)
+        run(str(binaries / "pg_ctl"), *data, "-w", "-l", str(folder / "log"), "-o", flags, "start")
         try:
             yield f"postgresql://test@/postgres?host={folder}"
         finally:
-            run(str(binaries / "pg_ctl"), "-D", str(folder / "data"), "-w", "-m", "immediate", "stop")
+            run(str(binaries / "pg_ctl"), *data, "-w", "-m", "immediate", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
