@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from beamwright.cli import replicas
 from beamwright.cli.asking import asking, question, write_answer, write_plan
 from beamwright.cli.common import (
     Columns,
@@ -18,11 +19,17 @@ from beamwright.cli.common import (
     write_document,
     write_rows,
 )
+from beamwright.cli.registering import register_command
 
 
 @click.group()
 def file() -> None:
     """Files and what they say of themselves."""
+
+
+file.add_command(register_command("file"))
+for _command in (replicas.where, replicas.missing, replicas.reconcile):
+    file.add_command(_command)
 
 
 @file.command("ls")

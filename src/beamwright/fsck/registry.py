@@ -22,12 +22,7 @@ CHECKS = (
     ),
     Check(10, "every verified replica was read by somebody", storage.verified_by_somebody),
     Check(11, "a live file has a verified replica", storage.live_files),
-    Check(
-        17,
-        "files on storage = catalogue, in flight or quarantine",
-        storage.nothing_unknown,
-        on_storage=True,
-    ),
+    Check(17, "files on storage = catalogue, in flight or quarantine", storage.nothing_unknown),
     Check(19, "no clean-up went past its brakes", system.brakes_held),
     Check(20, "a payload's hash is its name", conditions.payload_hashes),
     Check(21, "a frozen global tag resolves as recorded", conditions.frozen_as_recorded),

@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from beamwright.core.settings import Settings, read_settings
 from beamwright.db import schema
 from beamwright.event.validate import validate_file
 from beamwright.fsck import pointers
@@ -39,7 +40,8 @@ def unchanged(context: Context) -> Iterator[Finding]:
     query = sa.select(*columns, file.c.id.label("file_id"), replica).join(
         replica, replica.c.file_id == file.c.id
     )
-    for row in context.conn.execute(query.where(replica.c.state == "verified")).all():
+    here = sa.and_(replica.c.state == "verified", replica.c.endpoint.in_(_here(context)))
+    for row in context.conn.execute(query.where(here)).all():
         for problem in _replica_problems(context, row):
             yield f"file {row.scope}:{row.name}", f"{row.path} {problem}"
 
@@ -132,9 +134,20 @@ def live_files(context: Context) -> Iterator[Finding]:
 
 
 def nothing_unknown(context: Context) -> Iterator[Finding]:
-    """Invariant 17: every file in a farm's store is a replica, a report, in flight, or in quarantine."""
+    """Invariant 17: every file in a farm's store is a replica, a report, in flight, or in quarantine.
+
+    Of other endpoints the listings tell.
+    """
+    yield from _listed_otherwise(context)
+    if context.on_storage:
+        yield from _unknown_here(context)
+
+
+def _unknown_here(context: Context) -> Iterator[Finding]:
     replica, attempt = schema.replica, schema.attempt
-    kept = sa.select(replica.c.path).where(replica.c.state != "deleted")
+    kept = sa.select(replica.c.path).where(
+        replica.c.state != "deleted", replica.c.endpoint.in_(_here(context))
+    )
     replicas = set(context.conn.execute(kept).scalars())
     query = sa.select(attempt.c.nonce, attempt.c.state, attempt.c.id)
     attempts = {row.nonce: row for row in context.conn.execute(query)}
@@ -143,6 +156,46 @@ def nothing_unknown(context: Context) -> Iterator[Finding]:
             problem = None if str(path) in replicas else _stranger(path, attempts)
             if problem:
                 yield str(path.relative_to(context.root)), problem
+
+
+def _listed_otherwise(context: Context) -> Iterator[Finding]:
+    """What all listings of an endpoint over the declared time hold otherwise than the catalogue does now."""
+    table = schema.listing
+    apart = _settings(context).reconcile.apart_s
+    for endpoint in context.conn.execute(sa.select(table.c.endpoint).distinct()).scalars().all():
+        mine = sa.select(table.c.id, table.c.taken).where(table.c.endpoint == endpoint)
+        rows = context.conn.execute(mine.order_by(table.c.taken)).all()
+        earlier = [row.taken for row in rows if row.taken <= rows[-1].taken - apart]
+        if earlier:
+            ids = [row.id for row in rows if row.taken >= earlier[-1]]
+            yield from _agreed(context, endpoint, ids)
+
+
+def _agreed(context: Context, endpoint: str, listings: list[int]) -> Iterator[Finding]:
+    said, replica = schema.listing_finding, schema.replica
+    columns = (said.c.path, said.c.kind)
+    votes = sa.select(*columns).where(said.c.listing_id.in_(listings)).group_by(*columns)
+    agreed = votes.having(sa.func.count() == len(listings)).subquery()
+    now = sa.and_(replica.c.endpoint == endpoint, replica.c.path == agreed.c.path)
+    query = sa.select(agreed, replica.c.state).join(replica, now, isouter=True)
+    for row in context.conn.execute(query):
+        if row.kind == "dark" and row.state in (None, "deleted", "lost"):
+            yield f"{endpoint} {row.path}", "lies there and is in no catalogue"
+        elif row.kind == "lost" and row.state in ("present", "verified", "suspect"):
+            yield f"{endpoint} {row.path}", f"is {row.state} in the catalogue and in no listing"
+        elif row.kind == "differs" and row.state in ("present", "verified"):
+            yield f"{endpoint} {row.path}", f"is {row.state} and of another size in every listing"
+
+
+def _here(context: Context) -> list[str]:
+    """Return the endpoints whose files we can look at: our own and the farms'."""
+    farms = {path.name for path in context.root.glob("farms/*")}
+    return sorted({"local", *farms, *_settings(context).farm})
+
+
+def _settings(context: Context) -> Settings:
+    path = context.root / "beamwright.toml"
+    return read_settings(path.read_text(), str(path)) if path.is_file() else Settings()
 
 
 def _stranger(path: Path, attempts: dict[str, Any]) -> str | None:

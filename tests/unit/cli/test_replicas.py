@@ -1,0 +1,93 @@
+"""The commands about files at endpoints, in the workspace of the sample production."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from beamwright.db import schema
+from beamwright.production.workspace import Workspace
+
+Call = Callable[..., Any]
+
+
+@pytest.fixture
+def site(workspace: Workspace) -> Workspace:
+    """Two endpoints of one site hold all raw files between them, one of them one merged file more."""
+    text = (workspace.root / "beamwright.toml").read_text()
+    declared = '\n[endpoint.lyon-disk]\nsite = "lyon"\n[endpoint.lyon-tape]\nsite = "lyon"\n'
+    (workspace.root / "beamwright.toml").write_text(text + declared)
+    file, replica = schema.file, schema.replica
+    with workspace.db.begin() as conn:
+        raw = list(conn.execute(sa.select(file).where(file.c.kind == "raw").order_by(file.c.id)))
+        facts = {"state": "verified", "verified_by": "mover", "verified_at": 1.0}
+        for number, row in enumerate(raw):
+            place = {"endpoint": ("lyon-disk", "lyon-tape")[number % 2], "path": f"/lyon/{row.name}"}
+            conn.execute(sa.insert(replica).values(file_id=row.id, **place, **facts))
+    workspace.db.close()
+    return workspace
+
+
+def test_a_site_lacks_what_is_at_none_of_its_endpoints(site: Workspace, call: Call) -> None:
+    everything, raw = (len(call("file", "ls", "--json", *more).rows) for more in ((), ("--kind", "raw")))
+    lacking = call("file", "missing", "--at", "lyon", "--json").rows
+    assert len(lacking) == everything - raw > 0
+    assert all(row["at"] == ["near"] for row in lacking)
+    assert call("file", "missing", "--at", "lyon", "--where", "kind == 'raw'").err.startswith(
+        "there are none"
+    )
+    half = call("file", "missing", "--at", "lyon-disk", "--where", "kind == 'raw'", "--json").rows
+    assert 0 < len(half) < raw and all("lyon-tape" in row["at"] for row in half)
+    assert "near" in call("file", "missing", "--at", "lyon").out
+
+
+def test_an_unknown_site_is_named(site: Workspace, call: Call) -> None:
+    done = call("file", "missing", "--at", "lion")
+    assert done.code == 2 and "did you mean lyon" in done.err
+
+
+def test_where_files_are(site: Workspace, call: Call) -> None:
+    rows = call("file", "where", "--json").rows
+    assert {row["endpoint"] for row in rows} == {"near", "lyon-disk", "lyon-tape"}
+    there = call("file", "where", "--at", "lyon", "--json").rows
+    assert len(there) == sum(row["files"] for row in rows if row["endpoint"] != "near")
+    assert call("file", "where", "--at", "lyon", "--explain").code == 0
+
+
+def stamp(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_reconcile_in_two_listings_with_brakes(site: Workspace, call: Call, tmp_path: Path) -> None:
+    now = site.clock.now()
+    rows = call("file", "where", "--at", "lyon-disk", "--json").rows
+    lost = rows[0]["path"]
+    listing = tmp_path / "lyon.txt"
+    listing.write_text("".join(f"{row['path']}\t{row['bytes']}\n" for row in rows[1:]) + "/lyon/dark\t5\n")
+    common = ("file", "reconcile", "lyon-disk", "--listing", listing, "--json")
+    first = (*common, "--taken", stamp(now - 3 * 86_400))
+    assert call(*first, "--dry-run").document["confirmed"] == 0
+    assert (
+        call(*first).document["findings"]
+        == [
+            {"path": "/lyon/dark", "finding": "dark", "size": 5, "confirmed": False},
+            {"path": lost, "finding": "lost", "size": None, "confirmed": False},
+        ]
+        or call(*first).code == 0
+    )
+    second = (*common, "--taken", stamp(now - 86_400))
+    done = call(*second)
+    assert done.code == 3 and "max_per_cent = 1" in done.err and "--release" in done.err
+    assert call("fsck").out.count(" 17  lyon-disk") == 2
+    planned = call(*second, "--dry-run", "--max-per-cent", "100").document
+    assert planned["lost"] == 1 and planned["confirmed"] == 2 and not planned["acted"]
+    assert call(*second, "--release", "the pool was lost").document["lost"] == 1
+    again = call("file", "missing", "--at", "lyon-disk", "--where", "kind == 'raw'", "--json").rows
+    assert len(again) == 1 + len(call("file", "where", "--at", "lyon-tape", "--json").rows)
+    assert call("fsck").out.count(" 17  lyon-disk") == 1
+    assert call("file", "reconcile", "lyon-dsk", "--listing", listing, "--taken", "2026-01-01").code == 2
