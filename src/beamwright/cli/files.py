@@ -82,7 +82,7 @@ def merge(files: tuple[Path, ...], output: Path, interleave: bool, dry_run: bool
     from beamwright.durable import hash_file
     from beamwright.event import interleave as interleaving
     from beamwright.event.metadata import read_metadata
-    from beamwright.event.store import check_lineages, merge_collections
+    from beamwright.event.store import check_lineages, joined_interval, merge_collections
 
     described = [(read_metadata(path), path) for path in files]
     check_lineages(described, may_overlap=interleave)
@@ -91,7 +91,9 @@ def merge(files: tuple[Path, ...], output: Path, interleave: bool, dry_run: bool
         return
     parents = tuple(sorted(hash_file(path).sha256 for path in files))
     join = interleaving.interleave if interleave else merge_collections
-    written = join(files, output, replace(described[0][0].lineage, parents=parents, quarantined=()))
+    interval = joined_interval(m.lineage for m, _ in described)
+    lineage = replace(described[0][0].lineage, parents=parents, interval=interval, quarantined=())
+    written = join(files, output, lineage)
     document = {
         "file": str(written.file),
         "events": written.events,

@@ -151,7 +151,7 @@ def pointer_problems(file: NTupleFile, metadata: FileMetadata, sources: SourceFi
         with CollectionReader([file.path], sources) as reader:
             return list(_borrowed_problems(file, metadata, reader))
     except BeamwrightError as error:
-        return [error.message]
+        return [str(error)]
 
 
 def _borrowed_problems(file: NTupleFile, metadata: FileMetadata, reader: CollectionReader) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,9 +18,10 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from beamwright.core.canonical import merkle_root
 from beamwright.core.errors import FormatError, SchemaMismatchError, StorageError
 from beamwright.core.lineage import Lineage
-from beamwright.core.runs import EventKey, Position
+from beamwright.core.runs import EventKey, Interval, Position
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.collection import CollectionReader
@@ -313,8 +314,9 @@ def merge_collections(
 ) -> Written:
     """Merge files of one stream into a new file, in key order, copying pages.
 
-    The quarantined keys of the inputs join those of ``lineage``. Raises SchemaMismatchError where the inputs
-    disagree in anything that ``Lineage.group`` names or in their banks, FormatError where their keys overlap.
+    The quarantined keys of the inputs join those of ``lineage``; its constants are those of the inputs.
+    Raises SchemaMismatchError where the inputs disagree in anything that ``Lineage.group`` names, in their
+    constants or in their banks, FormatError where their keys overlap.
     """
     if not inputs:
         raise FormatError("there is nothing to merge", hint="name at least one input")
@@ -322,7 +324,12 @@ def merge_collections(
     check_lineages(described)
     metadata = [item for item, _ in described]
     keys = {key for item in metadata for key in item.lineage.quarantined} | set(lineage.quarantined)
-    whole = replace(lineage, quarantined=tuple(sorted(keys)))
+    whole = replace(
+        lineage,
+        quarantined=tuple(sorted(keys)),
+        global_tag=metadata[0].lineage.global_tag,
+        resolved_hash=_constants({item.lineage.resolved_hash for item in metadata}),
+    )
     filled = [item for item in metadata if item.events]
     runs = tuple(sorted({run for item in metadata for run in item.runs}))
     merged = replace(
@@ -339,6 +346,21 @@ def merge_collections(
         done = merge_files(names, out, merged.document(), lineage=whole.hash, level=level, target=target)
         size = os.fstat(out.fileno()).st_size
     return Written(Path(path), done.n_entries, str(done.uuid), size, sources=merged.sources)
+
+
+def joined_interval(lineages: Iterable[Lineage]) -> tuple[Any, ...]:
+    """Return the interval over all that files were asked for, () where one does not say."""
+    found = [Interval.from_document(lineage.interval) if lineage.interval else None for lineage in lineages]
+    known = [interval for interval in found if interval is not None]
+    if len(known) < len(found):
+        return ()
+    hull = Interval(known[0].series, min(i.first for i in known), max(i.last for i in known))
+    return tuple(hull.document())
+
+
+def _constants(resolved: set[str]) -> str:
+    """Return the resolved hash of a merge: that of its inputs, or the root over several."""
+    return resolved.pop() if len(resolved) == 1 else merkle_root(resolved)
 
 
 def _described(inputs: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[FileMetadata, Path]]:
@@ -368,7 +390,7 @@ def check_lineages(described: Sequence[tuple[FileMetadata, Path]], may_overlap: 
     """Refuse files that do not belong together, or whose keys overlap."""
     first, first_path = described[0]
     last: tuple[Position, Path] | None = None
-    for metadata, path in described:
+    for metadata, path in sorted(described, key=_merge_order):
         if (metadata.lineage.group(), metadata.record) != (first.lineage.group(), first.record):
             raise SchemaMismatchError(
                 f"{path} and {first_path} do not belong together: {_difference(first, metadata)}",
@@ -381,6 +403,26 @@ def check_lineages(described: Sequence[tuple[FileMetadata, Path]], may_overlap: 
             )
         if metadata.last is not None:
             last = (metadata.last, path)
+    _check_constants(described)
+
+
+def _check_constants(described: Sequence[tuple[FileMetadata, Path]]) -> None:
+    """Refuse files of one interval with different constants: no version of a tag gives both."""
+    own = [(m.lineage, path) for m, path in described if m.lineage.interval]
+    asked = [(Interval.from_document(lineage.interval), lineage, path) for lineage, path in own]
+    asked.sort(key=lambda item: item[0])
+    held = asked[:1]
+    for interval, lineage, path in asked[1:]:
+        reach, other, other_path = held[0]
+        shared = reach.intersect(interval)
+        if shared and other.resolved_hash != lineage.resolved_hash:
+            raise SchemaMismatchError(
+                f"{path} and {other_path} cover {shared} with different constants: no version "
+                f"of {lineage.global_tag or 'a global tag'} explains both",
+                hint="merge files of one processing; after a skip-back those of the newest",
+            )
+        if interval.last > reach.last:
+            held = [(interval, lineage, path)]
 
 
 def _difference(one: FileMetadata, other: FileMetadata) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from beamwright.core.errors import ModuleError, UnknownNameError, nearest
+from beamwright.core.errors import FormatError, ModuleError, UnknownNameError, nearest
 from beamwright.event.banks import CHARS, ONE, Bank, Column
 
 if TYPE_CHECKING:
@@ -222,10 +222,20 @@ class Table:
     def follow(self, link: str, target: Table) -> Offsets:
         """Return the flat rows of ``target`` that column ``link`` points to, -1 for none (flat also for a
         jagged link).
+
+        Raises: FormatError where one leads to no row.
         """
         values = self[link]
         records = self.link_records(link)
         local = np.asarray(values.values if isinstance(values, Jagged) else values, np.int64)
+        wrong = (local < -1) | (local >= target.counts[records])
+        if wrong.any():
+            at = int(np.flatnonzero(wrong)[0])
+            raise FormatError(
+                f"link {self.name}.{link} of record {records[at]} of the batch leads to row {local[at]} of "
+                f"{target.name}, which has {target.counts[records[at]]} there",
+                hint="check the file with `beamwright validate`, or the module that made the link",
+            )
         return np.where(local < 0, -1, local + target.offsets[records])
 
     def link_records(self, link: str) -> Offsets:

@@ -51,7 +51,7 @@ def validate_file(
         try:
             problems += _content_problems(Path(path), checked.checksums, dict(expected or {}), sources)
         except BeamwrightError as error:
-            problems.append(error.message)
+            problems.append(str(error))
     digest = hash_file(Path(path))
     return {
         "file": Path(path).name,
@@ -171,7 +171,7 @@ def _unexpected(file: NTupleFile, metadata: FileMetadata, expected: dict[str, An
         try:
             Evolution(metadata.declarations, expected["banks"], str(file.path))
         except SchemaMismatchError as error:
-            yield error.message
+            yield str(error)
     if expected.get("interval") and metadata.first and metadata.last:
         series, first, last = expected["interval"]
         if series != metadata.series or metadata.first < tuple(first) or metadata.last > tuple(last):

@@ -19,7 +19,7 @@ from typing import Any, cast
 from beamwright import durable
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core import bundle
-from beamwright.core.canonical import canonical_json, merkle_root, sha256_hex
+from beamwright.core.canonical import canonical_json, sha256_hex
 from beamwright.core.errors import (
     BeamwrightError,
     ChecksumError,
@@ -303,10 +303,7 @@ def _merge(job: _Job) -> dict[str, Any]:
     (stream,) = document["streams"]
     paths = [Path(item["path"]) for item in document["inputs"]]
     described = [read_metadata(path) for path in paths]
-    first = described[0].lineage
-    resolved = {item.lineage.resolved_hash for item in described}
-    lineage = _replaced(job.lineage(stream), first, resolved)
-    written = merge_collections(paths, job.output(stream), lineage)
+    written = merge_collections(paths, job.output(stream), job.lineage(stream))
     job.add_events(stream, written)
     read = sum(item.events for item in described)
     line = {
@@ -314,14 +311,6 @@ def _merge(job: _Job) -> dict[str, Any]:
         "created": 0, "written": written.events, "filtered": 0, "prescaled": 0, "quarantined": 0,
     }  # fmt: skip
     return job.payload(ledger=[line])
-
-
-def _replaced(lineage: Lineage, first: Lineage, resolved: set[str]) -> Lineage:
-    """Return the lineage of a merge: conditions are those of what is merged."""
-    conditions = resolved.pop() if len(resolved) == 1 else merkle_root(resolved)
-    return Lineage.from_document(
-        lineage.document() | {"global_tag": first.global_tag, "resolved_hash": conditions}
-    )
 
 
 def _calibrations(job: _Job) -> list[Calibration]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from beamwright.core.canonical import merkle_root
 from beamwright.core.errors import FormatError, SchemaMismatchError, StorageError, UnknownNameError
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
@@ -247,6 +248,29 @@ def test_what_does_not_belong_together_is_not_merged(tmp_path, parts, field, val
     )
     with pytest.raises(SchemaMismatchError, match=f"{field} is"):
         merge_collections([*parts, tmp_path / "other.root"], tmp_path / "merged.root", LINEAGE)
+
+
+def processed(path, first, last, resolved, interval):
+    lineage = dataclasses.replace(LINEAGE, global_tag="g", resolved_hash=resolved, interval=interval)
+    write_stream(path, batch(3, first, last), lineage=lineage)
+    return path
+
+
+def test_constants_that_no_version_explains_are_not_merged(tmp_path):
+    run, later = ("44", (3, 0, 0), (3, 9, 0)), ("44", (3, 9, 1), (3, 20, 0))
+    one = processed(tmp_path / "one.root", 0, 50, "aa", run)
+    other = processed(tmp_path / "other.root", 50, 90, "bb", run)
+    with pytest.raises(SchemaMismatchError, match=r"different constants: no version of g explains both"):
+        merge_collections([one, other], tmp_path / "merged.root", LINEAGE)
+    next_one = processed(tmp_path / "next.root", 950, 990, "bb", later)
+    last = processed(tmp_path / "last.root", 1990, 1995, "aa", ("44", (3, 19, 0), (3, 30, 0)))
+    with pytest.raises(SchemaMismatchError, match=r"last\.root and .*next\.root cover 44:3:19"):
+        merge_collections([one, next_one, last], tmp_path / "merged.root", LINEAGE)
+    done = merge_collections([next_one, one], tmp_path / "merged.root", LINEAGE)
+    found = read_metadata(done.file).lineage
+    assert (found.global_tag, found.resolved_hash) == ("g", merkle_root({"aa", "bb"}))
+    alone = merge_collections([one], tmp_path / "alone.root", LINEAGE)
+    assert read_metadata(alone.file).lineage.resolved_hash == "aa"
 
 
 def test_other_banks_are_not_merged(tmp_path, parts):

@@ -56,7 +56,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         with NTupleFile(path) as file, located(result.path):
             _verify(file, result)
     except FormatError as error:
-        result.problems.append(error.message)
+        result.problems.append(str(error))
     return result
 
 
@@ -88,7 +88,7 @@ def _verify_pages(file: NTupleFile, cluster: int, result: Verification, checksum
             with located(file.path):
                 file.fetch(names[number], cluster, column.pages, 0, len(column.pages), checksums)
         except FormatError as error:
-            result.problems.append(error.message)
+            result.problems.append(str(error))
         result.n_pages += len(column.pages)
         result.unchecked_pages += sum(not checksum for checksum in checksums[before:])
 
