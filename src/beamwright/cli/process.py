@@ -78,6 +78,11 @@ EVENTS_HELP = "Work on records A up to, not including, B, counted from 0 in the 
 @click.option(
     "--quarantine-only", type=EXISTING, help="Work on the records that such a file names, and on no others."
 )
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Follow one input, a growing file, a FIFO or - for standard input, until its end marker or SIGINT.",
+)
 @click.option("--in-process", is_flag=True, help="One worker in this very process, for debuggers.")
 @click.option("--profile", is_flag=True, help="Show the time of every hook of every module at the end.")
 @click.option("--profile-file", type=FILE, help="Write the profile for speedscope.app.")

@@ -20,6 +20,7 @@ from beamwright.event.banks import BankSet
 from beamwright.event.collection import CollectionReader
 from beamwright.event.commit import LoopResult
 from beamwright.event.evolution import united
+from beamwright.event.following import Feed, FollowReader, follow_path, stoppable
 from beamwright.event.loop import Limits, run_path
 from beamwright.event.metadata import read_metadata
 from beamwright.event.path import Path
@@ -52,6 +53,7 @@ class Request:
     in_process: bool = False
     profile: bool = False
     profile_file: FilePath | None = None
+    follow: bool = False
 
 
 def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
@@ -61,29 +63,46 @@ def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
     """
     defined = runpy.run_path(str(request.steering))
     path = path_in(request.steering, defined)
-    source = open_source(request, defined, path.record)
-    limits = Limits(request.event_seconds, request.most_quarantined, request.memory_mb)
     progress = Progress()
+    options: dict[str, Any] = {
+        "outputs": _outputs(path, request.outputs), "workers": request.workers,
+        "isolated": _is_isolated(request, say), "batch_events": request.batch_events or BATCH_EVENTS,
+        "limits": Limits(request.event_seconds, request.most_quarantined, request.memory_mb),
+        "profile": request.profile or request.profile_file is not None, "progress": progress,
+    }  # fmt: skip
     try:
+        if request.follow:
+            return _follow(request, path, defined, options)
+        source = open_source(request, defined, path.record)
         result = run_path(
-            path,
-            source.reader,
-            source.interval,
-            banks=source.banks,
-            snapshot=source.snapshot,
-            outputs=_outputs(path, request.outputs),
-            lineage=_lineages(request, path, source.reader),
-            workers=source.workers,
-            isolated=_is_isolated(request, say),
-            batch_events=request.batch_events or BATCH_EVENTS,
-            limits=limits,
-            only=_only(request, path),
-            profile=request.profile or request.profile_file is not None,
-            progress=progress,
-        )
+            path, source.reader, source.interval, banks=source.banks, snapshot=source.snapshot,
+            lineage=_lineages(request, path, source.reader), only=_only(request, path), **options,
+        )  # fmt: skip
     finally:
         progress.close()
     return _summary(path, result)
+
+
+def _follow(request: Request, path: Path, defined: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Run the path over a stream that is still being written; outputs are closed whatever ends it."""
+    if len(request.inputs) != 1 or request.events or request.quarantine_only:
+        raise UsageError(
+            "--follow takes one input and all of its records", hint="leave --events and --quarantine-only out"
+        )
+    ((_, source),) = request.inputs
+    snapshot = Snapshot.load(request.conditions) if request.conditions else None
+    feed = Feed(source)
+    try:
+        with stoppable(feed):
+            reader = FollowReader.of(feed.open())
+            banks = united(defined.get("banks"), reader.declarations) or BankSet()
+            lineage = _lineages(request, path, reader)
+            done = follow_path(path, feed, banks=banks, snapshot=snapshot, lineage=lineage, **options)
+    finally:
+        feed.close()
+    if done.error is not None:
+        raise done.error
+    return _summary(path, done.result) | {"ending": done.ending}
 
 
 def _is_isolated(request: Request, say: Callable[[str], None]) -> bool | None:
@@ -184,7 +203,7 @@ def _outputs(path: Path, given: list[tuple[str, FilePath]]) -> dict[str, FilePat
 def _lineages(request: Request, path: Path, reader: Reader) -> Callable[[str], Lineage]:
     from beamwright.production import release
 
-    parents = tuple(hash_file(file).sha256 for _, file in request.inputs)
+    parents = () if request.follow else tuple(hash_file(file).sha256 for _, file in request.inputs)
     inputs = [metadata.lineage for metadata in getattr(reader, "metadata", [])]
 
     def lineage(stream: str) -> Lineage:

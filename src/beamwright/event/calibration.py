@@ -157,7 +157,7 @@ def collect_path(
     seed: int = 0,
     limits: Limits = NO_LIMITS,
     run_info: Callable[[int], RunInfo] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> Collected:
     """Fill the accumulators of calibrations from the records of an interval, one pass per kind of record."""
     found = Collected({c.name: c.empty() for c in calibrations})

@@ -13,7 +13,7 @@ from beamwright.core.runs import EventKey
 from beamwright.event.commit import Commit, Poison
 from beamwright.event.engine import READER, Failure, Result
 from beamwright.event.path import Path
-from beamwright.event.plan import Plan, Stage, Task
+from beamwright.event.plan import Stage, Task, Workload
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Conductor:
     """Hands out tasks, judges failures, and commits batches in order."""
 
     def __init__(
-        self, pool: Pool, plan: Plan, path: Path, commit: Commit, limits: Limits,
-        progress: Callable[[int, int], None] | None,
+        self, pool: Pool, plan: Workload, path: Path, commit: Commit, limits: Limits,
+        progress: Callable[[int, int | None], None] | None,
     ) -> None:  # fmt: skip
         self._pool, self._plan, self._path, self._commit = pool, plan, path, commit
         self._limits, self._progress = limits, progress
@@ -75,7 +75,7 @@ class Conductor:
 
     def run(self) -> None:
         """Work until the last batch that is planned is committed."""
-        self._waiting.extend(self._plan.tasks[self._planned :])
+        self._waiting.extend(self._plan.tasks(self._planned))
         self._planned = len(self._plan.spans)
         while self._next < self._planned:
             self._hand_out()
@@ -124,9 +124,9 @@ class Conductor:
         module = READER if failure.step < 0 else self._path.steps[failure.step].name
         if task.stage is Stage.AFTER:
             made = group.created[task.start]
-            span = self._plan.spans[task.number]
+            run = self._plan.run_of(task)
             section, event = int(made.created_section[task.first]), int(made.created_event[task.first])
-            key, record = str(EventKey(self._plan.series, span.run, section, event)), self._path.records[-1]
+            key, record = str(EventKey(self._plan.series, run, section, event)), self._path.records[-1]
             poison = Poison(key, record, module, failure)
         else:
             poison = Poison(self._plan.key(task.start), self._plan.record, module, failure, task.start)

@@ -19,7 +19,7 @@ from beamwright.event.batch import Batch, Deposits
 from beamwright.event.keys import are_among, is_ascending
 from beamwright.event.module import Builder, RunInfo
 from beamwright.event.path import Output, Path, Step
-from beamwright.event.plan import ConditionsSource, Plan, Stage, Task
+from beamwright.event.plan import ConditionsSource, Stage, Task, Workload
 from beamwright.event.reader import Reader
 from beamwright.event.table import Mask, Table
 from beamwright.event.tally import (
@@ -96,7 +96,7 @@ class Engine:
 
     path: Path
     reader: Reader
-    plan: Plan
+    plan: Workload
     banks: BankSet
     read_banks: tuple[str, ...]
     conditions: ConditionsSource

@@ -52,7 +52,7 @@ def run_path(
     seed: int = 0,
     limits: Limits = NO_LIMITS,
     run_info: Callable[[int], RunInfo] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
     sinks: Callable[[Output], Sink] | None = None,
     merge: Merge | None = None,
     account: str = "",

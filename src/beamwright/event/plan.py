@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,53 @@ class Span(NamedTuple):
     piece: int
 
 
+class Workload(Protocol):
+    """What is to be worked on, batch by batch: planned as a whole, or growing while it comes in."""
+
+    @property
+    def series(self) -> str: ...
+
+    @property
+    def record(self) -> str: ...
+
+    @property
+    def index(self) -> Index: ...
+
+    @property
+    def read(self) -> int: ...
+
+    @property
+    def prescaled(self) -> int: ...
+
+    @property
+    def spans(self) -> Sequence[Span]: ...
+
+    @property
+    def records(self) -> int | None:
+        """How many records are worked on; None while nobody knows."""
+
+    def tasks(self, first: int) -> list[Task]:
+        """Return the tasks of the batches from number ``first`` on."""
+
+    def positions(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the positions in the index of records."""
+
+    def run_of(self, task: Task) -> int:
+        """Return the run that a task works on."""
+
+    def piece_of(self, task: Task) -> Piece:
+        """Return the conditions that a task works under."""
+
+    def key(self, record: int) -> str:
+        """Return the key of a record."""
+
+    def parcel(self, task: Task) -> bytes:
+        """Return what another process needs for a task beside the files."""
+
+    def take(self, task: Task, parcel: bytes) -> None:
+        """Take what ``parcel`` gave, in another process."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a pass over ``interval`` does: ``kept`` are the positions that the prescale leaves."""
@@ -92,30 +139,30 @@ class Plan:
     pieces: tuple[Piece, ...]
     spans: tuple[Span, ...]
 
-    @property
-    def tasks(self) -> list[Task]:
-        return [Task(number, span.start, span.stop) for number, span in enumerate(self.spans)]
+    def tasks(self, first: int) -> list[Task]:
+        return [Task(number, span.start, span.stop) for number, span in enumerate(self.spans[first:], first)]
 
     @property
     def records(self) -> int:
-        """How many records are worked on."""
         return len(self.kept)
 
     def positions(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the positions in the index of kept records."""
         return self.kept[start:stop]
 
     def run_of(self, task: Task) -> int:
-        """Return the run that a task works on."""
         return self.spans[task.number].run
 
     def piece_of(self, task: Task) -> Piece:
-        """Return the conditions that a task works under."""
         return self.pieces[self.spans[task.number].piece]
 
     def key(self, record: int) -> str:
-        """Return the key of a kept record."""
         return str(self.index.key(self.series, int(self.kept[record])))
+
+    def parcel(self, task: Task) -> bytes:
+        return b""
+
+    def take(self, task: Task, parcel: bytes) -> None:
+        """Nothing is needed: every process has the plan."""
 
 
 def make_plan(

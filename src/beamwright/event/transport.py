@@ -19,7 +19,7 @@ from beamwright.event.table import Array, Jagged, Table, Values
 from beamwright.event.tally import Call
 
 _HEAD = struct.Struct("<QQ")
-_TASK = struct.Struct("<7q")
+_TASK = struct.Struct("<8q")
 _PIECES = 512  # buffers handed to one sendmsg; the system's limit is 1024
 
 
@@ -38,18 +38,20 @@ class Packer:
         return len(self.arrays) - 1
 
 
-def send_task(connection: socket.socket, task: Task) -> None:
-    """Send a task."""
-    connection.sendall(_TASK.pack(*task))
+def send_task(connection: socket.socket, task: Task, parcel: bytes = b"") -> None:
+    """Send a task, and what it needs beside the files."""
+    connection.sendall(_TASK.pack(*task, len(parcel)) + parcel)
 
 
-def receive_task(connection: socket.socket) -> Task:
+def receive_task(connection: socket.socket) -> tuple[Task, bytes]:
     """Wait for a task.
 
     Raises: ConnectionLost.
     """
-    number, start, stop, stage, first, last, tries = _TASK.unpack(_receive(connection, _TASK.size).tobytes())
-    return Task(number, start, stop, Stage(stage), first, last, tries)
+    head = _TASK.unpack(_receive(connection, _TASK.size).tobytes())
+    number, start, stop, stage, first, last, tries, size = head
+    parcel = _receive(connection, size).tobytes() if size else b""
+    return Task(number, start, stop, Stage(stage), first, last, tries), parcel
 
 
 def send_result(connection: socket.socket, result: Result) -> None:

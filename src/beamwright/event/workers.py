@@ -153,7 +153,7 @@ class WorkerPool:
         limit = self._patience.limit(task)
         worker.deadline = math.inf if limit is None else worker.begun + limit
         with suppress(OSError):  # a dead worker is found when its answer is awaited
-            send_task(worker.connection, task)
+            send_task(worker.connection, task, self._engine.plan.parcel(task))
 
     def wait(self) -> tuple[Task, Result | Failure]:
         """Return the next task that ended, with what became of it.
@@ -307,15 +307,17 @@ class WorkerPool:
         try:
             engine.reader.reopen()
             while True:
-                self._work(engine, connection, receive_task(connection))
+                task, parcel = receive_task(connection)
+                self._work(engine, connection, task, parcel)
         except ConnectionLost:
             return
         except Exception as error:  # noqa: BLE001 - the parent decides; here nobody would see it
             with suppress(ConnectionLost):
                 send_fatal(connection, error)
 
-    def _work(self, engine: Engine, connection: socket.socket, task: Task) -> None:
+    def _work(self, engine: Engine, connection: socket.socket, task: Task, parcel: bytes) -> None:
         try:
+            engine.plan.take(task, parcel)
             result = engine.run(task) if task != _END else engine.finish()
         except Stumble as stumble:
             send_failure(connection, Failure.of(stumble))
