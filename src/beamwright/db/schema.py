@@ -535,6 +535,8 @@ iov = sa.Table(
     sa.CheckConstraint("origin in ('initial','fitted','carried','late','loaded')", name="origin"),
     sa.Index(None, "tag_id", "series", "first_run"),
     sa.Index(None, "payload_id"),
+    sa.Index(None, "tag_id", "added"),
+    sa.Index(None, "tag_id", "removed"),
 )
 
 global_tag = sa.Table(
@@ -559,6 +561,19 @@ global_tag_member = sa.Table(
     _int("tag_version"),
     _time("created"),
     sa.PrimaryKeyConstraint("global_tag_id", "version", "tag_id"),
+    sa.Index(None, "global_tag_id", "tag_id", "version"),
+)
+
+# Tags and global tags that are copies of those of ``source``: nobody but the mirror adds to them.
+mirrored = sa.Table(
+    "mirrored",
+    metadata,
+    _text("kind"),
+    _text("name"),
+    _text("source"),
+    _time("created"),
+    sa.PrimaryKeyConstraint("kind", "name"),
+    sa.CheckConstraint("kind in ('tag','global_tag')", name="kind"),
 )
 
 # --- the chain of rolling calibrations ------------------------------------------------------------

@@ -25,6 +25,7 @@ TABLES = (
     "metadata_kind",
     "metadata_number",
     "metadata_text",
+    "mirrored",
     "reference",
     "seal",
     "supersession",
@@ -54,6 +55,9 @@ COLUMNS = (
 INDEXES = (
     ("ix_collection_series_first_run", "collection", ("series", "first_run",)),
     ("ix_file_uuid", "file", ("uuid",)),
+    ("ix_global_tag_member_global_tag_id_tag_id_version", "global_tag_member", ("global_tag_id", "tag_id", "version",)),
+    ("ix_iov_tag_id_removed", "iov", ("tag_id", "removed",)),
+    ("ix_iov_tag_id_added", "iov", ("tag_id", "added",)),
     ("ix_replica_endpoint_file_id_state", "replica", ("endpoint", "file_id", "state",)),
 )  # fmt: skip
 
@@ -116,19 +120,24 @@ def _tables_1() -> None:
         sa.PrimaryKeyConstraint("key_id", "value", "document_id", name=op.f("pk_metadata_text")),
     )  # fmt: skip
     op.create_table(
+        "mirrored", _c("kind", TEXT), _c("name", TEXT), _c("source", TEXT), _c("created", REAL),
+        sa.CheckConstraint("kind in ('tag','global_tag')", name=op.f("ck_mirrored_kind")),
+        sa.PrimaryKeyConstraint("kind", "name", name=op.f("pk_mirrored")),
+    )  # fmt: skip
+    op.create_table(
         "reference", _c("id", ID), _c("experiment", TEXT), _c("version", INT), _c("text", TEXT),
         _c("hash", TEXT), _c("author", TEXT), _c("reason", TEXT), _c("created", REAL),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reference")),
         sa.UniqueConstraint("experiment", "version", name=op.f("uq_reference_experiment_version")),
     )  # fmt: skip
+
+
+def _tables_2() -> None:
     op.create_table(
         "seal", _c("id", ID), _c("first", INT), _c("last", INT), _c("lines", INT), _c("root", TEXT),
         _c("chain", TEXT), _c("created", REAL), sa.PrimaryKeyConstraint("id", name=op.f("pk_seal")),
         sa.UniqueConstraint("first", name=op.f("uq_seal_first")),
     )  # fmt: skip
-
-
-def _tables_2() -> None:
     op.create_table(
         "supersession", _c("id", ID), _c("old_id", ID), _c("new_id", ID, null=True), _c("actor", TEXT),
         _c("reason", TEXT), _c("created", REAL),
