@@ -18,7 +18,7 @@ from beamwright.conditions.payload import Arrays, Payload
 from beamwright.core import bundle
 from beamwright.core.canonical import canonical_json, merkle_root
 from beamwright.core.errors import ChecksumError, FormatError, NotCoveredError, UnknownNameError, nearest
-from beamwright.core.runs import EventKey, Interval, Position, after, before, gaps
+from beamwright.core.runs import EventKey, Interval, Position, after, before, gaps, touch
 
 Piece = tuple[str, Interval, str]  # role, interval, payload id
 
@@ -37,7 +37,7 @@ def coalesce(pieces: Iterable[Piece]) -> list[Piece]:
     """
     found: list[Piece] = []
     for role, interval, payload_id in sorted(pieces):
-        if found and found[-1][::2] == (role, payload_id) and _touch(found[-1][1], interval):
+        if found and found[-1][::2] == (role, payload_id) and touch(found[-1][1], interval):
             last = max(found[-1][1].last, interval.last)
             found[-1] = (role, Interval(interval.series, found[-1][1].first, last), payload_id)
         else:
@@ -189,8 +189,3 @@ class Snapshot:
         if role not in self.roles:
             hint = f"it holds no {role} at all; {nearest(role, self.roles)}"
         return NotCoveredError(f"{role} of global tag {self.global_tag} does not cover {interval}", hint=hint)
-
-
-def _touch(left: Interval, right: Interval) -> bool:
-    """Tell whether ``right``, which does not start before ``left``, leaves no position between them."""
-    return left.series == right.series and (right.first <= left.last or right.first == after(left.last))

@@ -7,6 +7,7 @@ a section.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -149,12 +150,40 @@ def after(position: Position) -> Position:
     return run + 1, 0, 0
 
 
+def touch(left: Interval, right: Interval) -> bool:
+    """Tell whether ``right``, which does not start before ``left``, leaves no position between them."""
+    return left.series == right.series and (right.first <= left.last or right.first == after(left.last))
+
+
+def union(parts: Iterable[Interval]) -> list[Interval]:
+    """Return the fewest intervals that hold what the parts hold, in order: neighbours are joined."""
+    found: list[Interval] = []
+    for part in sorted(parts):
+        if found and touch(found[-1], part):
+            found[-1] = Interval(part.series, found[-1].first, max(found[-1].last, part.last))
+        else:
+            found.append(part)
+    return found
+
+
+def meeting(ordered: Sequence[Interval], interval: Interval) -> Sequence[Interval]:
+    """Return those of ordered intervals, of which no two overlap, that share a position with one."""
+    start = bisect_left(ordered, (interval.series, interval.first), key=lambda i: (i.series, i.last))
+    stop = bisect_right(ordered, (interval.series, interval.last), key=lambda i: (i.series, i.first))
+    return ordered[start:stop]
+
+
 def gaps(whole: Interval, parts: Iterable[Interval]) -> list[Interval]:
     """Return what of ``whole`` no part covers, in order."""
-    left = [whole]
-    for part in parts:
-        left = [piece for interval in left for piece in interval.subtract(part)]
-    return left
+    inside = sorted(common for part in parts if (common := part.intersect(whole)) is not None)
+    found, start = [], whole.first
+    for part in inside:
+        if start < part.first:
+            found.append(Interval(whole.series, start, before(part.first)))
+        if part.last == whole.last:
+            return found
+        start = max(start, after(part.last))
+    return [*found, Interval(whole.series, start, whole.last)]
 
 
 def overlaps(parts: Iterable[Interval]) -> list[tuple[Interval, Interval]]:
