@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
-from beamwright.catalog import metadata
+from beamwright.catalog import collections, metadata
 from beamwright.catalog.records import CollectionRecord, FileRecord, RunRecord
 from beamwright.core.canonical import canonical_json
 from beamwright.core.errors import ConflictError, UnknownNameError
@@ -26,11 +26,15 @@ Metadata = list[tuple[metadata.Kind, int, metadata.Content]]
 
 @dataclass(frozen=True)
 class Source:
-    """Where records come from, when they came and who says so."""
+    """Where records come from, when they came and who says so.
+
+    ``supersede`` is the reason why collections of a name that is taken take the place of those that have it.
+    """
 
     name: str
     now: float
     actor: str = ACTOR
+    supersede: str = ""
 
 
 class Writer(ABC, Generic[R]):
@@ -42,6 +46,7 @@ class Writer(ABC, Generic[R]):
     def __init__(self, conn: sa.Connection, source: Source) -> None:
         self.conn = conn
         self.source = source
+        self.replaced: dict[Any, Any] = {}
 
     def write(self, batch: Sequence[R], expect_known: bool) -> tuple[int, int]:
         """Write what is new; return how many are, and how many were there alike.
@@ -70,8 +75,10 @@ class Writer(ABC, Generic[R]):
         known = self._known(single)
         same = {record.key: record for record in single if record.key in known}
         for key, record in same.items():
-            if self._identity(known[key]) != record.identity:
+            if self._identity(known[key]) != record.identity and not self._replaces(record, known[key]):
                 raise self._contradiction(record, self._difference(record, known[key]))
+        known = {key: row for key, row in known.items() if key not in self.replaced}
+        same = {key: record for key, record in same.items() if key in known}
         missing = self._missing({known[key].id: record for key, record in same.items() if record.metadata})
         return [r for r in single if r.key not in known], len(batch) - len(single) + len(same), missing
 
@@ -86,6 +93,10 @@ class Writer(ABC, Generic[R]):
             if other is not record and other.identity != record.identity:
                 raise self._contradiction(record, f"line {other.line} says otherwise")
         return [found[key] for key in sorted(found)]
+
+    def _replaces(self, record: R, row: Any) -> bool:
+        """Tell whether a record takes the place of what is known under its name."""
+        return False
 
     def _missing(self, said: dict[int, R]) -> Metadata:
         present = metadata.of(self.conn, self.subject, said) if said else {}
@@ -246,10 +257,15 @@ class CollectionWriter(Writer[CollectionRecord]):
     """Collections over files that are registered: visible only when all of them are."""
 
     subject = "collection"
-    hint = "decide first: `beamwright collection supersede` it, then give the new one its next edition's name"
+    hint = "say that it takes its place, and why: `beamwright collection register --supersede REASON`"
 
     def _known(self, batch: Sequence[CollectionRecord]) -> dict[Any, Any]:
+        """Return the newest editions: what was decided to take the place of what has the name."""
         found = by_did(self.conn, schema.collection, [r.key for r in batch])
+        while following := collections.successors(self.conn, [row.id for row in found.values()]):
+            table, ids = schema.collection, sorted(set(following.values()))
+            rows = {row.id: row for row in self.conn.execute(sa.select(table).where(table.c.id.in_(ids)))}
+            found = {key: rows[following[r.id]] if r.id in following else r for key, r in found.items()}
         names: dict[int, list[str]] = {row.id: [] for row in found.values()}
         link, file, ids = schema.collection_file, schema.file, sorted(names)
         query = sa.select(link.c.collection_id, file.c.scope, file.c.name).join(file)
@@ -267,6 +283,32 @@ class CollectionWriter(Writer[CollectionRecord]):
     def _difference(self, record: CollectionRecord, row: Any) -> str:
         return f"a {row.state} collection of this name holds other content"
 
+    def _replaces(self, record: CollectionRecord, row: Any) -> bool:
+        if self.source.supersede.strip() and row.state in ("valid", "superseded"):
+            self.replaced[record.key] = row
+            return True
+        return False
+
+    def _name(self, record: CollectionRecord) -> str:
+        """Return the name of a record's edition."""
+        row = self.replaced.get(record.key)
+        if row is None:
+            return record.did.name
+        plain, mark, edition = row.name.rpartition(".e")
+        is_later = bool(mark) and edition.isdigit() and row.name != record.did.name
+        return f"{plain}.e{int(edition) + 1}" if is_later else f"{row.name}.e2"
+
+    def _supersede(self, batch: Sequence[CollectionRecord], ids: Sequence[int]) -> None:
+        reason, now, actor = self.source.supersede, self.source.now, self.source.actor
+        for record, new_id in zip(batch, ids, strict=True):
+            row = self.replaced.get(record.key)
+            if row is None:
+                continue
+            if row.state == "valid":
+                table, move = schema.collection, history.move
+                move(self.conn, table, row.id, "valid", "superseded", actor=actor, reason=reason, at=now)
+            collections.replace(self.conn, row.id, new_id, reason, now, actor)
+
     def _insert(self, batch: Sequence[CollectionRecord]) -> list[int]:
         known = _named(self.conn, {name for r in batch for name in r.files}, "file")
         ids, now = bulk.reserve(self.conn, schema.collection, len(batch)), self.source.now
@@ -275,14 +317,15 @@ class CollectionWriter(Writer[CollectionRecord]):
             "config_hash", "global_tag", "resolved_hash", "is_mc", "is_resampled", "created",
         )  # fmt: skip
         rows = (
-            (n, *r.key, r.tier, r.stream, "valid", r.events, *r.interval, r.release, r.config_hash,
-             r.global_tag, r.resolved_hash, r.is_mc, r.is_resampled, now)
+            (n, r.did.scope, self._name(r), r.tier, r.stream, "valid", r.events, *r.interval, r.release,
+             r.config_hash, r.global_tag, r.resolved_hash, r.is_mc, r.is_resampled, now)
             for n, r in zip(ids, batch, strict=True)
         )  # fmt: skip
         bulk.load(self.conn, schema.collection, columns, rows)
         links = [(n, known[f], i) for n, r in zip(ids, batch, strict=True) for i, f in enumerate(r.files)]
         bulk.load(self.conn, schema.collection_file, ("collection_id", "file_id", "position"), links)
         self._created("collection", ids, ["valid"] * len(ids))
+        self._supersede(batch, ids)
         return ids
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import getpass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from beamwright.cli.asking import asking, question, write_answer, write_plan
 from beamwright.cli.common import (
     Columns,
     dry_run_option,
+    open_workspace,
     pick,
     reader,
     reading,
@@ -20,6 +24,7 @@ from beamwright.cli.common import (
     sources_option,
     write_document,
 )
+from beamwright.cli.registering import register_command
 
 
 @click.group()
@@ -79,6 +84,58 @@ def _described(conn: Any, put: Any, within: list[Any]) -> Iterator[dict[str, Any
     while part := list(islice(rows, 1000)):
         states = {row["id"]: row["state"] for row in part}
         yield from collections(conn, ids=set(states), states=states)
+
+
+collection.add_command(register_command("collection"))
+
+
+@collection.command("supersede")
+@click.argument("name")
+@click.option("--by", "successor", metavar="NAME", help="The collection that takes its place.")
+@click.option("--reason", required=True, help="Why; it is kept.")
+@dry_run_option
+@reading
+def supersede(
+    name: str, successor: str | None, reason: str, dry_run: bool, folder: Path | None, as_json: bool
+) -> None:
+    """Decide that a collection is not used any more, in favour of another where there is one."""
+    from beamwright.catalog import collections
+    from beamwright.core.did import Did
+
+    def decide(conn: Any, now: float, actor: str) -> Any:
+        new = None if successor is None else Did.parse(successor)
+        return collections.supersede(conn, Did.parse(name), new, reason, now, actor)
+
+    _decide(decide, dry_run, folder, as_json)
+
+
+@collection.command("withdraw")
+@click.argument("name")
+@click.option("--reason", required=True, help="Why; it is kept.")
+@dry_run_option
+@reading
+def withdraw(name: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool) -> None:
+    """Decide that a collection is bad, and that nothing takes its place."""
+    from beamwright.catalog import collections
+    from beamwright.core.did import Did
+
+    def decide(conn: Any, now: float, actor: str) -> Any:
+        return collections.withdraw(conn, Did.parse(name), reason, now, actor)
+
+    _decide(decide, dry_run, folder, as_json)
+
+
+def _decide(
+    decide: Callable[[Any, float, str], Any], dry_run: bool, folder: Path | None, as_json: bool
+) -> None:
+    workspace = open_workspace(folder)
+    workspace.db.check()
+    with workspace.db.begin() as conn:
+        found = decide(conn, time.time(), getpass.getuser())
+        if dry_run:
+            conn.rollback()
+            say("nothing was changed")
+    write_document(asdict(found), as_json)
 
 
 @collection.command("show")
@@ -176,14 +233,19 @@ def export(
     folder: Path | None,
     as_json: bool,
 ) -> None:
-    """Write a collection, or a file, as Parquet or Arrow."""
+    """Write a collection, or a file, as Parquet or Arrow; of runs that have a verdict."""
+    from beamwright.cli.common import reader as workspace_reader
     from beamwright.core.errors import ConflictError
     from beamwright.event.collection import CollectionReader
     from beamwright.event.columnar import export as write
     from beamwright.event.sources import SourceFiles
     from beamwright.production.access import open_collection
+    from beamwright.production.inspection import check_export
 
     found = SourceFiles.of(sources) if sources else None
+    if not Path(name).is_file():
+        with workspace_reader(folder) as conn:
+            check_export(conn, name)
     with CollectionReader([name], found) if Path(name).is_file() else open_collection(name, folder) as reader:
         try:
             records = write(reader, output, banks or None)

@@ -1,13 +1,35 @@
-"""``beamwright dataset``: sets of collections."""
+"""``beamwright dataset``: named sets of collections, asked for, fixed, compared, cited."""
 
 from __future__ import annotations
 
+import getpass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from beamwright.cli.common import Columns, pick, reader, reading, write_document, write_rows
+from beamwright.cli.asking import as_of_option, completer
+from beamwright.cli.common import (
+    Columns,
+    dry_run_option,
+    open_workspace,
+    reader,
+    reading,
+    say,
+    write_document,
+    write_rows,
+)
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from beamwright.catalog.datasets import Dataset
+
+reason_option = click.option("--reason", required=True, help="Why; it is kept.")
+NAME = click.argument("name", metavar="SCOPE:NAME[@VERSION]")
 
 
 @click.group()
@@ -16,43 +38,206 @@ def dataset() -> None:
 
 
 @dataset.command("ls")
+@click.argument("expression", required=False, shell_complete=completer("collection"))
+@as_of_option
+@click.option(
+    "--seconds", type=float, default=30.0, show_default=True, help="How long the database may take."
+)
+@click.option("--explain", is_flag=True, help="Show how the database finds the collections, and the time.")
 @reading
-def ls(folder: Path | None, as_json: bool) -> None:
-    """List datasets."""
-    from beamwright.db import views
+def ls(
+    expression: str | None,
+    as_of: str | None,
+    seconds: float,
+    explain: bool,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    """List datasets; with an expression those that hold collections for which it holds, and how many.
 
-    with reader(folder) as conn:
-        rows = views.datasets(conn)
-        counted = [row | {"collections": len(_members(conn, row))} for row in rows]
-    rows = [{key: value for key, value in row.items() if key != "id"} for row in counted]
+    "tier == 'dst' and run in 5000..5200 and quality.good('calo') and release ~ '24.*'"
+    """
+    from beamwright.catalog.asking import Question
+    from beamwright.catalog.finding import find_datasets
+    from beamwright.cli.asking import write_plan
+
+    asked = Question.of("collection", expression, as_of, seconds=seconds)
     columns: Columns = {
         "dataset": "did",
         "version": "version",
         "state": "state",
         "collections": "collections",
+        "events": "events",
         "query": "query",
     }
-    write_rows(rows, columns, as_json)
+    with reader(folder) as conn:
+        if explain:
+            write_plan(conn, asked, as_json)
+            return
+        write_rows(find_datasets(conn, asked), columns, as_json)
 
 
 @dataset.command("show")
-@click.argument("name")
+@NAME
+@as_of_option
+@click.option(
+    "--luminosity", "measure", flag_value="luminosity", help="What its runs are worth, and what is lost."
+)
+@click.option("--livetime", "measure", flag_value="livetime", help="The same in time.")
 @reading
-def show(name: str, folder: Path | None, as_json: bool) -> None:
-    """Show a dataset: its query and the collections that it holds."""
-    from beamwright.db import views
+def show(name: str, as_of: str | None, measure: str | None, folder: Path | None, as_json: bool) -> None:
+    """Show a dataset: its query and the collections that it holds, or what it is worth."""
+    from beamwright.catalog import datasets, metadata
+    from beamwright.catalog.worth import worth
+    from beamwright.core.clock import seconds_of
 
+    moment = None if as_of is None else seconds_of(as_of, "--as-of")
     with reader(folder) as conn:
-        found = pick(views.datasets(conn), "did", "dataset", name)
-        members = _members(conn, found)
-    document = {key: value for key, value in found.items() if key not in ("id", "collections")}
-    write_document(document | {"collections": members}, as_json)
+        found = datasets.cited(conn, name)
+        members = datasets.collections(conn, found, moment)
+        told = _document(found) | metadata.of(conn, "dataset", [found.id])[found.id]
+        if measure is not None:
+            told |= worth(conn, members, "livetime" if measure == "livetime" else "luminosity").document()
+    names = ("tier", "stream", "events", "release")
+    rows = [{"name": str(c.did)} | {n: getattr(c, n) for n in names} for c in members]
+    mixed = datasets.mixture(members)
+    told |= {"mixed": mixed} if mixed else {}
+    write_document(told if measure else told | {"collections": rows}, as_json)
 
 
-def _members(conn: Any, row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what is in a dataset: by its query while it is open, by its list afterwards."""
+@dataset.command("define")
+@NAME
+@click.option("--where", metavar="EXPRESSION", shell_complete=completer("collection"), help="What it holds.")
+@click.option("--tier", multiple=True, help="Of this tier; may be repeated, like all of these.")
+@click.option("--stream", multiple=True, help="Of this stream.")
+@click.option("--series", multiple=True, help="Of this series.")
+@click.option("--production", multiple=True, help="Of this production.")
+@click.option("--step", multiple=True, help="Of this step.")
+@dry_run_option
+@reading
+def define(
+    name: str, where: str | None, dry_run: bool, folder: Path | None, as_json: bool, **said: tuple[str, ...]
+) -> None:
+    """Define a dataset by a query; after a frozen version, its next one."""
     from beamwright.catalog import datasets
     from beamwright.core.did import Did
+    from beamwright.core.errors import UsageError
 
-    found = datasets.collections(conn, datasets.find(conn, Did.parse(row["did"]), row["version"]))
-    return [{"name": str(c.did), "tier": c.tier, "stream": c.stream, "events": c.events} for c in found]
+    criteria: dict[str, Any] = {n: v[0] if len(v) == 1 else list(v) for n, v in said.items() if v}
+    criteria |= {} if where is None else {"where": where}
+    if not criteria:
+        raise UsageError(f"nothing says what {name} holds", hint="give --where, --tier, --stream …")
+    with _writing(folder, dry_run) as conn:
+        found = datasets.create(conn, Did.parse(name), criteria, time.time(), getpass.getuser())
+        members = datasets.collections(conn, found)
+    told = {"collections": len(members), "events": sum(c.events for c in members)}
+    write_document(_document(found) | told, as_json)
+
+
+@dataset.command("freeze")
+@NAME
+@as_of_option
+@click.option("--allow-mixed", is_flag=True, help="Even where releases, constants or simulation differ.")
+@click.option("--reason", default="", help="Why; needed with --allow-mixed.")
+@dry_run_option
+@reading
+def freeze(
+    name: str,
+    as_of: str | None,
+    allow_mixed: bool,
+    reason: str,
+    dry_run: bool,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Fix what a dataset holds, as it is or was at a time, under a hash by which it is cited."""
+    from beamwright.catalog import datasets
+    from beamwright.core.clock import seconds_of
+    from beamwright.core.did import Did
+    from beamwright.core.errors import UsageError
+
+    if allow_mixed and not reason.strip():
+        raise UsageError("--allow-mixed needs a --reason", hint="say why what differs belongs together")
+    moment = None if as_of is None else seconds_of(as_of, "--as-of")
+    with _writing(folder, dry_run) as conn:
+        did, actor = Did.parse(name), getpass.getuser()
+        datasets.freeze(conn, did, time.time(), actor, reason, allow_mixed=allow_mixed, as_of=moment)
+        found = datasets.find(conn, did)
+    write_document(_document(found), as_json)
+
+
+@dataset.command("diff")
+@click.argument("one", metavar="ONE")
+@click.argument("other", metavar="OTHER")
+@reading
+def diff(one: str, other: str, folder: Path | None, as_json: bool) -> None:
+    """Show how one dataset, or version, differs from another: added, removed, replaced."""
+    from beamwright.catalog import collections, datasets
+
+    with reader(folder) as conn:
+        sets = [datasets.collections(conn, datasets.cited(conn, name)) for name in (one, other)]
+        found = collections.compare(conn, *sets)
+    write_document({"from": one, "to": other} | found.document(), as_json)
+
+
+@dataset.command("since")
+@NAME
+@click.argument("since", metavar="DATE|VERSION")
+@reading
+def since(name: str, since: str, folder: Path | None, as_json: bool) -> None:
+    """Show what was added to a dataset, removed or replaced since a date, or since a version of it."""
+    from beamwright.catalog import collections, datasets
+    from beamwright.core.clock import seconds_of
+
+    with reader(folder) as conn:
+        found = datasets.cited(conn, name)
+        if since.isdigit() and len(since) < 8:
+            earlier = datasets.find(conn, found.did, int(since))
+            sets = [datasets.collections(conn, one) for one in (earlier, found)]
+            told = collections.compare(conn, *sets)
+        else:
+            told = collections.since(conn, found, seconds_of(since, "the date"))
+    write_document({"dataset": found.citation, "since": since} | told.document(), as_json)
+
+
+@dataset.command("withdraw")
+@NAME
+@reason_option
+@dry_run_option
+@reading
+def withdraw(name: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool) -> None:
+    """Say that a frozen dataset must not be used any more; it can still be looked up."""
+    from beamwright.catalog import datasets
+
+    with _writing(folder, dry_run) as conn:
+        datasets.withdraw(conn, datasets.cited(conn, name), reason, time.time(), getpass.getuser())
+        found = datasets.cited(conn, name)
+    write_document(_document(found), as_json)
+
+
+@contextmanager
+def _writing(folder: Path | None, dry_run: bool) -> Iterator[sa.Connection]:
+    """Give a transaction of the workspace's database; nothing of it stays in a dry run."""
+    workspace = open_workspace(folder)
+    try:
+        workspace.db.check()
+        with workspace.db.begin() as conn:
+            yield conn
+            if dry_run:
+                conn.rollback()
+                say("nothing was changed")
+    finally:
+        workspace.db.close()
+
+
+def _document(found: Dataset) -> dict[str, Any]:
+    return {
+        "dataset": str(found.did),
+        "version": found.version,
+        "state": found.state,
+        "citation": found.citation + (f" #{found.content_hash[:12]}" if found.content_hash else ""),
+        "query": found.query,
+        "content_hash": found.content_hash,
+        "created": found.created,
+        "frozen": found.frozen,
+    }

@@ -23,6 +23,7 @@ COMMANDS = {
     "calibrate": ("calibrate", "calibrate", "Run calibrations over files, alone."),
     "validate": ("files", "validate", "Check output files in full."),
     "merge": ("files", "merge", "Merge output files of one group into one."),
+    "top": ("top", "top", "Show tasks and farms as they work: live on a terminal, once elsewhere."),
     "explain": ("explain", "explain", "Say what a thing is, where it came from and what comes next."),
     "fsck": ("fsck", "fsck", "Check the invariants on database and storage, read-only."),
     "report": ("report", "report", "Write the report of a production."),
@@ -35,6 +36,7 @@ COMMANDS = {
     "module": ("module", "module", "Modules and the paths that they stand in."),
     "task": ("task", "task", "Tasks: steps of a production over their inputs."),
     "job": ("job", "job", "Jobs and their attempts."),
+    "metadata": ("metadata", "metadata", "Metadata: typed keys that people declare."),
     "conditions": ("conditions", "conditions", "Conditions: tags, intervals, payloads."),
     "calibration": ("calibration", "calibration", "Chains of rolling calibrations."),
     "quality": ("quality", "quality", "Verdicts on runs."),
@@ -129,6 +131,8 @@ def _fail(error: BeamwrightError, code: int, as_json: bool) -> int:
         click.echo(json.dumps(error.document(), default=str), err=True)
         return code
     click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
+    for line in error.data.get("excerpt", ()):
+        click.echo(f"  {line}", err=True)
     if error.hint:
         click.echo(f"  {click.style('next:', bold=True)} {error.hint}", err=True)
     return code

@@ -9,6 +9,7 @@ import click
 
 from beamwright.cli.asking import asking, question, write_answer, write_plan
 from beamwright.cli.common import Columns, reader, reading, write_document
+from beamwright.cli.registering import register_command
 from beamwright.core.errors import UnknownNameError, UsageError
 
 
@@ -59,6 +60,9 @@ def ls(series: str | None, folder: Path | None, as_json: bool, explain: bool, **
         found = ask(conn, wanted, *of_series, columns=(runs.number_of_chunks(),))
         rows = ({name: row[name] for name in (*names, "chunks")} for row in found)
         write_answer(rows, columns, as_json, wanted.limit)
+
+
+run.add_command(register_command("run"))
 
 
 @run.command("show")

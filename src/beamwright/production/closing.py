@@ -10,8 +10,9 @@ from beamwright.catalog import datasets
 from beamwright.conditions import tags
 from beamwright.core.did import Did
 from beamwright.core.errors import IntegrityError
+from beamwright.core.runs import Interval
 from beamwright.db import history, schema
-from beamwright.production import chain, scouting
+from beamwright.production import chain, inputs, inspection, scouting
 from beamwright.production.tasks import ACTOR, Plan, Task
 from beamwright.production.units import row_interval
 
@@ -88,7 +89,19 @@ def obstacles(conn: sa.Connection, plan: Plan) -> list[str]:
             found.append(f"the ledger of step {task.step.name} does not balance")
         if task.step.kind == "calibrate":
             found += _held(conn, task.id)
+        found += _gated(conn, plan, task)
     return found + _missing_runs(conn, plan)
+
+
+def _gated(conn: sa.Connection, plan: Plan, task: Task) -> list[str]:
+    """Name the runs that a verdict keeps from a step."""
+    if not task.step.verdict or task.state != "active":
+        return []
+    datasets = [plan.spec.datasets()[name] for name in task.step.inputs]
+    rows = [row for dataset in datasets for row in inputs.chunks(conn, dataset, without=task)]
+    whole = {(r.series, r.number): Interval.runs(r.series, r.number, r.number) for r in rows}
+    told = [inspection.gate(conn, task, interval) for interval in whole.values()]
+    return [f"step {task.step.name}: {reason}" for reason in told if reason]
 
 
 def _stopped(conn: sa.Connection, task: Task) -> list[str]:
