@@ -34,7 +34,7 @@ REPORTED_OK, REPORTED_FAILURE, NOT_REPORTED, NOT_MINE = 0, 1, 74, 75
 HEARTBEAT_S = 5.0
 LEAST_FREE_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _STOPPED = {
     "time": "the wall time limit was reached",
     "memory": "the memory limit was reached",
@@ -340,7 +340,7 @@ class Attempt:
     def _child(self, argv: list[str], stdout: Path | None = None) -> Ended:
         limits = self.job["limits"]
         guard = Guard(float(limits["wall_s"]), float(limits["memory_mb"]), self.beat, self.stop.why)
-        environment = dict.fromkeys(_POOLS, "1") | {"TMPDIR": str(self.scratch), "MPLBACKEND": "Agg"}
+        environment = dict.fromkeys(POOLS, "1") | {"TMPDIR": str(self.scratch), "MPLBACKEND": "Agg"}
         try:
             ended = self.launcher.run(Command(argv, self.scratch, self.log, stdout, environment), guard)
         except OSError as error:

@@ -18,6 +18,7 @@ from beamwright.db import schema
 
 TERMS = ("read", "created", "written", "filtered", "prescaled", "quarantined")
 _GONE = TERMS[2:]
+_GIVEN_UP = ("excluded", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,11 @@ def imbalances(conn: sa.Connection, task_id: int) -> list[str]:
     """Return what keeps a task's ledger from balancing, in words; nothing when it does."""
     lines = lines_of(conn, task_id)
     shares = _shares(conn, task_id, lines)
-    return task_problems(shares, lines, _held(conn, task_id, shares), _quarantined(conn, task_id))
+    held, quarantined = _held(conn, task_id, shares), _quarantined(conn, task_id)
+    for line in _ignored(conn, task_id, shares, held):
+        lines.append(line)
+        quarantined[line.unit, line.record] = line.quarantined
+    return task_problems(shares, lines, held, quarantined)
 
 
 def totals(lines: Iterable[Line]) -> dict[tuple[str, str], dict[str, int]]:
@@ -169,12 +174,12 @@ def _is_event_stream(stream: str) -> bool:
 
 
 def _shares(conn: sa.Connection, task_id: int, lines: Sequence[Line]) -> list[Share]:
-    """Return the finished units of a task that read records."""
+    """Return the finished units of a task that read records, and those that somebody gave up."""
     unit, job = schema.unit, schema.job
     query = (
         sa.select(unit)
         .join(job, job.c.unit_id == unit.c.id)
-        .where(unit.c.task_id == task_id, job.c.state == "ok", unit.c.kind != "fit")
+        .where(unit.c.task_id == task_id, job.c.state.in_(("ok", *_GIVEN_UP)), unit.c.kind != "fit")
     )
     rows = conn.execute(query.order_by(unit.c.id)).all()
     sources = _sources(conn, [row.id for row in rows])
@@ -190,6 +195,24 @@ def _shares(conn: sa.Connection, task_id: int, lines: Sequence[Line]) -> list[Sh
         )
         for row in rows
     ]
+
+
+def _ignored(
+    conn: sa.Connection, task_id: int, shares: Sequence[Share], held: dict[tuple[str, str], int]
+) -> list[Line]:
+    """Return the accounts of units whose exclusion somebody approved: all their records are quarantined."""
+    unit, job = schema.unit, schema.job
+    query = sa.select(unit).join(job, job.c.unit_id == unit.c.id)
+    rows = conn.execute(query.where(unit.c.task_id == task_id, job.c.state == "excluded")).all()
+    sources = {share.unit: share.sources for share in shares}
+    found = []
+    for row in rows:
+        known = (row.definition.get("records") or {}).get(row.record)
+        whole = sum(held.get((source, row.record), 0) for source in sources.get(row.id, ()))
+        number = whole if known is None else int(known)
+        terms = (number, 0, 0, 0, 0, number)
+        found += [Line(row.id, row.record, stream, _interval(row), *terms) for stream in _streams(row)]
+    return found
 
 
 def _streams(unit: Any) -> frozenset[str]:

@@ -10,6 +10,8 @@ import click
 
 from beamwright.cli.common import (
     Columns,
+    F,
+    dry_run_option,
     dumps,
     open_workspace,
     pick,
@@ -57,12 +59,77 @@ def show(unit: str, folder: Path | None, as_json: bool) -> None:
     from beamwright.db import views
 
     with reader(folder) as conn:
-        found = pick(_jobs(conn), "unit", "job", unit)
+        found = find(conn, unit)
         tries = [_attempt(row) for row in views.attempts(conn, job_id=found["id"])]
         events = views.history_of(conn, "job", [str(found["id"])])
-    kept = {key: value for key, value in found.items() if key != "id"}
+    kept = {key: value for key, value in found.items() if key not in ("id", "unit_id", "definition", "label")}
     steps = [{key: event[key] for key in ("at", "source", "target", "actor", "reason")} for event in events]
     write_document(kept | {"attempts": tries, "history": steps}, as_json)
+
+
+@job.command("files")
+@click.argument("unit")
+@reading
+def files(unit: str, folder: Path | None, as_json: bool) -> None:
+    """List what a job reads, what it wrote, and what lies in the directories of its attempts."""
+    from beamwright.db import lookup, schema, views
+
+    with reader(folder) as conn:
+        found = find(conn, unit)
+        outputs = lookup.where(conn, schema.output, unit_id=found["unit_id"])
+        ids = [output["file_id"] for output in outputs]
+        written = views.files(conn, schema.file.c.id.in_(ids))
+        tries = views.attempts(conn, job_id=found["id"])
+    rows: list[Row] = [_read(item) for item in found["definition"]["inputs"]]
+    rows += [{"role": "output", "name": f["did"], "size": f["size"], "path": f["path"]} for f in written]
+    rows += [row for attempt in tries for row in _lying(attempt)]
+    write_rows(rows, {"role": "role", "name": "name", "bytes": "size", "path": "path"}, as_json)
+
+
+def _read(item: Row) -> Row:
+    return {"role": "input", "name": item["name"], "size": item["size"], "path": item["path"]}
+
+
+def _lying(attempt: Row) -> Iterator[Row]:
+    directory = Path(attempt["directory"])
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if path.name != "ticket":  # it is nobody's but the worker's
+            role = f"attempt {attempt['number']}"
+            yield {"role": role, "name": path.name, "size": path.stat().st_size, "path": str(path)}
+
+
+@job.command("rerun")
+@click.argument("unit")
+@click.option("--attempt", type=int, help="The number of the attempt [default: the last].")
+@click.option(
+    "--here",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="A new folder for what it writes [default: rerun-UNIT-NUMBER].",
+)
+@reading
+def rerun(unit: str, attempt: int | None, here: Path | None, folder: Path | None, as_json: bool) -> int:
+    """Do an attempt's work again on this terminal, in its own environment; nothing of it is registered."""
+    import subprocess
+
+    from beamwright.production import rerun as reruns
+
+    workspace = open_workspace(folder)
+    with reader(folder) as conn:
+        found, chosen = _chosen(conn, unit, attempt)
+    place = (here or Path(f"rerun-{found['unit'][:12]}-{chosen['number']}")).absolute()
+    farm = workspace.settings.farm.get(chosen["farm"])
+    again = reruns.prepare(workspace.root / chosen["directory"], farm, place)
+    done = subprocess.run(again.process, cwd=place, env=again.environment, check=False)
+    valid = None
+    if done.returncode == 0:
+        checked = subprocess.run(
+            again.validate, cwd=place, env=again.environment, check=False, stdout=subprocess.DEVNULL
+        )
+        valid = checked.returncode == 0
+    document = {"unit": found["unit"], "attempt": chosen["number"], "folder": str(place)}
+    write_document(document | {"exit_code": done.returncode, "valid": valid}, as_json)
+    return done.returncode
 
 
 @job.command("log")
@@ -72,27 +139,41 @@ def show(unit: str, folder: Path | None, as_json: bool) -> None:
 @reading
 def log(unit: str, attempt: int | None, where: bool, folder: Path | None, as_json: bool) -> None:
     """Write what an attempt at a job logged."""
-    from beamwright.core.errors import UnknownNameError
-    from beamwright.db import views
     from beamwright.durable import confined
 
     workspace = open_workspace(folder)
     with reader(folder) as conn:
-        found = pick(_jobs(conn), "unit", "job", unit)
-        tries = views.attempts(conn, job_id=found["id"])
-    chosen = [row for row in tries if attempt in (None, row["number"])]
-    if not chosen:
-        raise UnknownNameError("attempt", str(attempt or 1), [str(row["number"]) for row in tries])
-    directory = Path(chosen[-1]["directory"])
+        found, chosen = _chosen(conn, unit, attempt)
+    directory = Path(chosen["directory"])
     if directory.is_absolute():
         directory = directory.relative_to(workspace.root)
     logs = sorted(confined(workspace.root, str(directory)).glob("log*"))
     lines = [str(path) for path in logs] if where else list(_text(logs))
     if as_json:
-        click.echo(dumps({"unit": found["unit"], "attempt": chosen[-1]["number"], "lines": lines}))
+        click.echo(dumps({"unit": found["unit"], "attempt": chosen["number"], "lines": lines}))
         return
     for line in lines:
         click.echo(line)
+
+
+def find(conn: Any, unit: str) -> Row:
+    """Return the job whose unit's key begins so."""
+    from beamwright.production import counting
+
+    return pick(counting.find_jobs(conn, unit) or _jobs(conn), "unit", "job", unit)
+
+
+def _chosen(conn: Any, unit: str, number: int | None) -> tuple[Row, Row]:
+    """Return a job and one attempt at it."""
+    from beamwright.core.errors import UnknownNameError
+    from beamwright.db import views
+
+    found = find(conn, unit)
+    tries = views.attempts(conn, job_id=found["id"])
+    chosen = [row for row in tries if number in (None, row["number"])]
+    if not chosen:
+        raise UnknownNameError("attempt", str(number or 1), [str(row["number"]) for row in tries])
+    return found, chosen[-1]
 
 
 def _text(logs: list[Path]) -> Iterator[str]:
@@ -105,7 +186,7 @@ def _jobs(conn: Any) -> list[Row]:
 
     names = ("production", "step", "kind", "stream", "state", "failures", "reason", "resolved_hash")
     return [
-        {"id": row["job_id"], "unit": row["key"], "interval": views.interval_of(row)}
+        {"id": row["job_id"], "unit_id": row["id"], "unit": row["key"], "interval": views.interval_of(row)}
         | {name: row[name] for name in names}
         for row in views.units(conn)
     ]
@@ -127,3 +208,83 @@ def _attempt(row: Row) -> Row:
         "directory",
     )
     return {name: row[name] for name in names}
+
+
+# --- by hand -----------------------------------------------------------------------------------------------
+
+
+def _handling(command: F) -> F:
+    """Add what every command needs that moves jobs by a person's decision."""
+    for option in (
+        click.option("--by", default="", help="Who decides [default: the user]."),
+        click.option("--reason", required=True, help="Why; kept in the history for ever."),
+        click.argument("units", metavar="UNIT", nargs=-1, required=True),
+    ):
+        command = option(command)
+    return reading(dry_run_option(command))
+
+
+@job.command("hold")
+@click.option("--as", "label", default="", metavar="NAME", help="A state that the task file declares.")
+@_handling
+def hold(label: str, **options: Any) -> None:
+    """Stop jobs: nothing of them starts, and what runs is ended."""
+    _move("hold", label, **options)
+
+
+@job.command("release")
+@_handling
+def release(**options: Any) -> None:
+    """Let held jobs go on."""
+    _move("release", "", **options)
+
+
+@job.command("cancel")
+@_handling
+def cancel(**options: Any) -> None:
+    """Give jobs up. Their task cannot close until they are retried, or their records are given up too."""
+    _move("cancel", "", **options)
+
+
+@job.command("retry")
+@_handling
+def retry(**options: Any) -> None:
+    """Give failed jobs all their tries anew; plan cancelled ones again."""
+    _move("retry", "", **options)
+
+
+@job.command("ignore")
+@_handling
+def ignore(**options: Any) -> None:
+    """Leave failed jobs out for good, approved by whoever is named: their records count as quarantined."""
+    _move("ignore", "", **options)
+
+
+def _move(
+    verb: Any,
+    label: str,
+    units: tuple[str, ...],
+    by: str,
+    reason: str,
+    dry_run: bool,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    from beamwright.cli.calibration import writing
+    from beamwright.production import handling
+
+    with writing(folder, by, reason, dry_run) as (conn, why):
+        ids = sorted({int(find(conn, unit)["unit_id"]) for unit in units})
+        moved = handling.move_jobs(conn, verb, handling.of_units(conn, ids), why, label)
+        write_moved(verb, moved, label, as_json)
+
+
+def write_moved(verb: Any, rows: list[Any], label: str, as_json: bool) -> None:
+    """Write what became of jobs that a person moved."""
+    from beamwright.production.handling import MOVES
+
+    found = [
+        {"unit": r.key, "was": r.state, "is": label or MOVES[verb][r.state], "why": r.reason} for r in rows
+    ]
+    columns: Columns = {"unit": lambda r: r["unit"][:12], "was": "was", "is": "is", "it had": "why"}
+    write_rows(found, columns, as_json)

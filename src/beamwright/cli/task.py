@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from beamwright.cli.common import Columns, pick, reader, reading, write_document, write_rows
+from beamwright.cli.common import (
+    Columns,
+    F,
+    dry_run_option,
+    pick,
+    reader,
+    reading,
+    write_document,
+    write_rows,
+)
 
 
 @click.group()
@@ -34,23 +44,170 @@ def ls(folder: Path | None, as_json: bool) -> None:
 
 @task.command("show")
 @click.argument("name", metavar="PRODUCTION/STEP")
+@click.option("--units", "with_units", is_flag=True, help="List its units as well.")
 @reading
-def show(name: str, folder: Path | None, as_json: bool) -> None:
-    """Show a task: its configuration, its ledger and its units."""
+def show(name: str, with_units: bool, folder: Path | None, as_json: bool) -> None:
+    """Show a task: its jobs by state, rate, end and failures, its configuration and its ledger."""
+    import time
+
     from beamwright.db import views
+    from beamwright.production import counting, handling
     from beamwright.report.document import ledger, ledger_totals
 
     with reader(folder) as conn:
         found = pick([_named(row) for row in views.tasks(conn)], "name", "task", name)
+        stands = counting.summary(conn, handling.find_task(conn, name), time.time())
         production = views.find_production(conn, str(found["production"]))
         lines = [line for line in ledger(conn, production["id"]) if line["step"] == found["step"]]
-        names = ("kind", "stream", "key", "state", "failures", "reason")
-        units = [
-            {name: unit[name] for name in names}
-            for unit in views.units(conn)
-            if (unit["step"], unit["production"]) == (found["step"], found["production"])
-        ]
-    write_document(found | {"ledger": ledger_totals(lines), "units": units}, as_json)
+        units = _units(conn, found) if with_units else {}
+    write_document(found | stands | {"ledger": ledger_totals(lines)} | units, as_json)
+
+
+def _units(conn: Any, found: dict[str, object]) -> dict[str, Any]:
+    from beamwright.db import views
+
+    names = ("kind", "stream", "key", "state", "failures", "reason")
+    mine = (found["step"], found["production"])
+    rows = [unit for unit in views.units(conn) if (unit["step"], unit["production"]) == mine]
+    return {"units": [{name: unit[name] for name in names} for unit in rows]}
+
+
+@task.command("failures")
+@click.argument("name", metavar="[PRODUCTION/STEP]", required=False)
+@click.option("--by", type=click.Choice(["class", "farm", "node"]), default="class", help="What to count by.")
+@reading
+def failures(name: str | None, by: str, folder: Path | None, as_json: bool) -> None:
+    """Count failed attempts by class, and as a share of all that ended; per task, farm and node."""
+    from beamwright.production import counting, handling
+
+    with reader(folder) as conn:
+        task_id = int(handling.find_task(conn, name).id) if name else None
+        found, total = counting.failures(conn, task_id), counting.ended(conn, task_id)
+    rows = _counted(found, by, total)
+    columns: Columns = (
+        {column: column for column in ("task", "farm", "node", "failure") if column in rows[0]}
+        if rows
+        else {}
+    )
+    share: Columns = {
+        "attempts": "attempts",
+        "share": lambda r: f"{100 * r['share']:.2f} %",
+        "meaning": "meaning",
+    }
+    write_rows(rows, {**columns, **share}, as_json)
+
+
+def _counted(found: list[dict[str, Any]], by: str, total: int) -> list[dict[str, Any]]:
+    """Sum failed attempts over what is not asked for."""
+    from beamwright.core.messages import FAILURES
+
+    sums: dict[tuple[str, ...], int] = {}
+    for row in found:
+        place = (row["farm"],) if by == "farm" else (row["farm"], row["host"] or "?") if by == "node" else ()
+        key = (f"{row['production']}/{row['step']}", *place, row["failure_class"])
+        sums[key] = sums.get(key, 0) + row["attempts"]
+    names = {
+        "class": ("task", "failure"),
+        "farm": ("task", "farm", "failure"),
+        "node": ("task", "farm", "node", "failure"),
+    }
+    return [
+        dict(zip(names[by], key, strict=True))
+        | {"attempts": n, "share": n / total, "meaning": FAILURES.get(key[-1], "")}
+        for key, n in sorted(sums.items())
+    ]
+
+
+# --- by hand -----------------------------------------------------------------------------------------------
+
+
+def _handling(command: F) -> F:
+    """Add what every command needs that moves a task or its jobs by a person's decision."""
+    for option in (
+        click.option("--by", default="", help="Who decides [default: the user]."),
+        click.option("--reason", required=True, help="Why; kept in the history for ever."),
+        click.argument("name", metavar="PRODUCTION/STEP"),
+    ):
+        command = option(command)
+    return reading(dry_run_option(command))
+
+
+def _of_class(command: F) -> F:
+    text = "Jobs that failed in this class only."
+    return click.option("--failure", default="", metavar="CLASS", help=text)(command)
+
+
+@task.command("hold")
+@_handling
+def hold(**options: Any) -> None:
+    """Stop a task: none of its jobs starts until it is released; what runs, runs on."""
+    _move_task("hold", **options)
+
+
+@task.command("release")
+@_handling
+def release(**options: Any) -> None:
+    """Let a held task go on."""
+    _move_task("release", **options)
+
+
+@task.command("cancel")
+@_of_class
+@_handling
+def cancel(**options: Any) -> None:
+    """Give up all jobs of a task that are not done."""
+    _move_jobs("cancel", **options)
+
+
+@task.command("retry")
+@_of_class
+@_handling
+def retry(**options: Any) -> None:
+    """Give the failed jobs of a task all their tries anew; plan its cancelled ones again."""
+    _move_jobs("retry", **options)
+
+
+@task.command("ignore")
+@_of_class
+@_handling
+def ignore(**options: Any) -> None:
+    """Leave the failed jobs of a task out for good, approved by whoever is named."""
+    _move_jobs("ignore", **options)
+
+
+def _move_task(
+    verb: Any, name: str, by: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool
+) -> None:
+    from beamwright.cli.calibration import writing
+    from beamwright.production import handling
+
+    with writing(folder, by, reason, dry_run) as (conn, why):
+        found = handling.find_task(conn, name)
+        handling.move_task(conn, found, verb, why)
+    write_document({"task": name, "was": found.state, "is": "held" if verb == "hold" else "active"}, as_json)
+
+
+def _move_jobs(
+    verb: Any,
+    name: str,
+    failure: str,
+    by: str,
+    reason: str,
+    dry_run: bool,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    from beamwright.cli.calibration import writing
+    from beamwright.cli.job import write_moved
+    from beamwright.core.errors import UnknownNameError
+    from beamwright.core.messages import FAILURES
+    from beamwright.production import handling
+
+    if failure and failure not in FAILURES:
+        raise UnknownNameError("failure class", failure, FAILURES)
+    with writing(folder, by, reason, dry_run) as (conn, why):
+        rows = handling.of_task(conn, int(handling.find_task(conn, name).id), verb, failure)
+        write_moved(verb, handling.move_jobs(conn, verb, rows, why), "", as_json)
 
 
 def _named(row: dict[str, object]) -> dict[str, object]:

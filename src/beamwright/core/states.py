@@ -31,7 +31,8 @@ TABLES: dict[str, Table] = {
     "job": _table(
         "prepared -> submitted held cancelled\nsubmitted -> running ok failed prepared held cancelled\n"
         "running -> ok failed prepared held cancelled\nfailed -> prepared split excluded held cancelled\n"
-        "held -> prepared cancelled\nprepared submitted running ok failed held excluded -> superseded"
+        "held -> prepared cancelled\n"
+        "prepared submitted running ok failed held excluded cancelled -> superseded"
     ),
     # lost/killed -> reported is a late report: the first valid report wins.
     "attempt": _table(

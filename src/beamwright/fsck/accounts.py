@@ -13,6 +13,7 @@ from beamwright.db import schema
 from beamwright.fsck.model import Context, Finding, interval_of
 
 TERMS = ("read", "created", "written", "filtered", "prescaled", "quarantined")
+_CONCLUDED = ("ok", "excluded", "cancelled")
 _SETTLED = ("ok", "excluded", "superseded", "cancelled", "split")
 
 
@@ -95,10 +96,10 @@ def _inputs(context: Context, task: Any) -> Iterator[Finding]:
 def _reading(context: Context, task_id: int) -> Sequence[Any]:
     unit, link, job = schema.unit, schema.unit_input, schema.job
     query = (
-        sa.select(unit, link.c.chunk_id, link.c.collection_id)
+        sa.select(unit, link.c.chunk_id, link.c.collection_id, job.c.state.label("job_state"))
         .join(link, link.c.unit_id == unit.c.id)
         .join(job, job.c.unit_id == unit.c.id)
-        .where(unit.c.task_id == task_id, job.c.state == "ok", unit.c.kind != "fit")
+        .where(unit.c.task_id == task_id, job.c.state.in_(_CONCLUDED), unit.c.kind != "fit")
     )
     return context.conn.execute(query.order_by(unit.c.id)).all()
 
@@ -124,7 +125,7 @@ def _count(context: Context, kind: str, input_id: int, units: list[Any], stream:
     """
     several = [unit for unit in units if len(_inputs_of(context, unit.id)) > 1]
     if several:
-        for unit in several:
+        for unit in (unit for unit in several if unit.job_state != "excluded"):
             wanted = sum(_held(context, k, i, unit.record) for k, i in _inputs_of(context, unit.id))
             read = _read(context, [unit.id], unit.record, stream)
             if read != wanted:
@@ -135,6 +136,9 @@ def _count(context: Context, kind: str, input_id: int, units: list[Any], stream:
         _held(context, kind, input_id, record),
         _read(context, [u.id for u in units], record, stream),
     )
+    given_up = [unit for unit in units if unit.job_state == "excluded"]  # a person has approved it
+    known = [(unit.definition.get("records") or {}).get(record) for unit in given_up]
+    read += sum(wanted if number is None else int(number) for number in known)
     if read != wanted:
         yield f"{read} of {wanted} records were read"
 

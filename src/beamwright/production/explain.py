@@ -28,6 +28,24 @@ WAITING = {
 }
 
 
+# What to do about a failure of each class.
+ADVICE = {
+    "input": "`beamwright fsck --deep` tells which input is wrong; deliver or produce it again",
+    "stage_in": "see that the worker's node can read the storage of the inputs",
+    "application_crash": "rerun it by hand under a debugger; its second attempt quarantines a poison record",
+    "application_error": "its message and log name the cause: mend the code or the data",
+    "time": "give it more time (`wall_s`, or a rule with action `more`), or cut the unit (action `smaller`)",
+    "memory": "give it more memory (`memory_mb`, or a rule with action `more`), or cut it (action `smaller`)",
+    "disk": "make room on the disk that the message names",
+    "output_invalid": "the output and the account of it disagree: that is a fault of the code that wrote it",
+    "copy_out": "see that the worker's node can write to the storage of its farm",
+    "lost": "see whether the node is well; `beamwright task failures --by node` counts by node",
+    "node": "see whether the node is well; a rule with action `exclude` avoids it",
+    "submit": "`beamwright site check` asks the farm for the reason",
+    "policy": "release, constants or ticket are not those asked for: install the right release, then retry",
+}
+
+
 @dataclass
 class Explanation:
     """Sentences about one thing; ``holds`` is empty when nothing is in its way."""
@@ -183,8 +201,15 @@ def _hold(told: Explanation, job: Row, key: str, attempts: list[Row]) -> None:
             f"the last failure was {failed['failure_class']} ({meaning}): {failed['message'] or 'no message'}"
         )
         told.next.append(f"`beamwright job log {key[:12]}` shows what the attempt wrote")
+    if failed:
+        told.next.append(ADVICE.get(failed["failure_class"], "mend the cause"))
     if job["state"] == "failed":
-        told.next.append("mend the cause, then run the same `beamwright produce` again")
+        told.next += [
+            f"`beamwright job rerun {key[:12]}` does the same work again on this terminal",
+            f"`beamwright job retry {key[:12]} --reason …`, or run the same `beamwright produce` again",
+        ]
+    if job["state"] == "held":
+        told.next.append(f"`beamwright job release {key[:12]} --reason …` lets it go on")
     elif job["state"] in ("prepared", "submitted", "running"):
         told.next.append("wait, or run `beamwright produce FILE` if no process works in this workspace")
 

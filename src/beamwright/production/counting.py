@@ -1,0 +1,194 @@
+"""How a task stands: its jobs by state, its rate and end, its failures by class, node and farm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright.db import schema
+from beamwright.production.handling import shown_state
+from beamwright.production.units import row_interval
+
+# A rate is taken over the last so many seconds in which something ended.
+RATE_S = 3600.0
+MESSAGES_SHOWN = 5
+LEFT = ("prepared", "submitted", "running")
+Row = dict[str, Any]
+
+
+def summary(conn: sa.Connection, task: Any, now: float) -> Row:
+    """Return how a task (a row) stands: states, attempts, failures, rate, estimated end, CPU efficiency."""
+    job, unit = schema.job, schema.unit
+    query = (
+        sa.select(job.c.state, job.c.label, sa.func.count())
+        .join(unit, job.c.unit_id == unit.c.id)
+        .where(unit.c.task_id == task.id)
+        .group_by(job.c.state, job.c.label)
+    )
+    states: dict[str, int] = {}
+    left = 0
+    for state, label, number in conn.execute(query):
+        name = shown_state(state, label, task.config.get("step") or {})
+        states[name] = states.get(name, 0) + number
+        left += number if state in LEFT else 0
+    tried = _attempts(conn, task.id, now)
+    rate = tried["recent"] / tried["over_s"] if tried["over_s"] else 0.0
+    return {
+        "states": dict(sorted(states.items())),
+        "attempts": tried["states"],
+        "failures": tried["failures"],
+        "jobs_per_s": rate,
+        "left": left,
+        "end_in_s": left / rate if rate and left else None,
+        "cpu_efficiency": tried["cpu_s"] / tried["wall_s"] if tried["wall_s"] else None,
+        "cpu_s": tried["cpu_s"],
+        "messages": _messages(conn, task.id) if tried["failures"] else [],
+        "composition": composition(conn, task.id),
+        "needs": task.needs,
+    }
+
+
+def _attempts(conn: sa.Connection, task_id: int, now: float) -> Row:
+    """Return the attempts at a task by state and failure class, what they took, how many went well lately."""
+    attempt, job, unit = schema.attempt, schema.job, schema.unit
+    is_recent = sa.and_(attempt.c.state == "accepted", attempt.c.ended > now - RATE_S)
+    since = sa.func.min(sa.case((is_recent, attempt.c.leased)))
+    query = (
+        sa.select(
+            attempt.c.state,
+            attempt.c.failure_class,
+            sa.func.count(),
+            sa.func.sum(attempt.c.cpu_s),
+            sa.func.sum(attempt.c.wall_s),
+            sa.func.count(sa.case((is_recent, 1))),
+            since,
+        )
+        .join(job, attempt.c.job_id == job.c.id)
+        .join(unit, job.c.unit_id == unit.c.id)
+        .where(unit.c.task_id == task_id)
+        .group_by(attempt.c.state, attempt.c.failure_class)
+    )
+    found: Row = {"states": {}, "failures": {}, "cpu_s": 0.0, "wall_s": 0.0, "recent": 0, "over_s": 0.0}
+    for state, failure, number, cpu_s, wall_s, recent, first in conn.execute(query):
+        found["states"][state] = found["states"].get(state, 0) + number
+        if failure:
+            found["failures"][failure] = found["failures"].get(failure, 0) + number
+        found["cpu_s"] += cpu_s or 0.0
+        found["wall_s"] += wall_s or 0.0
+        found["recent"] += recent
+        if first is not None:
+            found["over_s"] = max(found["over_s"], min(RATE_S, now - first))
+    return found
+
+
+def _messages(conn: sa.Connection, task_id: int) -> list[Row]:
+    """Return the messages that most failures of a task had."""
+    attempt = schema.attempt
+    number = sa.func.count().label("number")
+    query = sa.select(attempt.c.failure_class, attempt.c.message, number).where(*_failed(task_id))
+    rows = conn.execute(
+        query.group_by(attempt.c.failure_class, attempt.c.message)
+        .order_by(number.desc())
+        .limit(MESSAGES_SHOWN)
+    )
+    return [{"failure": r.failure_class, "message": r.message or "", "attempts": r.number} for r in rows]
+
+
+def failures(conn: sa.Connection, task_id: int | None = None) -> list[Row]:
+    """Return the failed attempts, of one task or of all, by task, farm, node and class."""
+    attempt, job, unit, task = schema.attempt, schema.job, schema.unit, schema.task
+    production = schema.production
+    names = (production.c.name.label("production"), task.c.step, attempt.c.farm, attempt.c.host)
+    columns = (*names, attempt.c.failure_class)
+    query = (
+        sa.select(*columns, sa.func.count().label("attempts"))
+        .join(job, attempt.c.job_id == job.c.id)
+        .join(unit, job.c.unit_id == unit.c.id)
+        .join(task, unit.c.task_id == task.c.id)
+        .join(production, task.c.production_id == production.c.id)
+        .where(attempt.c.failure_class.is_not(None))
+        .group_by(*columns)
+        .order_by(*columns)
+    )
+    if task_id is not None:
+        query = query.where(task.c.id == task_id)
+    return [dict(row._mapping) for row in conn.execute(query)]
+
+
+def ended(conn: sa.Connection, task_id: int | None = None) -> int:
+    """Count the attempts, at one task or at all, that have ended: what failures are a share of."""
+    attempt, job, unit = schema.attempt, schema.job, schema.unit
+    query = sa.select(sa.func.count()).select_from(attempt).where(attempt.c.ended.is_not(None))
+    if task_id is not None:
+        query = query.join(job, attempt.c.job_id == job.c.id).join(unit, job.c.unit_id == unit.c.id)
+        query = query.where(unit.c.task_id == task_id)
+    return int(conn.execute(query).scalar_one())
+
+
+def composition(conn: sa.Connection, task_id: int) -> list[Row]:
+    """Return what a task's valid outputs were made with: configuration versions, releases, global tags."""
+    collection, unit = schema.collection, schema.unit
+    names = (unit.c.config_version, collection.c.release, collection.c.global_tag)
+    query = (
+        sa.select(
+            *names, sa.func.count().label("collections"), sa.func.sum(collection.c.events).label("events")
+        )
+        .join(unit, collection.c.unit_id == unit.c.id)
+        .where(unit.c.task_id == task_id, collection.c.state == "valid")
+        .group_by(*names)
+        .order_by(*names)
+    )
+    return [dict(row._mapping) for row in conn.execute(query)]
+
+
+def find_jobs(conn: sa.Connection, key: str) -> list[Row]:
+    """Return the jobs whose units' keys begin so."""
+    job, unit, task, production = schema.job, schema.unit, schema.task, schema.production
+    taken = ("kind", "stream", "resolved_hash")
+    told = ("state", "label", "failures", "reason", "memory_mb", "wall_s", "avoid")
+    query = (
+        sa.select(
+            unit, task.c.step, task.c.config, production.c.name.label("production"), job.c.id.label("job_id"),
+            *(job.c[name] for name in told),
+        )
+        .join(job, job.c.unit_id == unit.c.id)
+        .join(task, unit.c.task_id == task.c.id)
+        .join(production, task.c.production_id == production.c.id)
+        .where(unit.c.key >= key, unit.c.key < key + "g")
+        .order_by(unit.c.key)
+        .limit(1000)
+    )  # fmt: skip
+    return [
+        {"id": r.job_id, "unit_id": r.id, "unit": r.key, "production": r.production, "step": r.step}
+        | {"interval": row_interval(r).document(), "definition": r.definition}
+        | {name: getattr(r, name) for name in (*taken, *told)}
+        | {"state": shown_state(r.state, r.label, r.config.get("step") or {})}
+        for r in conn.execute(query)
+    ]
+
+
+def _failed(task_id: int) -> tuple[sa.ColumnElement[bool], ...]:
+    attempt, job, unit = schema.attempt, schema.job, schema.unit
+    mine = sa.select(job.c.id).join(unit, job.c.unit_id == unit.c.id).where(unit.c.task_id == task_id)
+    return attempt.c.failure_class.is_not(None), attempt.c.job_id.in_(mine)
+
+
+FLYING = ("leased", "submitted", "running")
+
+
+def open_tasks(conn: sa.Connection, now: float) -> list[Row]:
+    """Return the tasks that are not closed, each with its summary."""
+    task, production = schema.task, schema.production
+    query = sa.select(task, production.c.name.label("production"))
+    query = query.join(production, task.c.production_id == production.c.id).order_by(task.c.id)
+    rows = conn.execute(query.where(task.c.state != "closed")).all()
+    return [{"task": f"{r.production}/{r.step}", "state": r.state} | summary(conn, r, now) for r in rows]
+
+
+def busy(conn: sa.Connection) -> dict[tuple[str, str], int]:
+    """Count the attempts under way by farm and state."""
+    attempt = schema.attempt
+    columns = (attempt.c.farm, attempt.c.state)
+    query = sa.select(*columns, sa.func.count()).where(attempt.c.state.in_(FLYING)).group_by(*columns)
+    return {(farm, state): number for farm, state, number in conn.execute(query)}

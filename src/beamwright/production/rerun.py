@@ -1,0 +1,59 @@
+"""An attempt's work again, by hand: the same document, in a folder of its own, in its environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from beamwright import durable
+from beamwright.batch.wrapper import POOLS
+from beamwright.core.canonical import canonical_json
+from beamwright.core.errors import ConflictError, StorageError
+from beamwright.core.messages import JOB_FILE
+from beamwright.core.settings import Farm
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """Commands to run in ``folder`` under ``environment``: the work, then the validation of what it wrote."""
+
+    folder: Path
+    environment: dict[str, str]
+    process: list[str]
+    validate: list[str]
+
+
+def prepare(directory: Path, farm: Farm | None, folder: Path) -> Rerun:
+    """Write a job document like an attempt's into a new folder; what it writes stays there, counted nowhere.
+
+    Raises: StorageError when the attempt's job directory is gone, ConflictError when the folder is there.
+    """
+    try:
+        job: dict[str, Any] = json.loads((directory / JOB_FILE).read_bytes())
+    except FileNotFoundError:
+        message = f"the job directory {directory} is gone"
+        raise StorageError(message, hint="rerun a later attempt; `beamwright job show` lists them") from None
+    if folder.exists():
+        raise ConflictError(f"{folder} exists", hint="remove it, or choose another folder with --here")
+    durable.make_directory(folder)
+    job |= {"scratch": str(folder), "output_directory": str(folder)}
+    durable.put_once(folder / JOB_FILE, canonical_json(job))
+    process = [*job["commands"]["process"], "--job", str(folder / JOB_FILE)]
+    files = [str(durable.confined(folder, stream["file"])) for stream in job["streams"].values()]
+    validate = [*job["commands"]["validate"], "--json", *files]
+    setup = farm.setup if farm else ""
+    return Rerun(folder, _environment(farm, folder), _within(setup, process), _within(setup, validate))
+
+
+def _environment(farm: Farm | None, folder: Path) -> dict[str, str]:
+    own: Mapping[str, str] = farm.environment if farm else {}
+    return dict(os.environ) | dict(own) | dict.fromkeys(POOLS, "1") | {"TMPDIR": str(folder)}
+
+
+def _within(setup: str, argv: list[str]) -> list[str]:
+    """Return the command as it runs after the farm's set-up file."""
+    return ["/bin/sh", "-c", '. "$0"; exec "$@"', setup, *argv] if setup else argv
