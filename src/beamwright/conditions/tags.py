@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -24,12 +25,15 @@ from beamwright.core.errors import (
     UnknownNameError,
     nearest,
 )
-from beamwright.core.runs import Interval, gaps, overlaps
+from beamwright.core.runs import Interval, gaps, meeting, overlaps, union
 from beamwright.db import history, schema
-from beamwright.db.engine import insert_new
+from beamwright.db.engine import batched, insert_new
 
 Row = tuple[Interval, str, str, str]  # interval, payload id, origin, reason
 Gap = tuple[str, Interval]  # role, interval
+
+# Above so many separate places, one look at all that lies between them costs less than a look at each.
+_PLACES = 64
 
 ORIGINS = ("initial", "fitted", "carried", "late", "loaded")
 _ENDS = ("run", "section", "event")
@@ -84,15 +88,36 @@ def get_payload(conn: sa.Connection, payload_id: str) -> Payload:
 
     Raises: UnknownNameError, ChecksumError.
     """
+    return get_payloads(conn, [payload_id])[payload_id]
+
+
+def get_payloads(conn: sa.Connection, payload_ids: Iterable[str]) -> dict[str, Payload]:
+    """Return payloads by id; the bytes of each are checked against its id.
+
+    Raises: UnknownNameError, ChecksumError.
+    """
+    table, wanted = schema.payload, sorted(set(payload_ids))
+    found: dict[str, Payload] = {}
+    for some in batched(wanted):
+        rows = conn.execute(sa.select(table.c.id, table.c.kind, table.c.data).where(table.c.id.in_(some)))
+        found |= {str(row.id): Payload(cast(Kind, row.kind), bytes(row.data)) for row in rows}
+    for payload_id in wanted:
+        if payload_id not in found:
+            raise UnknownNameError("payload", payload_id)
+        if found[payload_id].id != payload_id:
+            raise ChecksumError(
+                f"payload {payload_id} has other content", hint="restore the database from a backup"
+            )
+    return found
+
+
+def kinds_of(conn: sa.Connection, payload_ids: Iterable[str]) -> dict[str, str]:
+    """Return the kind of each payload that is there."""
     table = schema.payload
-    row = conn.execute(sa.select(table.c.kind, table.c.data).where(table.c.id == payload_id)).first()
-    if row is None:
-        raise UnknownNameError("payload", payload_id)
-    found = Payload(cast(Kind, row.kind), bytes(row.data))
-    if found.id != payload_id:
-        raise ChecksumError(
-            f"payload {payload_id} has other content", hint="restore the database from a backup"
-        )
+    found: dict[str, str] = {}
+    for some in batched(sorted(set(payload_ids))):
+        rows = conn.execute(sa.select(table.c.id, table.c.kind).where(table.c.id.in_(some)))
+        found |= {str(row.id): str(row.kind) for row in rows}
     return found
 
 
@@ -131,19 +156,21 @@ def append(
     Raises: ConflictError for overlaps, ConditionsError for an unknown origin or another kind of payload.
     """
     row = _tag(conn, tag, lock=True)
+    _check_own(conn, "tag", tag)
     _check_rows(conn, row, rows)
-    held = _touched(conn, row.id, rows)
+    held = _touched(conn, row, rows)
     known = {(v.interval, v.payload_id, v.origin) for v in held}
     fresh = [r for r in rows if r[:3] not in known]
     if not fresh:
         return int(row.version)
     version = int(row.version) + 1
-    cut = [v for v in held if any(v.interval.intersect(interval) for interval, *_ in fresh)]
+    new = sorted(interval for interval, *_ in fresh)
+    cut = [v for v in held if meeting(new, v.interval)]
     if cut and not replace:
         there = f"{cut[0].interval} already ({cut[0].origin}, payload {cut[0].payload_id[:12]})"
         hint = "leave the interval out, or replace it, which makes a new generation"
         raise ConflictError(f"tag {tag} has constants for {there}", hint=hint)
-    _cut(conn, row.id, cut, [interval for interval, *_ in fresh], version, now)
+    _cut(conn, row.id, cut, new, version, now)
     _insert(conn, row.id, fresh, version, generation, now)
     conn.execute(sa.update(schema.tag).where(schema.tag.c.id == row.id).values(version=version))
     return version
@@ -155,6 +182,7 @@ def withdraw(conn: sa.Connection, tag: str, interval: Interval, now: float) -> i
     Older versions answer as before; with nothing to take out the version stays.
     """
     row = _tag(conn, tag, lock=True)
+    _check_own(conn, "tag", tag)
     held = _intervals(conn, row.id, int(row.version), interval)
     if not held:
         return int(row.version)
@@ -220,6 +248,7 @@ def sweep(conn: sa.Connection, global_tag: str, versions: Mapping[str, int], now
         return int(row.version)
     if row.state != "open":
         raise StateError(f"global tag {global_tag} is {row.state}", hint="publish into an open one")
+    _check_own(conn, "global_tag", global_tag)
     _check_members(conn, global_tag, held, changed)
     version = int(row.version) + 1
     rows = [
@@ -253,6 +282,7 @@ def freeze(
     row = _global(conn, global_tag, lock=True)
     if row.state == "frozen":
         return str(row.merkle)
+    _check_own(conn, "global_tag", global_tag)
     found = merkle(conn, global_tag)
     history.move(
         conn,
@@ -285,9 +315,18 @@ def resolve(
     conn: sa.Connection, global_tag: str, reads: Iterable[str], interval: Interval, version: int | None = None
 ) -> Resolution:
     """Return what the roles resolve to over the interval, and which parts of it are not covered."""
-    held = {
-        role_of(name): (tag_id, v) for name, tag_id, v in _members(conn, _global(conn, global_tag), version)
-    }
+    return _resolved(conn, _held(conn, global_tag, version), reads, interval)
+
+
+def _held(conn: sa.Connection, global_tag: str, version: int | None) -> dict[str, tuple[int, int]]:
+    """Return (tag id, tag version) by role."""
+    found = _members(conn, _global(conn, global_tag), version)
+    return {role_of(name): (tag_id, v) for name, tag_id, v in found}
+
+
+def _resolved(
+    conn: sa.Connection, held: Mapping[str, tuple[int, int]], reads: Iterable[str], interval: Interval
+) -> Resolution:
     pieces: list[Piece] = []
     missing: list[Gap] = []
     for role in sorted(set(reads)):
@@ -318,11 +357,12 @@ def export(
     ``overrides`` gives roles a payload that stands for every interval, whatever the global tag says.
     """
     wanted, forced = sorted(set(reads)), dict(overrides or {})
+    free, held = [role for role in wanted if role not in forced], _held(conn, global_tag, version)
     pieces: list[Piece] = []
-    for interval in intervals:
-        pieces += resolve(conn, global_tag, [r for r in wanted if r not in forced], interval, version).pieces
+    for interval in union(intervals):
+        pieces += _resolved(conn, held, free, interval).pieces
         pieces += [(role, interval, forced[role]) for role in wanted if role in forced]
-    payloads = {payload_id: get_payload(conn, payload_id) for payload_id in sorted({p for _, _, p in pieces})}
+    payloads = get_payloads(conn, (payload_id for _, _, payload_id in pieces))
     return Snapshot(global_tag, pieces, payloads).to_bytes()
 
 
@@ -353,17 +393,23 @@ def _members(conn: sa.Connection, row: Any, version: int | None) -> list[tuple[s
     if not 0 <= wanted <= row.version:
         hint = f"its versions go up to {row.version}"
         raise ConditionsError(f"global tag {row.name} has no version {wanted}", hint=hint)
-    latest = (
-        sa.select(table.c.tag_id, sa.func.max(table.c.version).label("version"))
-        .where(table.c.global_tag_id == row.id, table.c.version <= wanted)
-        .group_by(table.c.tag_id)
-        .subquery()
+    # From tag to tag by index, and of each the newest row: the number of sweeps does not count.
+    further, rows = table.alias(), table.alias()
+    walk = sa.select(sa.func.min(table.c.tag_id).label("tag_id")).where(table.c.global_tag_id == row.id)
+    tags = walk.cte("tags", recursive=True)
+    step = sa.select(sa.func.min(further.c.tag_id)).where(
+        further.c.global_tag_id == row.id, further.c.tag_id > tags.c.tag_id
     )
+    tags = tags.union_all(sa.select(step.scalar_subquery()).where(tags.c.tag_id.is_not(None)))
+    newest = sa.select(sa.func.max(rows.c.version)).where(
+        rows.c.global_tag_id == row.id, rows.c.tag_id == tags.c.tag_id, rows.c.version <= wanted
+    )
+    same = (table.c.global_tag_id == row.id, table.c.tag_id == tags.c.tag_id)
     query = (
         sa.select(schema.tag.c.name, table.c.tag_id, table.c.tag_version)
-        .join(latest, sa.and_(table.c.tag_id == latest.c.tag_id, table.c.version == latest.c.version))
+        .select_from(tags)
+        .join(table, sa.and_(*same, table.c.version == newest.scalar_subquery()))
         .join(schema.tag, schema.tag.c.id == table.c.tag_id)
-        .where(table.c.global_tag_id == row.id)
         .order_by(schema.tag.c.name)
     )
     return [(name, tag_id, v) for name, tag_id, v in conn.execute(query)]
@@ -375,23 +421,30 @@ def _intervals(
     table = schema.iov
     held = sa.or_(table.c.removed.is_(None), table.c.removed > version)
     query = sa.select(table).where(table.c.tag_id == tag_id, table.c.added <= version, held)
-    if overlapping is not None:
-        query = query.where(*_meets(overlapping))
-    return sorted((_validity(row) for row in conn.execute(query)), key=lambda v: v.interval)
+    if overlapping is None:
+        return sorted((_validity(row) for row in conn.execute(query)), key=lambda v: v.interval)
+    # No two of a version overlap: of those that begin before, only the last one can reach into the interval.
+    earlier = query.where(*_begins_before(overlapping)).order_by(*(table.c[name].desc() for name in _FIRST))
+    rows = [*conn.execute(earlier.limit(1)), *conn.execute(query.where(*_begins_in(overlapping)))]
+    found = [v for v in map(_validity, rows) if v.interval.last >= overlapping.first]
+    return sorted(found, key=lambda v: v.interval)
 
 
-def _meets(interval: Interval) -> list[sa.ColumnElement[bool]]:
+def _begins_before(interval: Interval) -> list[sa.ColumnElement[bool]]:
     """The run numbers alone let the index work; the whole positions decide."""
     table = schema.iov
-    first = sa.tuple_(*(table.c[name] for name in _FIRST))
-    last = sa.tuple_(*(table.c[name] for name in _LAST))
-    return [
-        table.c.series == interval.series,
-        table.c.first_run <= interval.last[0],
-        table.c.last_run >= interval.first[0],
-        first <= sa.tuple_(*map(sa.literal, interval.last)),
-        last >= sa.tuple_(*map(sa.literal, interval.first)),
-    ]
+    place = (table.c.series == interval.series, table.c.first_run <= interval.first[0])
+    return [*place, _begin() < sa.tuple_(*map(sa.literal, interval.first))]
+
+
+def _begins_in(interval: Interval) -> list[sa.ColumnElement[bool]]:
+    first, last = (sa.tuple_(*map(sa.literal, end)) for end in (interval.first, interval.last))
+    runs = schema.iov.c.first_run.between(interval.first[0], interval.last[0])
+    return [schema.iov.c.series == interval.series, runs, _begin() >= first, _begin() <= last]
+
+
+def _begin() -> Any:
+    return sa.tuple_(*(schema.iov.c[name] for name in _FIRST))
 
 
 def interval_of(row: Any) -> Interval:
@@ -405,12 +458,32 @@ def _validity(row: Any) -> Validity:
     return Validity(*place, row.origin, row.reason, row.generation, row.added, row.removed)
 
 
-def _touched(conn: sa.Connection, tag_id: int, rows: Sequence[Row]) -> list[Validity]:
-    """Return the present intervals of a tag that any of the rows meets."""
-    version = sa.select(schema.tag.c.version).where(schema.tag.c.id == tag_id)
-    newest = int(conn.execute(version).scalar_one())
-    found = {v.id: v for interval, *_ in rows for v in _intervals(conn, tag_id, newest, interval)}
+def _touched(conn: sa.Connection, tag: Any, rows: Sequence[Row]) -> list[Validity]:
+    """Return the present intervals of a tag that any of the rows meets; of many rows, also others."""
+    asked = union(interval for interval, *_ in rows)
+    if len(asked) > _PLACES:
+        asked = [_hull(list(some)) for _, some in groupby(asked, key=lambda interval: interval.series)]
+    version = int(tag.version)
+    found = {v.id: v for interval in asked for v in _intervals(conn, tag.id, version, interval)}
     return list(found.values())
+
+
+def _hull(ordered: Sequence[Interval]) -> Interval:
+    return Interval(ordered[0].series, ordered[0].first, ordered[-1].last)
+
+
+def _check_own(conn: sa.Connection, kind: str, name: str) -> None:
+    """Refuse to change what is a copy.
+
+    Raises: StateError.
+    """
+    table = schema.mirrored
+    source = conn.execute(
+        sa.select(table.c.source).where(table.c.kind == kind, table.c.name == name)
+    ).scalar()
+    if source is not None:
+        message = f"{kind.replace('_', ' ')} {name} is a mirror of the one at {source}"
+        raise StateError(message, hint="change it there, or make a global tag of your own with its tags")
 
 
 def _check_rows(conn: sa.Connection, tag: Any, rows: Sequence[Row]) -> None:
@@ -422,8 +495,7 @@ def _check_rows(conn: sa.Connection, tag: Any, rows: Sequence[Row]) -> None:
         if origin not in ORIGINS:
             raise ConditionsError(f"{origin!r} is no origin of constants", hint=nearest(origin, ORIGINS))
     wanted = sorted({payload_id for _, payload_id, _, _ in rows})
-    query = sa.select(schema.payload.c.id, schema.payload.c.kind).where(schema.payload.c.id.in_(wanted))
-    kinds = {row.id: row.kind for row in conn.execute(query)}
+    kinds = kinds_of(conn, wanted)
     for payload_id in wanted:
         if payload_id not in kinds:
             raise UnknownNameError("payload", payload_id)
@@ -445,10 +517,12 @@ def _cut(
     """End the intervals that new ones meet, and add what is left of them."""
     if not cut:
         return
-    ended = sa.update(schema.iov).where(schema.iov.c.id.in_([v.id for v in cut]))
-    conn.execute(ended.values(removed=version))
+    for some in batched([v.id for v in cut]):
+        conn.execute(sa.update(schema.iov).where(schema.iov.c.id.in_(some)).values(removed=version))
     for v in cut:
-        left = [(part, v.payload_id, v.origin, v.reason) for part in gaps(v.interval, new)]
+        left = [
+            (part, v.payload_id, v.origin, v.reason) for part in gaps(v.interval, meeting(new, v.interval))
+        ]
         _insert(conn, tag_id, left, version, v.generation, now)
 
 

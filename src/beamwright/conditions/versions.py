@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from beamwright.conditions import tags
 from beamwright.conditions.tags import Validity
 from beamwright.core.errors import ConditionsError, UnknownNameError
-from beamwright.core.runs import Interval, gaps, overlaps
+from beamwright.core.runs import Interval, gaps, meeting, overlaps
 from beamwright.db import schema
 
 Row = dict[str, Any]
@@ -28,10 +28,8 @@ def version_at(conn: sa.Connection, global_tag: str, at: float) -> int:
         raise UnknownNameError("global tag", global_tag, conn.execute(sa.select(table.c.name)).scalars())
     if row.created > at:
         raise ConditionsError(f"global tag {global_tag} did not exist then", hint="name a later date")
-    newest = sa.select(sa.func.max(member.c.version)).where(
-        member.c.global_tag_id == row.id, member.c.created <= at
-    )
-    return int(conn.execute(newest).scalar() or 0)
+    then = sa.select(member.c.version).where(member.c.global_tag_id == row.id, member.c.created <= at)
+    return int(conn.execute(then.order_by(member.c.version.desc()).limit(1)).scalar() or 0)
 
 
 def tag_log(conn: sa.Connection, tag: str) -> list[Row]:
@@ -78,15 +76,17 @@ def diff(old: Sequence[Validity], new: Sequence[Validity]) -> list[Row]:
 def _differences(
     before: Sequence[Validity], after: Sequence[Validity]
 ) -> Iterator[tuple[Interval, str | None, str | None]]:
+    payloads = {w.interval: w.payload_id for w in after}
+    old, new = sorted(v.interval for v in before), sorted(payloads)
     for v in before:
-        for w in after:
-            common = v.interval.intersect(w.interval)
-            if common is not None and v.payload_id != w.payload_id:
-                yield common, v.payload_id, w.payload_id
-        for gap in gaps(v.interval, [w.interval for w in after]):
+        for met in meeting(new, v.interval):
+            common = v.interval.intersect(met)
+            if common is not None and v.payload_id != payloads[met]:
+                yield common, v.payload_id, payloads[met]
+        for gap in gaps(v.interval, meeting(new, v.interval)):
             yield gap, v.payload_id, None
     for w in after:
-        for gap in gaps(w.interval, [v.interval for v in before]):
+        for gap in gaps(w.interval, meeting(old, w.interval)):
             yield gap, None, w.payload_id
 
 
