@@ -7,59 +7,36 @@ JSON text written by
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 
-NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s",
-    "pk": "pk_%(table_name)s",
-}
+from beamwright.db.columns import Id, metadata
+from beamwright.db.columns import document as _json
+from beamwright.db.columns import flag as _flag
+from beamwright.db.columns import identity as _id
+from beamwright.db.columns import integer as _int
+from beamwright.db.columns import interval as _interval
+from beamwright.db.columns import moment as _time
+from beamwright.db.columns import reference as _ref
+from beamwright.db.columns import text as _text
+from beamwright.db.declared import (
+    metadata_document,
+    metadata_integer,
+    metadata_key,
+    metadata_kind,
+    metadata_number,
+    metadata_text,
+)
 
-metadata = sa.MetaData(naming_convention=NAMING)
-
-Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-
-
-def _id() -> sa.Column[int]:
-    return sa.Column("id", Id, primary_key=True, autoincrement=True)
-
-
-def _ref(name: str, target: str, **options: Any) -> sa.Column[int]:
-    options.setdefault("nullable", False)
-    return sa.Column(name, Id, sa.ForeignKey(target), **options)
-
-
-def _text(name: str, **options: Any) -> sa.Column[str]:
-    options.setdefault("nullable", False)
-    return sa.Column(name, sa.Text, **options)
-
-
-def _int(name: str, **options: Any) -> sa.Column[int]:
-    options.setdefault("nullable", False)
-    return sa.Column(name, sa.BigInteger, **options)
-
-
-def _flag(name: str) -> sa.Column[bool]:
-    return sa.Column(name, sa.Boolean(create_constraint=False), nullable=False, default=False)
-
-
-def _json(name: str, **options: Any) -> sa.Column[Any]:
-    options.setdefault("nullable", False)
-    return sa.Column(name, sa.JSON(none_as_null=True), **options)
-
-
-def _time(name: str, **options: Any) -> sa.Column[float]:
-    options.setdefault("nullable", False)
-    return sa.Column(name, sa.Float(53), **options)
-
-
-def _interval() -> list[sa.Column[Any]]:
-    names = ("first_run", "first_section", "first_event", "last_run", "last_section", "last_event")
-    return [_text("series"), *(_int(name) for name in names)]
+__all__ = [
+    "Id",
+    "metadata",
+    "metadata_document",
+    "metadata_integer",
+    "metadata_key",
+    "metadata_kind",
+    "metadata_number",
+    "metadata_text",
+]
 
 
 # --- runs: what the detector delivered ------------------------------------------------------------
@@ -251,74 +228,6 @@ dataset_collection = sa.Table(
     _ref("dataset_id", "dataset.id"),
     _ref("collection_id", "collection.id"),
     sa.PrimaryKeyConstraint("dataset_id", "collection_id"),
-)
-
-# --- metadata that people declare ---------------------------------------------------------------------
-metadata_kind = sa.Table(
-    "metadata_kind",
-    metadata,
-    _id(),
-    _text("name", unique=True),
-    _text("subject"),
-    _text("doc"),
-    _time("created"),
-)
-
-metadata_key = sa.Table(
-    "metadata_key",
-    metadata,
-    _id(),
-    _ref("kind_id", "metadata_kind.id"),
-    _text("name"),
-    _text("type"),
-    _text("unit"),
-    _text("doc"),
-    _flag("is_required"),
-    _flag("is_indexed"),
-    _time("created"),
-    sa.UniqueConstraint("kind_id", "name"),
-)
-
-# What an object says under a kind, from ``added`` until ``removed``. ``object`` is a row of the kind's subject; rows
-# come by the million, so neither here nor in the indexes below does the database check each reference anew.
-metadata_document = sa.Table(
-    "metadata_document",
-    metadata,
-    _id(),
-    _int("kind_id"),
-    _int("object"),
-    _json("content"),
-    _time("added"),
-    _time("removed", nullable=True),
-    sa.Index(None, "object", "kind_id"),
-)
-
-# The indexed keys of the documents, by type: flags are integers, times numbers.
-metadata_integer = sa.Table(
-    "metadata_integer",
-    metadata,
-    _int("key_id"),
-    _int("value"),
-    _int("document_id"),
-    sa.PrimaryKeyConstraint("key_id", "value", "document_id"),
-)
-
-metadata_number = sa.Table(
-    "metadata_number",
-    metadata,
-    _int("key_id"),
-    sa.Column("value", sa.Float(53), nullable=False),
-    _int("document_id"),
-    sa.PrimaryKeyConstraint("key_id", "value", "document_id"),
-)
-
-metadata_text = sa.Table(
-    "metadata_text",
-    metadata,
-    _int("key_id"),
-    _text("value"),
-    _int("document_id"),
-    sa.PrimaryKeyConstraint("key_id", "value", "document_id"),
 )
 
 # A decision that a collection is not used any more; ``new_id`` is what takes its place, where something does.

@@ -1,0 +1,65 @@
+"""The kinds of columns that all tables are made of, and the registry that the tables enter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+metadata = sa.MetaData(naming_convention=NAMING)
+
+Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def identity() -> sa.Column[int]:
+    """Return the column ``id`` of a table whose rows are numbered."""
+    return sa.Column("id", Id, primary_key=True, autoincrement=True)
+
+
+def reference(name: str, target: str, **options: Any) -> sa.Column[int]:
+    """Return a column that names a row of another table."""
+    options.setdefault("nullable", False)
+    return sa.Column(name, Id, sa.ForeignKey(target), **options)
+
+
+def text(name: str, **options: Any) -> sa.Column[str]:
+    """Return a column of text."""
+    options.setdefault("nullable", False)
+    return sa.Column(name, sa.Text, **options)
+
+
+def integer(name: str, **options: Any) -> sa.Column[int]:
+    """Return a column of 64-bit numbers."""
+    options.setdefault("nullable", False)
+    return sa.Column(name, sa.BigInteger, **options)
+
+
+def flag(name: str) -> sa.Column[bool]:
+    """Return a column that is true or false."""
+    return sa.Column(name, sa.Boolean(create_constraint=False), nullable=False, default=False)
+
+
+def document(name: str, **options: Any) -> sa.Column[Any]:
+    """Return a column of JSON documents, as text."""
+    options.setdefault("nullable", False)
+    return sa.Column(name, sa.JSON(none_as_null=True), **options)
+
+
+def moment(name: str, **options: Any) -> sa.Column[float]:
+    """Return a column of seconds since the epoch."""
+    options.setdefault("nullable", False)
+    return sa.Column(name, sa.Float(53), **options)
+
+
+def interval() -> list[sa.Column[Any]]:
+    """Return the columns of an interval: series and six numbers."""
+    names = ("first_run", "first_section", "first_event", "last_run", "last_section", "last_event")
+    return [text("series"), *(integer(name) for name in names)]
