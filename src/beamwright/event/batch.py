@@ -40,7 +40,7 @@ class Batch:
 
     __slots__ = (
         "banks", "deposits", "event", "frame", "n", "parent_event", "parent_section", "record", "run",
-        "scope", "section", "seed", "selections", "series", "tables",
+        "scope", "section", "seed", "selections", "series", "skipped", "tables",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +68,7 @@ class Batch:
         self.selections: dict[str, Mask] = {}
         self.deposits: Deposits = {}
         self.scope: Scope | None = None
+        self.skipped = False  # whether a conditional module had no record to work on, and made no selection
         self.frame: Any = None  # what modules that work on single events share
         self.tables: dict[str, Table] = {}
         for name, table in (tables or {}).items():
@@ -132,6 +133,8 @@ class Batch:
         try:
             return self.selections[name]
         except KeyError:
+            if self.skipped:
+                return np.zeros(self.n, np.bool_)
             raise UnknownNameError("selection", name, self.selections) from None
 
     def fill(self, histogram: Histogram, *values: ArrayLike) -> None:
@@ -196,6 +199,7 @@ class Batch:
             part.parent_section, part.parent_event = self.parent_section[chosen], self.parent_event[chosen]
         part.tables = {name: table.take(chosen) for name, table in self.tables.items()}
         part.selections = {name: found[chosen] for name, found in self.selections.items()}
+        part.skipped = self.skipped
         return part
 
     def cut(self, start: int, stop: int) -> Batch:
@@ -208,6 +212,7 @@ class Batch:
             )
         part.tables = {name: table.cut(start, stop) for name, table in self.tables.items()}
         part.selections = {name: found[start:stop] for name, found in self.selections.items()}
+        part.skipped = self.skipped
         return part
 
     def only(self, banks: Iterable[str]) -> Batch:

@@ -150,7 +150,7 @@ def collect_path(
     banks: BankSet,
     snapshot: Snapshot | None = None,
     workers: int = 1,
-    isolated: bool = False,
+    isolated: bool | None = None,
     batch_events: int = BATCH_EVENTS,
     batch_bytes: int = BATCH_BYTES,
     prescale: Mapping[str, int] | None = None,

@@ -21,6 +21,7 @@ from beamwright.event.module import Builder, RunInfo
 from beamwright.event.path import Output, Path, Step
 from beamwright.event.plan import ConditionsSource, Stage, Task, Workload
 from beamwright.event.reader import Reader
+from beamwright.event.selection import condition
 from beamwright.event.table import Mask, Table
 from beamwright.event.tally import (
     BEGIN_RUN,
@@ -237,8 +238,8 @@ class Engine:
     # --- modules
 
     def _call(self, step: Step, batch: Batch) -> None:
-        if step.selection is not None:
-            self._call_selected(step, batch, step.selection)
+        if step.condition is not None:
+            self._call_selected(step, batch, step.condition.mask(batch))
         elif batch.n:
             self._process(step, batch)
         else:
@@ -285,11 +286,11 @@ class Engine:
         batch.scope = None
         return made
 
-    def _call_selected(self, step: Step, batch: Batch, selection: str) -> None:
-        mask = batch.selected(selection)
+    def _call_selected(self, step: Step, batch: Batch, mask: Mask) -> None:
         part = batch.take(mask)
         if part.n:
             self._process(step, part)
+        batch.skipped = batch.skipped or not part.n or part.skipped
         for name in step.writes:
             made = part.tables[name] if part.n else Table.empty(self.banks[name], 0)
             batch.tables[name] = made.spread(mask)
@@ -331,7 +332,7 @@ class Engine:
                 continue
             part = batch.only(self.path.carried(output))
             if output.select is not None:
-                mask = _selected(batch, output)
+                mask = condition(output.select).mask(batch)
                 result.filtered[output.stream] = int((~mask).sum())
                 part = part.take(mask)
             result.outputs[output.stream] = part
@@ -354,13 +355,6 @@ class _Fence:
                 f"module {self.module} failed in {self.hook}: {type(error).__name__}: {error}",
                 hint="no event is to blame; mend the module or its parameters",
             ) from error
-
-
-def _selected(batch: Batch, output: Output) -> Mask:
-    name = str(output.select)
-    if name in batch.selections or batch.n:
-        return batch.selected(name)
-    return np.zeros(0, np.bool_)
 
 
 def _join_deposits(into: Deposits, more: Mapping[str, Any]) -> None:

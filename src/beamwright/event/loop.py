@@ -22,6 +22,7 @@ from beamwright.event.collection import CollectionReader
 from beamwright.event.commit import Commit, LoopResult, Merge, Sink
 from beamwright.event.conductor import Conductor, Limits, Pool
 from beamwright.event.engine import Engine
+from beamwright.event.evolution import differences
 from beamwright.event.module import RunInfo
 from beamwright.event.path import Output, Path
 from beamwright.event.plan import BATCH_BYTES, BATCH_EVENTS, ConditionsSource, make_plan, pieces_of
@@ -135,9 +136,14 @@ def _check_declared(reader: Reader, banks: BankSet, record: str) -> None:
     declarations = getattr(reader, "declarations", None) or {}
     for name in reader.banks(record):
         if name in declarations and name in banks and declarations[name].columns != banks[name].columns:
+            stored = BankSet([declarations[name]], closed=False)
+            found = differences(stored, BankSet([banks[name]], closed=False))
+            told = [f"column {d.column}: {d.change}, {d.before} to {d.after}" for d in found if d.column]
             raise SchemaMismatchError(
-                f"bank {name} has other columns in the files (version {declarations[name].version})",
-                hint="their columns differ: read the files with the release that wrote them",
+                f"bank {name} has other columns in the files (version {declarations[name].version}) than are "
+                f"declared (version {banks[name].version}): {'; '.join(told) or 'their order'}",
+                hint="open the files with the declared banks, which maps what may change, or read them with "
+                "the release that wrote them",
             )
 
 

@@ -10,24 +10,39 @@ from beamwright.core.errors import ConfigError, ModuleError, UnknownNameError, n
 from beamwright.event.banks import ONE, BankSet
 from beamwright.event.batch import Scope
 from beamwright.event.module import Builder, Module
+from beamwright.event.selection import Condition, condition
 from beamwright.event.store import Split
 
 
 @dataclass(frozen=True)
 class When:
-    """A module that works only on the selected records; the others get no rows of the banks it writes."""
+    """A module, or several in turn, that work only on the records for which a condition holds.
 
-    module: Module
+    The others get no rows of the banks that they write. A condition is the name of a selection, or more:
+    see ``beamwright.event.selection``. It is looked at before each module.
+    """
+
+    module: Module | Sequence[Module]
     selection: str
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        return (self.module,) if isinstance(self.module, Module) else tuple(self.module)
+
+
+def branch(selection: str, then: Sequence[Module], otherwise: Sequence[Module] = ()) -> list[When]:
+    """Return the steps of a branch: modules for the records where a condition holds, and for the others."""
+    return [When(then, selection), When(otherwise, f"not ({selection})")]
 
 
 @dataclass(frozen=True)
 class Output:
     """A stream of a path: which banks of which records go to a file.
 
-    ``select`` names a selection (None: all records); ``record`` is the kind of records ("": the last kind
-    that the path has). A ``pointer`` skim holds the banks that the path writes, and leads into the files that
-    were read for the others. ``split`` lets the stream go on in another file after so many records or bytes.
+    ``select`` is a condition, as of ``When`` (None: all records); ``record`` is the kind of records ("": the
+    last kind that the path has). A ``pointer`` skim holds the banks that the path writes, and leads into the
+    files that were read for the others. ``split`` lets the stream go on in another file after so many records
+    or bytes.
     """
 
     stream: str
@@ -46,7 +61,7 @@ class Step:
     number: int
     name: str
     module: Module
-    selection: str | None
+    condition: Condition | None
     stage: int
     scope: Scope
     writes: frozenset[str]
@@ -63,7 +78,7 @@ class Path:
 
     name: str
     record: str
-    modules: Sequence[Module | When]
+    modules: Sequence[Module | When | Sequence[When]]
     outputs: Sequence[Output] = ()
     doc: str = ""
     steps: tuple[Step, ...] = field(init=False)
@@ -144,7 +159,8 @@ class Path:
         stage = self.record
         for step in self.steps:
             self._check_step(step, banks, held[stage], tags)
-            needed.update(set(step.module.bank_reads()) & set(available) if stage == self.record else ())
+            used = {*step.module.bank_reads(), *(step.condition.banks if step.condition else ())}
+            needed.update(used & set(available) if stage == self.record else ())
             if step.builds:
                 stage = _builds(step.module)
                 held[stage] = set()
@@ -152,8 +168,9 @@ class Path:
         for output in self.outputs:
             found = held[self.record_of(output)]
             self._check_output(output, banks, found)
-            carried = self.carried(output) if self.record_of(output) == self.record else ()
-            needed.update(set(carried) & set(available))
+            if self.record_of(output) == self.record:
+                compared = condition(output.select).banks if output.select is not None else ()
+                needed.update({*self.carried(output), *compared} & set(available))
         return tuple(name for name in available if name in needed)
 
     def _check_step(self, step: Step, banks: BankSet, held: set[str], tags: Collection[str] | None) -> None:
@@ -170,7 +187,8 @@ class Path:
         for tag in step.tags if tags is not None else ():
             if tag not in (tags or ()):
                 raise UnknownNameError(f"tag of conditions (read by module {step.name})", tag, tags or ())
-        if step.selection is not None:
+        if step.condition is not None:
+            _check_condition(step.condition, f"condition of module {step.name}", banks, held)
             self._check_when(step, banks, held)
 
     def _check_when(self, step: Step, banks: BankSet, held: set[str]) -> None:
@@ -183,6 +201,8 @@ class Path:
                 )
 
     def _check_output(self, output: Output, banks: BankSet, held: set[str]) -> None:
+        if output.select is not None:
+            _check_condition(condition(output.select), f"select of output {output.stream}", banks, held)
         for name in output.banks:
             if name not in banks:
                 raise UnknownNameError(f"bank (in output {output.stream} of path {self.name})", name, banks)
@@ -201,19 +221,42 @@ def _unknown(step: Step, name: str, banks: Iterable[str]) -> UnknownNameError:
     return UnknownNameError(f"bank (of module {step.name})", name, banks)
 
 
-def _steps(path: str, modules: Iterable[Module | When]) -> Iterator[Step]:
+def _steps(path: str, modules: Iterable[Module | When | Sequence[When]]) -> Iterator[Step]:
     stage = 0
     seen: dict[str, int] = {}
-    for number, item in enumerate(modules):
-        module, selection = (item.module, item.selection) if isinstance(item, When) else (item, None)
+    for number, (module, when) in enumerate(_unfolded(modules)):
         if isinstance(module, Builder):
-            _check_builder(path, module, stage, selection)
+            _check_builder(path, module, stage, when)
         seen[module.name] = seen.get(module.name, 0) + 1
         name = module.name if seen[module.name] == 1 else f"{module.name}#{seen[module.name]}"
         writes = frozenset(module.writes)
         scope = Scope(name, frozenset(module.bank_reads()) | writes, writes)
-        yield Step(number, name, module, selection, stage, scope, writes, module.tag_reads())
+        holds = None if when is None else condition(when)
+        yield Step(number, name, module, holds, stage, scope, writes, module.tag_reads())
         stage += isinstance(module, Builder)
+
+
+def _unfolded(items: Iterable[Module | When | Sequence[When]]) -> Iterator[tuple[Module, str | None]]:
+    """Yield the modules in order, each with its condition."""
+    for item in items:
+        if isinstance(item, Module):
+            yield item, None
+        elif isinstance(item, When):
+            yield from ((module, item.selection) for module in item.modules)
+        else:
+            yield from _unfolded(item)
+
+
+def _check_condition(held: Condition, where: str, banks: BankSet, tables: set[str]) -> None:
+    for name in held.banks:
+        if name not in banks:
+            raise UnknownNameError(f"bank (in the {where})", name, banks)
+        if name not in tables:
+            raise ModuleError(
+                f"the {where} compares bank {name!r}, which nothing before it gives",
+                hint=nearest(name, tables),
+            )
+    held.check(banks)
 
 
 def _check_builder(path: str, module: Builder, stage: int, selection: str | None) -> None:

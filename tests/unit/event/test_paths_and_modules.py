@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from beamwright.core.errors import ConfigError, ModuleError, UnknownNameError
 from beamwright.event.batch import Batch
 from beamwright.event.module import Builder, Constants, Module, Parameter
 from beamwright.event.path import Output, Path, When
+from beamwright.event.selection import condition
 from support import toy
 
 AVAILABLE = ("Header", "Hit")
@@ -70,6 +73,67 @@ def test_a_conditional_module_may_only_make_new_banks_with_many_rows() -> None:
     with pytest.raises(ConfigError, match="exists already"):
         check(When(Reads(writes=("Hit",)), "loud"))
     assert check(When(Reads("Hit", writes=("Shower",)), "loud")) == ("Hit",)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("loud", [1, 1, 0, 0]),
+        ("not loud", [0, 0, 1, 1]),
+        ("loud and not early", [0, 1, 0, 0]),
+        ("(loud or early) and Header.energy >= 3", [0, 0, 1, 0]),
+        ("1 < Header.energy <= 3", [0, 1, 1, 0]),
+        ("Header.energy == 4 or Header.energy != Header.energy", [0, 0, 0, 1]),
+        ("-1 > Header.energy", [0, 0, 0, 0]),
+        ("1 == 1", [1, 1, 1, 1]),
+    ],
+)
+def test_conditions_join_selections_and_columns(text: str, expected: list[int]) -> None:
+    batch = Batch("event", "A", 1, [0] * 4, range(4), banks=toy.BANKS)
+    batch["Header"] = {"time": [0.0] * 4, "energy": [1.0, 2.0, 3.0, 4.0]}
+    batch.select(np.array([True, True, False, False]), "loud")
+    batch.select(np.array([True, False, True, False]), "early")
+    held = condition(text)
+    held.check(toy.BANKS)
+    assert held.mask(batch).tolist() == [bool(value) for value in expected]
+    assert held.mask(batch.cut(0, 0)).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("loud and", "is no condition"),
+        ("loud + early", "'loud + early' is not known"),
+        ("print(1)", "is not known"),
+        ("Header.energy", "is not known"),
+        ("Header.energy > high", "'high' is neither a number nor Bank.column"),
+        ("Header.energy > 'a'", "neither a number nor"),
+        ("__import__('os').x > 1", "neither a number nor"),
+    ],
+)
+def test_what_is_no_condition_is_refused_when_the_path_is_made(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        Path("p", "event", [When(Reads(), text)])
+    assert "Sum.energy > 20" in caught.value.hint
+
+
+def test_columns_in_conditions_are_checked_before_the_first_event_and_read() -> None:
+    assert check(When(Reads(), "Header.energy > 2")) == ("Header",)
+    assert check(outputs=[Output("o", ["Hit"], select="Header.energy > 2")]) == ("Header", "Hit")
+    for text, kind, message in (
+        (
+            "Haeder.energy > 2",
+            UnknownNameError,
+            "(in the condition of module Reads) is called 'Haeder'",
+        ),
+        ("Header.enrgy > 2", UnknownNameError, "no column of bank Header is called 'enrgy'"),
+        ("Hit.charge > 2", ConfigError, "compares Hit.charge, which has not one value per record"),
+        ("Sum.energy > 2", ModuleError, "compares bank 'Sum', which nothing before it gives"),
+    ):
+        with pytest.raises(kind, match=re.escape(message)):
+            check(When(Reads(), text))
+    with pytest.raises(UnknownNameError, match="in the select of output o"):
+        check(outputs=[Output("o", ["Hit"], select="Haeder.energy > 2")])
 
 
 class Nameless(Builder):
