@@ -9,7 +9,7 @@ from beamwright.agents.watch import Watch
 from beamwright.production import inspection
 from beamwright.production.experiment import Experiment
 from beamwright.production.progress import Progress, RunKey
-from beamwright.production.tasks import plan
+from beamwright.production.tasks import Plan, plan
 from beamwright.production.workspace import Workspace
 from beamwright.quality import verdicts
 from beamwright.quality.checks import Judgement, judge
@@ -27,26 +27,38 @@ class Inspector:
     production_id: int
     name: str = "inspector"
     _seen: dict[Place, int] = field(default_factory=dict)
+    _references: References | None = None
 
     def __post_init__(self) -> None:
         self._watch = Watch(self.workspace.db, self.workspace.clock)
-        self._references = load_references(self.experiment.references) if self.experiment.references else None
+        self._brought = load_references(self.experiment.references) if self.experiment.references else None
 
     def turn(self) -> int:
         """Judge what has something new to show; return how many new verdicts that gave."""
-        if self._references is None or not self._watch.is_due():
+        if not self._watch.is_due():
             return 0
+        made = 0
         with self.workspace.db.read() as conn:
+            references = verdicts.references_of(conn, self.experiment.name) or self._brought
+            if references is None:
+                return 0
+            if references != self._references:
+                self._references, self._seen = references, {}
             current = plan(conn, self.production_id)
             places = _places(Progress(conn, current), inspection.accepted_units(conn, current))
             news = {place: s for place, s in places.items() if self._seen.get(place) != sum(s.values())}
-            judged = {}
-            for (run, tier), steps in news.items():
-                found = {step: inspection.reported(conn, current.tasks[step], run) for step in sorted(steps)}
-                judged[run, tier] = judge(self._references, found)
-        made = self._publish(self._references, judged) if judged else 0
-        self._seen |= {place: sum(steps.values()) for place, steps in news.items()}
+        for place, steps in sorted(news.items()):
+            made += self._judge(references, current, place, steps)
+            self._seen[place] = sum(steps.values())
         return made
+
+    def _judge(self, references: References, current: Plan, place: Place, steps: dict[str, int]) -> int:
+        """Judge one run at one tier; its trend rests on the verdicts on the runs before it."""
+        run, tier = place
+        with self.workspace.db.read() as conn:
+            found = {step: inspection.reported(conn, current.tasks[step], run) for step in sorted(steps)}
+            past = verdicts.past_values(conn, *run, tier, references.trend)
+        return self._publish(references, {place: judge(references, found, past)})
 
     def _publish(self, references: References, judged: dict[Place, list[Judgement]]) -> int:
         now, made = self.workspace.clock.now(), 0

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from beamwright.agents.watch import Watch
 from beamwright.catalog import ledger
 from beamwright.core import bundle
-from beamwright.production import inputs, merging, splitting
+from beamwright.production import inputs, inspection, merging, splitting
 from beamwright.production.closing import close
 from beamwright.production.progress import Progress
 from beamwright.production.publishing import cover
@@ -92,7 +92,9 @@ class Planner:
         return [inputs.with_edition(progress.conn, task, item) for item in found]
 
     def _covered_units(self, conn: sa.Connection, task: Task, item: Item) -> list[UnitPlan]:
-        """Return the units of an item, or none while the conditions do not cover all of it."""
+        """Return the units of an item, or none while its verdict or the conditions do not allow it."""
+        if inspection.gate(conn, task, item.interval):
+            return []
         with_keys = self._with_keys(conn, item, task.facts) if item.chunk_ids else item
         covered = {}
         for interval, _ in splitting.ranges(with_keys, task.step.split):

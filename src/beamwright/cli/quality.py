@@ -6,8 +6,13 @@ from pathlib import Path
 
 import click
 
-from beamwright.cli.common import Columns, reader, reading, write_document, write_rows
+from beamwright.cli.common import Columns, dry_run_option, reader, reading, write_document, write_rows
 from beamwright.cli.run import split
+
+VALUES = click.Choice(["good", "bad", "unknown"])
+TIER = click.option("--tier", default="dst", show_default=True, help="The tier that the verdict is on.")
+BY = click.option("--by", default="", help="Who decides [default: the user].")
+REASON = click.option("--reason", required=True, help="Why; kept in the history for ever.")
 
 
 @click.group()
@@ -56,3 +61,119 @@ def _lines(rows: list[dict[str, object]]) -> list[str]:
     from beamwright.report import text
 
     return [line for row in rows for line in [*text.pairs(row), ""]]
+
+
+@quality.command("set")
+@click.argument("run", metavar="SERIES/NUMBER")
+@click.argument("subject")
+@click.argument("value", type=VALUES)
+@TIER
+@BY
+@REASON
+@dry_run_option
+@reading
+def set_(
+    run: str, subject: str, value: str, tier: str, by: str, reason: str, dry_run: bool,
+    folder: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Decide on a run, over what the algorithms found: a new version, which they leave alone."""
+    from beamwright.cli.calibration import writing
+    from beamwright.quality import verdicts
+
+    series, number = split(run)
+    with writing(folder, by, reason, dry_run) as (conn, why):
+        place = (series, number, tier, subject)
+        found = verdicts.override(conn, *place, value, author=why.actor, reason=why.reason, now=why.now)
+    names = ("subject", "tier", "version", "value", "author", "reason")
+    write_document({"run": run} | {name: getattr(found, name) for name in names}, as_json)
+
+
+@quality.command("history")
+@click.argument("run", metavar="SERIES/NUMBER")
+@click.argument("subject")
+@TIER
+@reading
+def history(run: str, subject: str, tier: str, folder: Path | None, as_json: bool) -> None:
+    """List all versions of a verdict, oldest first."""
+    from beamwright.cli.constants import _time
+    from beamwright.quality import verdicts
+
+    series, number = split(run)
+    with reader(folder) as conn:
+        found = [vars(v) for v in verdicts.history_of(conn, series, number, tier, subject)]
+    columns: Columns = {name: name for name in ("version", "value", "author", "reason")}
+    write_rows(found, {"at": lambda row: _time(row["created"]), **columns}, as_json)
+
+
+@quality.command("good")
+@click.argument("subject")
+@TIER
+@click.option("--as-of", metavar="DATE", help="Those that were good at this date.")
+@reading
+def good(subject: str, tier: str, as_of: str | None, folder: Path | None, as_json: bool) -> None:
+    """List the runs that are, or at a date were, good for a subject."""
+    from beamwright.cli.constants import parse_date
+    from beamwright.quality import verdicts
+
+    at = None if as_of is None else parse_date(as_of)
+    with reader(folder) as conn:
+        runs = verdicts.good_runs(conn, subject, tier, at)
+    rows = [{"series": series, "run": number} for series, number in runs]
+    write_rows(rows, {"series": "series", "run": "run"}, as_json)
+
+
+@quality.group("references")
+def references() -> None:
+    """What runs should look like, put beside the code."""
+
+
+@references.command("put")
+@click.argument("experiment")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@BY
+@REASON
+@dry_run_option
+@reading
+def put(
+    experiment: str, file: Path, by: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool
+) -> None:
+    """Let a file of references stand for an experiment, instead of those that its code brings."""
+    from beamwright.cli.calibration import writing
+    from beamwright.quality import verdicts
+
+    with writing(folder, by, reason, dry_run) as (conn, why):
+        more = {"author": why.actor, "reason": why.reason, "now": why.now}
+        found = verdicts.put_references(conn, experiment, file.read_text(), str(file), **more)
+    document = {"experiment": experiment, "version": found.version, "hash": found.hash}
+    write_document(document | {"subjects": list(found.subjects())}, as_json)
+
+
+@references.command("ls")
+@reading
+def references_ls(folder: Path | None, as_json: bool) -> None:
+    """List the versions of references that were put."""
+    from beamwright.cli.constants import _time
+    from beamwright.quality import verdicts
+
+    with reader(folder) as conn:
+        rows = verdicts.reference_log(conn)
+    names: Columns = {name: name for name in ("experiment", "version", "author", "reason")}
+    write_rows(rows, {**names, "at": lambda row: _time(row["created"])}, as_json)
+
+
+@references.command("show")
+@click.argument("experiment")
+@click.option("--version", type=click.IntRange(1), help="This version [default: the newest].")
+@reading
+def references_show(experiment: str, version: int | None, folder: Path | None, as_json: bool) -> None:
+    """Show references as they were put."""
+    from beamwright.core.errors import UnknownNameError
+    from beamwright.quality import verdicts
+
+    with reader(folder) as conn:
+        rows = verdicts.reference_log(conn, experiment)
+        known = [row["experiment"] for row in verdicts.reference_log(conn)]
+    found = [row for row in rows if version in (None, row["version"])]
+    if not found:
+        raise UnknownNameError("version of references" if rows else "put references", experiment, known)
+    write_document(found[0], as_json, None if as_json else found[0]["text"].splitlines())

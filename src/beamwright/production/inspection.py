@@ -9,18 +9,51 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from beamwright.core.errors import StateError
 from beamwright.core.histogram import HistogramSet
 from beamwright.core.messages import HISTOGRAMS
+from beamwright.core.runs import Interval
 from beamwright.db import schema
 from beamwright.production.inputs import verified_path
 from beamwright.production.progress import RunKey
 from beamwright.production.tasks import Plan, Task
+from beamwright.quality import verdicts
 from beamwright.quality.checks import Reported
 
 
 def tier_of(task: Task) -> str:
     """Return the tier that a step's quality is judged at: that of what it writes, raw for a calibration."""
     return next(iter(task.facts.streams.values()), "raw")
+
+
+def gate(conn: sa.Connection, task: Task, interval: Interval) -> str:
+    """Say which verdict of pass 1 keeps a step from a run; nothing where it may start."""
+    run = (interval.series, interval.first[0])
+    found = verdicts.standing(conn, *run, "raw", task.step.verdict)
+    left = [f"{subject} is {value}" for subject, value in found.items() if value != "good"]
+    return f"run {run[0]}:{run[1]} waits for a good verdict: {', '.join(left)}" if left else ""
+
+
+def check_export(conn: sa.Connection, name: str) -> None:
+    """Refuse to let out a collection, ``scope:name``, that a production made and nobody has judged.
+
+    Raises: StateError naming the runs without a verdict.
+    """
+    table, run = schema.collection, schema.run
+    scope, _, rest = name.partition(":")
+    where = (table.c.scope == scope, table.c.name == rest, table.c.unit_id.is_not(None))
+    row = conn.execute(sa.select(table).where(*where)).first()
+    if row is None:
+        return
+    between = run.c.number.between(row.first_run, row.last_run)
+    numbers = conn.execute(sa.select(run.c.number).where(run.c.series == row.series, between).distinct())
+    left = verdicts.unjudged(conn, [(row.series, number) for number in numbers.scalars()])
+    if left:
+        shown = ", ".join(f"{series}/{number}" for series, number in left[:5])
+        raise StateError(
+            f"collection {name} holds runs without a verdict: {shown}{' …' if left[5:] else ''}",
+            hint="judge them (`beamwright quality set`), or give the experiment quality references",
+        )
 
 
 def accepted_units(conn: sa.Connection, plan: Plan) -> dict[tuple[str, RunKey], int]:

@@ -44,7 +44,8 @@ class StepSpec(Declaration):
     """One step: a path over records, a set of calibrations in run order, or a merge.
 
     ``inputs`` names datasets, or ``step.stream`` for the output of an earlier step. ``initial`` names, per
-    series, the constants that a chain of calibrations starts from. With ``rounds`` above one an interval is
+    series, the constants that a chain of calibrations starts from. ``verdict`` names subjects of pass 1 that
+    must be good before a run is taken up. With ``rounds`` above one an interval is
     collected and fitted anew, with the constants that the round before found, until none moves by more than
     ``tolerance``; what has not converged at the bound is rejected. ``split`` is the largest number of records
     in a unit, ``target_mb`` the size at which a merge closes.
@@ -60,6 +61,7 @@ class StepSpec(Declaration):
     max_runs: int = Field(default=1, ge=1)
     max_wait_s: float | None = Field(default=None, ge=0)
     on_reject: Literal["carry", "hold"] = "carry"
+    verdict: list[str] = []
     rounds: int = Field(default=1, ge=1)
     tolerance: float = Field(default=0.0, ge=0)
     split: int | None = Field(default=None, ge=1)
@@ -163,6 +165,11 @@ def _check_step(step: StepSpec, source: str) -> None:
     if step.kind == "calibrate" and not step.calibrations:
         raise ConfigError(
             f"{source}: step {step.name!r} has no calibrations", hint="list calibrations of the experiment"
+        )
+    if step.verdict and (step.kind != "process" or any(split_input(name)[1] for name in step.inputs)):
+        raise ConfigError(
+            f"{source}: step {step.name!r} cannot wait for a verdict",
+            hint="a process step that reads a dataset waits for what pass 1 says of its runs",
         )
     if step.kind != "calibrate" and step.rounds > 1:
         raise ConfigError(f"{source}: step {step.name!r} has rounds", hint="only calibrations are repeated")

@@ -9,13 +9,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from beamwright.core.errors import SchemaMismatchError
 from beamwright.core.histogram import Histogram
-from beamwright.quality.references import FigureLimits, HistogramLimits, References
+from beamwright.quality.references import FigureLimits, HistogramLimits, References, TrendLimits
+from beamwright.quality.statistics import agreement, anderson, change_point, kolmogorov
 
 Outcome = Literal["good", "bad", "unknown"]
+Past = Mapping[tuple[str, str, str], Sequence[tuple[int, float]]]
+"""Values by subject, name and quantity: (run, value) of earlier runs."""
+SHAPES = {"p_value": agreement, "kolmogorov": kolmogorov, "anderson": anderson}
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,10 @@ class Judgement:
     checks: tuple[Check, ...]
 
 
-def judge(references: References, steps: Mapping[str, Reported]) -> list[Judgement]:
+def judge(references: References, steps: Mapping[str, Reported], past: Past | None = None) -> list[Judgement]:
     """Return a verdict on each subject that the references name for what steps reported, by name.
 
-    A reference without a step is held against all steps together.
+    A reference without a step is held against all steps together. Trends are followed through the ``past``.
     """
     everything = Reported(
         {name: h for reported in steps.values() for name, h in reported.histograms.items()},
@@ -71,7 +74,9 @@ def judge(references: References, steps: Mapping[str, Reported]) -> list[Judgeme
     for limit in references.figure:
         if limit.step in known:
             checks[limit.subject].append(check_figure(known[limit.step].figures.get(limit.name), limit))
-    return [summarise(subject, found) for subject, found in sorted(checks.items())]
+    for trend in references.trend:
+        checks[trend.subject] += check_trend(checks.get(trend.subject, ()), trend, past or {})
+    return [summarise(subject, found) for subject, found in sorted(checks.items()) if found]
 
 
 def summarise(subject: str, checks: Sequence[Check]) -> Judgement:
@@ -93,6 +98,27 @@ def check_figure(value: float | None, limits: FigureLimits) -> Check:
     return _within(limits.name, "value", value, *limits.range)
 
 
+def check_trend(checks: Sequence[Check], limits: TrendLimits, past: Past) -> list[Check]:
+    """Check whether a quantity has just changed against the runs before; without a value nothing is said."""
+    known = (check.value for check in checks if (check.name, check.quantity) == limits.key)
+    value = next((value for value in known if value is not None), None)
+    if value is None:
+        return []
+    held = list(past.get((limits.subject, *limits.key), ()))[-limits.runs :]
+    found = change_point([*(v for _, v in held), value], limits.least)
+    quantity = f"trend of {limits.quantity}"
+    if found is None:
+        return [Check(limits.name, quantity, "good", None, limits.p_value, None, "too few runs to tell")]
+    is_recent = found.index > len(held) - limits.settle
+    if not is_recent or found.p_value >= limits.p_value:
+        return [Check(limits.name, quantity, "good", found.p_value, limits.p_value, None)]
+    where = f"at run {held[found.index][0]}" if found.index < len(held) else "at this run"
+    message = (
+        f"{limits.quantity} of {limits.name} changes by {found.size:+.3g} {where} (p = {found.p_value:.1g})"
+    )
+    return [Check(limits.name, quantity, "bad", found.p_value, limits.p_value, None, message)]
+
+
 def check_histogram(histogram: Histogram | None, limits: HistogramLimits) -> list[Check]:
     """Check all that the limits ask for; with too few entries the answer is unknown."""
     name = limits.name
@@ -106,8 +132,7 @@ def check_histogram(histogram: Histogram | None, limits: HistogramLimits) -> lis
     if limits.outside is not None:
         fraction = 1 - float(histogram.values.sum()) / entries
         found.append(_within(name, "fraction outside", fraction, None, limits.outside))
-    if limits.p_value is not None:
-        found.append(_shape(histogram, limits))
+    found += _shapes(histogram, limits)
     return found or [Check(name, "entries", "good", float(entries), float(limits.entries), None)]
 
 
@@ -120,19 +145,6 @@ def moments(histogram: Histogram) -> tuple[float, float]:
         return math.nan, math.nan
     mean = float((centres * counts).sum() / total)
     return mean, float(math.sqrt(((centres - mean) ** 2 * counts).sum() / total))
-
-
-def agreement(counts: NDArray[np.int64], reference: NDArray[np.int64]) -> float | None:
-    """Return the chi-square probability that two sets of counts have one shape; None where there is none.
-
-    Bins are joined until each expected count is at least five.
-    """
-    from scipy import stats
-
-    joined = _joined(np.stack([counts, reference]).astype(np.float64))
-    if joined.shape[1] < 2:
-        return None
-    return float(stats.chi2_contingency(joined, correction=False).pvalue)
 
 
 def _moments(histogram: Histogram, limits: HistogramLimits) -> list[Check]:
@@ -164,30 +176,23 @@ def _channels(histogram: Histogram, limits: HistogramLimits) -> list[Check]:
     return found
 
 
-def _shape(histogram: Histogram, limits: HistogramLimits) -> Check:
+def _shapes(histogram: Histogram, limits: HistogramLimits) -> list[Check]:
+    asked = [(name, test) for name, test in SHAPES.items() if getattr(limits, name) is not None]
+    if not asked:
+        return []
     counts, reference = histogram.values.ravel(), np.array(limits.reference, np.int64)
     if counts.size != reference.size:
         message = f"histogram {limits.name} has {counts.size} bins, its reference {reference.size}"
         raise SchemaMismatchError(message, hint="take the reference from a run of this release")
-    p_value = agreement(counts, reference)
-    if p_value is None:
-        return _unknown(limits.name, "p-value", f"{limits.name} has too few entries to compare its shape")
-    return _within(limits.name, "p-value", p_value, limits.p_value, None)
-
-
-def _joined(rows: NDArray[np.float64], least: float = 5.0) -> NDArray[np.float64]:
-    """Join neighbouring columns until the smaller row expects ``least`` in each."""
-    share = rows.sum(axis=1).min() / max(rows.sum(), 1.0)
-    parts: list[NDArray[np.float64]] = []
-    open_part = np.zeros(rows.shape[0])
-    for column in rows.T:
-        open_part = open_part + column
-        if open_part.sum() * share >= least:
-            parts.append(open_part)
-            open_part = np.zeros(rows.shape[0])
-    if parts:
-        parts[-1] = parts[-1] + open_part
-    return np.stack(parts, axis=1) if parts else np.zeros((rows.shape[0], 0))
+    found = []
+    for name, test in asked:
+        p_value, quantity = test(counts, reference), name.replace("_", "-")
+        if p_value is None:
+            message = f"{limits.name} has too few entries to compare its shape"
+            found.append(_unknown(limits.name, quantity, message))
+        else:
+            found.append(_within(limits.name, quantity, p_value, getattr(limits, name), None))
+    return found
 
 
 def _within(name: str, quantity: str, value: float, low: float | None, high: float | None) -> Check:

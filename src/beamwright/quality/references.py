@@ -12,12 +12,22 @@ outside = 0.05          # at most this fraction in under- and overflow
 dead = 0.02             # at most this fraction of bins below dead_below times the median
 hot = 0.02              # at most this fraction of bins above hot_above times the median
 p_value = 1e-4          # at least this probability that it has the shape of the reference
+kolmogorov = 1e-4       # the same by Kolmogorov and Smirnov
+anderson = 0.01         # the same by Anderson and Darling, which looks at the tails; at least 0.001
 reference = [12, 80, 410, 90]
 
 [[figure]]
 name = "width_ns"
 subject = "timing"
 range = [2.0, 4.0]
+
+[[trend]]
+name = "width_ns"       # a histogram or figure that is checked above
+subject = "timing"
+quantity = "value"      # as its check calls it: value, mean, width, fraction dead …
+runs = 30               # so many runs before are looked at
+p_value = 1e-4          # less says that the mean has changed
+settle = 3              # a change counts in so many runs, then it is what is normal
 """
 
 from __future__ import annotations
@@ -54,12 +64,15 @@ class HistogramLimits(_Limits):
     hot: float | None = Field(default=None, ge=0, le=1)
     hot_above: float = Field(default=3.0, gt=1)
     p_value: float | None = Field(default=None, gt=0, lt=1)
+    kolmogorov: float | None = Field(default=None, gt=0, lt=1)
+    anderson: float | None = Field(default=None, gt=0.001, lt=0.25)
     reference: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _is_whole(self) -> HistogramLimits:
-        if (self.p_value is None) != (not self.reference):
-            raise ValueError("p_value and reference belong together")
+        is_compared = any(p is not None for p in (self.p_value, self.kolmogorov, self.anderson))
+        if is_compared != bool(self.reference):
+            raise ValueError("a reference and p_value, kolmogorov or anderson belong together")
         if any(count < 0 for count in self.reference):
             raise ValueError("a reference holds counts, and one is negative")
         for low, high in (r for r in (self.mean, self.width) if r is not None):
@@ -80,12 +93,29 @@ class FigureLimits(_Limits):
         return self
 
 
+class TrendLimits(Declaration):
+    """How improbable a change of a checked quantity against earlier runs may be."""
+
+    name: str
+    subject: str = Field(min_length=1)
+    quantity: str = "value"
+    runs: int = Field(default=30, ge=3)
+    least: int = Field(default=5, ge=3)
+    settle: int = Field(default=3, ge=1)
+    p_value: float = Field(gt=0, lt=1)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.name, self.quantity
+
+
 class References(Declaration):
     """A file of references; ``version`` is raised by hand with every change that matters."""
 
     version: int = Field(ge=1)
     histogram: tuple[HistogramLimits, ...] = ()
     figure: tuple[FigureLimits, ...] = ()
+    trend: tuple[TrendLimits, ...] = ()
 
     @property
     def hash(self) -> str:
@@ -124,5 +154,6 @@ def load_references(paths: Iterable[Path]) -> References:
             message = f"{limits.name} of {limits.subject} has two references"
             raise ConfigError(message, hint="keep one of them")
         seen.add(key)
+    trends = tuple(limits for part in found for limits in part.trend)
     version = max((part.version for part in found), default=1)
-    return References(version=version, histogram=histograms, figure=figures)
+    return References(version=version, histogram=histograms, figure=figures, trend=trends)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from beamwright.core.errors import UsageError, nearest
+from beamwright.core.errors import ConflictError, UsageError, nearest
 from beamwright.db import history, schema
 from beamwright.db.engine import insert_id
-from beamwright.quality.checks import Judgement
+from beamwright.quality.checks import Judgement, Past
+from beamwright.quality.references import References, TrendLimits, read_references
 
 VALUES = ("good", "bad", "unknown")
 ALGORITHM = "algorithm"
@@ -117,6 +119,84 @@ def history_of(conn: sa.Connection, series: str, run: int, tier: str, subject: s
         table.c.series == series, table.c.run == run, table.c.tier == tier, table.c.subject == subject
     )
     return [_verdict(row) for row in conn.execute(query.order_by(table.c.version))]
+
+
+def past_values(conn: sa.Connection, series: str, run: int, tier: str, trends: Sequence[TrendLimits]) -> Past:
+    """Return what earlier runs had of the quantities whose trends are followed, in run order."""
+    table, wanted = schema.verdict, {(one.subject, *one.key) for one in trends}
+    found: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
+    if not wanted:
+        return {}
+    query = sa.select(table).where(
+        table.c.series == series, table.c.tier == tier, table.c.run < run,
+        table.c.subject.in_(sorted({one.subject for one in trends})),
+        table.c.run >= run - 10 * max(one.runs for one in trends),
+    )  # fmt: skip
+    for row in conn.execute(query.order_by(table.c.run, table.c.version)):
+        for check in row.checks:
+            key = (row.subject, check["name"], check["quantity"])
+            if key in wanted and check["value"] is not None:
+                found[key][row.run] = check["value"]
+    return {key: sorted(values.items()) for key, values in found.items()}
+
+
+def standing(
+    conn: sa.Connection, series: str, run: int, tier: str, subjects: Iterable[str]
+) -> dict[str, str]:
+    """Return what stands on each subject of a run now; what was never judged is unknown."""
+    found = {}
+    for subject in subjects:
+        present = current(conn, series, run, tier, subject)
+        found[subject] = present.value if present is not None else "unknown"
+    return found
+
+
+def unjudged(conn: sa.Connection, runs: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Return the runs on which no verdict stands: nothing of them is to leave the house."""
+    table = schema.verdict
+    query = sa.select(table.c.series, table.c.run).distinct()
+    judged = {(row.series, row.run) for row in conn.execute(query)}
+    return sorted(set(runs) - judged)
+
+
+def put_references(
+    conn: sa.Connection, experiment: str, text: str, source: str, *, author: str, reason: str, now: float
+) -> References:
+    """Let references stand in the place of those that an experiment's code brings, from now on.
+
+    Raises: ConfigError, ConflictError where the version is not higher than the one that stands.
+    """
+    found, table = read_references(text, source), schema.reference
+    if not reason.strip():
+        raise UsageError("references need a reason", hint="say what has changed")
+    newest = sa.select(sa.func.max(table.c.version)).where(table.c.experiment == experiment)
+    present = int(conn.execute(newest).scalar() or 0)
+    if found.version <= present:
+        message = f"{source} is version {found.version} of the references of {experiment}; {present} stands"
+        raise ConflictError(message, hint=f"raise its version to {present + 1}")
+    values = {"experiment": experiment, "version": found.version, "text": text, "hash": found.hash}
+    insert_id(conn, table, **values, author=author, reason=reason, created=now)
+    data = {"version": found.version, "hash": found.hash}
+    history.record(conn, "reference", experiment, "put", actor=author, reason=reason, at=now, data=data)
+    return found
+
+
+def references_of(conn: sa.Connection, experiment: str, version: int | None = None) -> References | None:
+    """Return the references that were put for an experiment: the newest, or one version."""
+    table = schema.reference
+    query = sa.select(table.c.text).where(table.c.experiment == experiment)
+    if version is not None:
+        query = query.where(table.c.version == version)
+    text = conn.execute(query.order_by(table.c.version.desc()).limit(1)).scalar()
+    return read_references(text, f"references of {experiment}") if text is not None else None
+
+
+def reference_log(conn: sa.Connection, experiment: str | None = None) -> list[dict[str, Any]]:
+    """Return the versions of references that were put, the newest first."""
+    table = schema.reference
+    query = sa.select(table).order_by(table.c.experiment, table.c.version.desc())
+    query = query if experiment is None else query.where(table.c.experiment == experiment)
+    return [dict(row) for row in conn.execute(query).mappings()]
 
 
 def good_runs(
