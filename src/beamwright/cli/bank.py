@@ -114,4 +114,6 @@ def _declared(path: Path) -> BankSet:
     from beamwright.event.banks import BankSet
     from beamwright.event.metadata import read_metadata
 
-    return BankSet.load(path) if path.suffix == ".toml" else read_metadata(path).declarations
+    if path.suffix == ".toml":
+        return BankSet.load(path, closed=False)
+    return read_metadata(path).declarations

@@ -124,6 +124,47 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where banks and columns are declared: a file, and the lines of its tables and keys by their names."""
+
+    file: str = ""
+    lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+
+    def name(self, bank: str, column: str = "") -> str:
+        """Name a bank or column for an error: with file and line, as far as they are known."""
+        path = ("bank", bank, "columns", column) if column else ("bank", bank)
+        known = (self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines)
+        line = next(known, None)
+        place = f"{self.file}, line {line}: " if line else f"{self.file}: " if self.file else ""
+        return f"{place}bank {bank}" + (f", column {column}" if column else "")
+
+
+_HEADER = re.compile(r"\s*\[{1,2}\s*([^]]+?)\s*\]{1,2}\s*(#.*)?$")
+_KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
+
+
+def _lines(text: str) -> dict[tuple[str, ...], int]:
+    """Return the line on which each table or key of a TOML text stands first, by its path."""
+    found: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        header, key = _HEADER.match(line), _KEY.match(line)
+        if header:
+            path = table = _parts(header[1])
+        elif key:
+            path = table + _parts(key[1])
+        else:
+            continue
+        for n in range(1, len(path) + 1):
+            found.setdefault(path[:n], number)
+    return found
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in path.split("."))
+
+
+@dataclass(frozen=True)
 class Bank:
     """A table of an event: its columns in declared order, and whether it has one row per record or many."""
 
@@ -156,12 +197,15 @@ class Bank:
         return {"version": self.version, "rows": self.rows, "doc": self.doc, "columns": columns, **names}
 
     @classmethod
-    def from_document(cls, name: str, document: Mapping[str, Any], where: str = "") -> Bank:
-        """Read one bank's declaration; ``where`` names the file in errors.
+    def from_document(
+        cls, name: str, document: Mapping[str, Any], where: str = "", places: Places | None = None
+    ) -> Bank:
+        """Read one bank's declaration; ``where``, or better ``places``, names the file in errors.
 
         Raises: ConfigError.
         """
-        where = f"{where}: bank {name}" if where else f"bank {name}"
+        places = places or Places(where)
+        where = places.name(name)
         _known_keys(document, _BANK_KEYS, where)
         _check_name(name, where)
         if name in RESERVED:
@@ -174,7 +218,9 @@ class Bank:
         declared = document.get("columns") or {}
         if not declared:
             raise ConfigError(f"{where} has no column", hint="declare at least one under [bank.NAME.columns]")
-        columns = tuple(_column(key, value, f"{where}, column {key}") for key, value in declared.items())
+        if not isinstance(declared, Mapping):
+            raise ConfigError(f"{where}: columns is no table", hint="write [bank.NAME.columns]")
+        columns = tuple(_column(key, value, places.name(name, key)) for key, value in declared.items())
         _check_old_names(columns, where)
         doc, renamed = str(document.get("doc", "")), _old_names(document, where)
         return cls(name, version, rows, doc, columns, renamed)
@@ -183,7 +229,9 @@ class Bank:
 class BankSet(Mapping[str, Bank]):
     """Banks by name, whose links lead to banks of the same set."""
 
-    def __init__(self, banks: Iterable[Bank] = (), *, closed: bool = True) -> None:
+    def __init__(
+        self, banks: Iterable[Bank] = (), *, closed: bool = True, places: Mapping[str, Places] | None = None
+    ) -> None:
         self._banks: dict[str, Bank] = {}
         for bank in banks:
             if self._banks.setdefault(bank.name, bank) != bank:
@@ -191,16 +239,28 @@ class BankSet(Mapping[str, Bank]):
                     f"bank {bank.name} is declared twice", hint="keep one declaration of each bank"
                 )
         if closed:
-            self._check_links()
+            self._check_links(places or {})
 
     @classmethod
-    def load(cls, *paths: Path | str) -> BankSet:
-        """Read the banks declared in TOML files.
+    def load(cls, *paths: Path | str, closed: bool = True) -> BankSet:
+        """Read the banks declared in TOML files; links lead out of a set that is not closed.
 
         Raises: ConfigError naming file, bank and column.
         """
-        banks = [bank for path in paths for bank in _load(Path(path))]
-        return cls(banks)
+        banks: list[Bank] = []
+        places: dict[str, Places] = {}
+        for path in paths:
+            loaded, place = _load(Path(path))
+            twice = next((bank for bank in loaded if bank.name in places and bank not in banks), None)
+            if twice is not None:
+                first = places[twice.name].name(twice.name)
+                raise ConfigError(
+                    f"{place.name(twice.name)} is declared twice, first as {first}",
+                    hint="keep one declaration of each bank",
+                )
+            banks += loaded
+            places |= dict.fromkeys((bank.name for bank in loaded), place)
+        return cls(banks, closed=closed, places=places)
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any], where: str = "") -> BankSet:
@@ -241,28 +301,31 @@ class BankSet(Mapping[str, Bank]):
     def __repr__(self) -> str:
         return f"BankSet({', '.join(self._banks)})"
 
-    def _check_links(self) -> None:
+    def _check_links(self, places: Mapping[str, Places]) -> None:
         for bank in self._banks.values():
             for column in bank.links:
                 if column.link not in self._banks:
+                    where = places.get(bank.name, Places()).name(bank.name, column.name)
                     raise ConfigError(
-                        f"bank {bank.name}, column {column.name}: its target {column.link!r} is not declared",
+                        f"{where}: its target {column.link!r} is not declared",
                         hint=nearest(column.link, self._banks),
                     )
 
 
-def _load(path: Path) -> list[Bank]:
+def _load(path: Path) -> tuple[list[Bank], Places]:
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(f"there is no bank file {path}", hint="check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no TOML: {error}", hint="mend it at the place named") from error
+    places = Places(str(path), _lines(text))
     _known_keys(document, frozenset({"bank"}), str(path))
     banks = document.get("bank", {})
     if not isinstance(banks, dict):
         raise ConfigError(f"{path}: bank is no table", hint="write [bank.NAME]")
-    return [Bank.from_document(name, value, str(path)) for name, value in banks.items()]
+    return [Bank.from_document(name, value, places=places) for name, value in banks.items()], places
 
 
 def _column(name: str, document: Any, where: str) -> Column:

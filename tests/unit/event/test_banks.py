@@ -91,6 +91,35 @@ def test_a_wrong_declaration_is_refused_with_its_place_and_a_hint(
     assert "banks.toml" in caught.value.message or "declared" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('[bank.A]\nrows = "two"\n[bank.A.columns]\nx = { type = "f4" }', 1),
+        ('[bank.A.columns]\n# one\nx = { type = "f4" }\n\ny = { type = "f9" }  # two', 5),
+        ('[bank.A]\n[bank.A.columns]\nx.unit = "ns"\nx.type = "f9"', 3),
+        ('[bank.A.columns.x]\ntype = "f4"\n\n["bank".A.columns."y"]\ntype = "f9"', 4),
+        ('bank.A.columns.x = { type = "f4" }\nbank.A.columns.y = { type = "link", to = "B" }', 2),
+        ('bank.A = { version = 0, columns = { x = { type = "f4" } } }', 1),
+        ('[bank]\nA = { columns = { x = { type = "f9" } } }', 2),
+        ('[bank.A.columns]\ndoc = "a [bank.A.columns.x] = 1"\n', 2),
+        ('[bank.B]\ncolumns = { x = { type = "f4" } }\n[bank.A]\ncolumns = 3', 3),
+    ],
+)
+def test_a_wrong_declaration_is_told_with_its_line(tmp_path: Path, text: str, line: int) -> None:
+    with pytest.raises(ConfigError, match=rf"banks\.toml, line {line}: bank A"):
+        load(tmp_path, text)
+
+
+def test_a_bank_of_two_files_is_told_with_both_places(tmp_path: Path) -> None:
+    for name, kind in (("one", "f4"), ("two", "f8")):
+        (tmp_path / f"{name}.toml").write_text(f'# {name}\n[bank.A.columns]\nx = {{ type = "{kind}" }}')
+    with pytest.raises(
+        ConfigError, match=r"two\.toml, line 2: bank A is .* first as .*one\.toml, line 2: bank A"
+    ):
+        BankSet.load(tmp_path / "one.toml", tmp_path / "two.toml")
+    assert list(BankSet.load(tmp_path / "one.toml", tmp_path / "one.toml")) == ["A"]
+
+
 def test_broken_toml_names_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"banks\.toml is no TOML: .*line 1"):
         load(tmp_path, "[bank.Hit\n")
