@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -109,33 +111,79 @@ def postgresql_cluster() -> Iterator[str]:
 @contextmanager
 def cluster(*options: str) -> Iterator[str]:
     """Start a cluster that listens on a socket of its own; give the URL of its first database."""
+    with private_cluster(*options) as made:
+        yield made.url
+
+
+@contextmanager
+def private_cluster(*options: str) -> Iterator[Cluster]:
+    """Start a cluster that a test may kill and start again; it is removed at the end."""
     binaries = _binaries()
     if binaries is None:
         pytest.skip("the binaries of a PostgreSQL server are not installed")
     if os.geteuid() == 0 and _unprivileged() is None:
         pytest.skip("PostgreSQL does not run as root, and there is no account 'postgres' or 'nobody'")
     folder = Path(tempfile.mkdtemp(prefix="bw-pg-", dir=_memory()))
-    user = _unprivileged()
-    if user is not None:
-        shutil.chown(folder, user)
-    data = ("-D", str(folder / "data"))
-
-    def run(*command: str) -> None:
-        # pg_ctl leaves a server behind that must not hold our pipes open.
-        with (folder / "pg.out").open("a") as out:
-            subprocess.run(command, check=True, user=user, cwd=folder, stdout=out, stderr=out, timeout=120)
-
+    made = Cluster(folder, binaries, _unprivileged(), options)
     try:
-        run(str(binaries / "initdb"), *data, "-A", "trust", "-U", "test", "--no-sync")
-        settings = ("listen_addresses=", "fsync=off", "max_connections=60", *options)
-        flags = f"-k {folder} " + " ".join(f"-c {setting}" for setting in settings)
-        run(str(binaries / "pg_ctl"), *data, "-w", "-l", str(folder / "log"), "-o", flags, "start")
+        made.run("initdb", "-A", "trust", "-U", "test", "--no-sync")
+        made.start()
         try:
-            yield f"postgresql://test@/postgres?host={folder}"
+            yield made
         finally:
-            run(str(binaries / "pg_ctl"), *data, "-w", "-m", "immediate", "stop")
+            made.run("pg_ctl", "-w", "-m", "immediate", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class Cluster:
+    """A private PostgreSQL server below a folder."""
+
+    def __init__(self, folder: Path, binaries: Path, user: str | None, options: tuple[str, ...]) -> None:
+        self.folder, self.binaries, self.user, self.options = folder, binaries, user, options
+        self.url = f"postgresql://test@/postgres?host={folder}"
+        if user is not None:
+            shutil.chown(folder, user)
+
+    def run(self, program: str, *arguments: str) -> None:
+        command = [str(self.binaries / program), "-D", str(self.folder / "data"), *arguments]
+        # pg_ctl leaves a server behind that must not hold our pipes open.
+        with (self.folder / "pg.out").open("a") as out:
+            outcome = {"stdout": out, "stderr": out, "timeout": 120}
+            subprocess.run(command, check=True, user=self.user, cwd=self.folder, **outcome)
+
+    def start(self) -> None:
+        settings = (
+            "listen_addresses=",
+            "fsync=off",
+            "max_connections=60",
+            "deadlock_timeout=100ms",
+            *self.options,
+        )
+        flags = f"-k {self.folder} " + " ".join(f"-c {setting}" for setting in settings)
+        self.run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", flags, "start")
+
+    def kill(self) -> None:
+        """Kill the server and all that serve its sessions, at once and without any notice."""
+        server = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        for number in [server, *map(int, children)]:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        while any(
+            Path(f"/proc/{number}").exists() and not _is_dead(number) for number in [server, *children]
+        ):
+            time.sleep(0.01)
+        # Where nobody collects the dead, its number looks taken for ever.
+        for path in (self.folder / "data" / "postmaster.pid", self.folder / ".s.PGSQL.5432.lock"):
+            path.unlink()
+
+
+def _is_dead(number: int | str) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 @pytest.fixture(scope="session")
