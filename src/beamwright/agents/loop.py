@@ -22,7 +22,7 @@ from beamwright.agents.tracker import Tracker
 from beamwright.batch.scheduler import Scheduler
 from beamwright.core import plugins
 from beamwright.core.errors import ProductionFailedError
-from beamwright.production import closing, jobs, publishing, release, tasks, timeouts
+from beamwright.production import closing, installing, jobs, publishing, release, tasks, timeouts
 from beamwright.production.experiment import Experiment
 from beamwright.production.facts import production_facts
 from beamwright.production.source import Source
@@ -46,7 +46,8 @@ class Agent(Protocol):
 class Produce:
     """Runs one production in one workspace to its end; takes up what an earlier process left.
 
-    ``on_turn`` is called after each round of turns, with the number of things that were done in it.
+    ``on_turn`` is called after each round of turns, with the number of things that were done in it. Jobs run
+    under the installed ``release``, or under the one that runs here.
     """
 
     workspace: Workspace
@@ -56,6 +57,7 @@ class Produce:
     deliveries: list[Any] = field(default_factory=list)
     on_turn: Callable[[int], None] = lambda done: None
     production_id: int = 0
+    release: str = ""
 
     def run(self) -> int:
         """Work until every task is closed; return the production's id.
@@ -75,8 +77,13 @@ class Produce:
         return self.production_id
 
     def _begin(self) -> None:
-        facts = production_facts(self.experiment, self.spec)
-        current = release.current(self.experiment.distributions)
+        here = release.current(self.experiment.distributions)
+        current = self.release or here
+        installing.check_farms(self.workspace, self.spec, current, here)
+        if current == here:
+            facts = production_facts(self.experiment, self.spec)
+        else:
+            facts = installing.facts(self.workspace, self.spec, current)
         with self.workspace.db.begin() as conn:
             now = self.workspace.clock.now()
             self.production_id = tasks.start(conn, self.spec, facts, current, now)
@@ -99,7 +106,7 @@ class Produce:
             Calibrator(self.workspace, self.experiment, self.production_id, run),
             Inspector(self.workspace, self.experiment, self.production_id),
             Planner(self.workspace, self.production_id, run),
-            Submitter(self.workspace, schedulers),
+            Submitter(self.workspace, schedulers, here=release.current(self.experiment.distributions)),
             Tracker(self.workspace, schedulers),
             Importer(self.workspace),
             Sealer(self.workspace),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from beamwright.batch.scheduler import JobSpec, Scheduler
 from beamwright.core.errors import SchedulerDownError, SchedulerError, StorageError
 from beamwright.db import history, schema
-from beamwright.production import jobs, scouting
+from beamwright.production import installing, jobs, scouting
 from beamwright.production.broker import Candidate, assign
 from beamwright.production.workspace import Workspace
 
@@ -21,12 +21,17 @@ WAITING = 16
 
 @dataclass
 class Submitter:
-    """Submits what is prepared, as far as the farms have room; ``commands`` start payload and validation."""
+    """Submits what is prepared, as far as the farms have room.
+
+    ``commands`` start payload and validation where a farm has no installation of a job's release; they are
+    those of the release ``here``, where that is said: jobs of others wait for an installation.
+    """
 
     workspace: Workspace
     schedulers: Mapping[str, Scheduler]
     commands: Mapping[str, list[str]] = field(default_factory=lambda: jobs.COMMANDS)
     name: str = ACTOR
+    here: str | None = None
     _seen: dict[str, set[str]] = field(default_factory=dict)
 
     def turn(self) -> int:
@@ -62,8 +67,22 @@ class Submitter:
             taken = {name: count for name, count in busy.items() if count is not None}
             farms = {name: farms[name] for name in taken}
             free = sum(max(0, farms[name].slots - taken[name]) for name in farms)
-            found = jobs.prepared(conn, now, AHEAD * free) if free else []
-        return assign([Candidate(*row) for row in found], farms, taken)
+            found = jobs.prepared(conn, now, AHEAD * free, self._releases()) if free else []
+        able = {release: self._able(release) for _, _, release in found}
+        bound = [
+            (job_id, [f for f in able[release] if f in (only or able[release])])
+            for job_id, only, release in found
+        ]
+        return assign([Candidate(job_id, tuple(names)) for job_id, names in bound if names], farms, taken)
+
+    def _releases(self) -> set[str] | None:
+        """Return the releases of jobs that can start somewhere, or None for any."""
+        return None if self.here is None else {self.here, *installing.installed(self.workspace)}
+
+    def _able(self, release: str) -> list[str]:
+        """Return the farms at which jobs of a release can start."""
+        here = release if self.here is None else self.here
+        return installing.usable(self.workspace, release, here)
 
     def _busy(self, farm: str, held: Sequence[str | None]) -> int | None:
         """Return how many slots of a farm are taken, or None when it does not answer.
@@ -83,6 +102,9 @@ class Submitter:
         return len(held) - len(ended) - short
 
     def _write(self, leased: jobs.Lease) -> None:
+        document = leased.document
+        commands = installing.commands(self.workspace, leased.farm, document["release"])
+        document["commands"] = commands or document["commands"]
         try:
             jobs.write_job_directory(leased, self.workspace.secret)
         except OSError as error:

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--workers", type=click.IntRange(1), default=1, help="Processes in each job [default: 1].")
+@click.option("--release", default="", help="An installed release for its jobs [default: the one that runs].")
 @dry_run_option
 @reading
-def produce(file: Path, workers: int, dry_run: bool, folder: Path | None, as_json: bool) -> None:
+def produce(
+    file: Path, workers: int, release: str, dry_run: bool, folder: Path | None, as_json: bool
+) -> None:
     """Run a production file to its end.
 
     Stop it in any way and run it again: what was accepted stays, the rest is done.
@@ -37,7 +40,11 @@ def produce(file: Path, workers: int, dry_run: bool, folder: Path | None, as_jso
         write_document({"production": spec.name, "experiment": spec.experiment, "steps": plan}, as_json)
         return
     workspace = open_workspace(folder)
-    finish(workspace, spec, experiment, workers=workers, as_json=as_json)
+    if release:
+        from beamwright.production import installing
+
+        release = installing.find(workspace, release).release
+    finish(workspace, spec, experiment, workers=workers, release=release, as_json=as_json)
 
 
 def finish(
@@ -46,6 +53,7 @@ def finish(
     experiment: Experiment,
     *,
     workers: int = 1,
+    release: str = "",
     deliveries: list[Any] | None = None,
     as_json: bool = False,
 ) -> dict[str, Any]:
@@ -60,7 +68,7 @@ def finish(
     )
     try:
         with Watch(workspace.db, spec.name) as watch:
-            Produce(workspace, spec, experiment, workers, list(given), watch.turn).run()
+            Produce(workspace, spec, experiment, workers, list(given), watch.turn, release=release).run()
         watch.show()
         document = compile_document(workspace, spec.name)
         path = write_html(workspace, document)

@@ -104,6 +104,7 @@ class Farm(Declaration):
     array: int = Field(default=1000, ge=1)
     poll_s: float = Field(default=5, ge=0)
     timeout_s: float = Field(default=30, gt=0)
+    installed_only: bool = False
 
 
 class Limits(Declaration):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 from beamwright.core.errors import ConfigError, UnknownNameError
+from beamwright.production import experiment as experiments
 from beamwright.production.experiment import Experiment
 from beamwright.production.spec import ProductionSpec, StepSpec, split_input
 from beamwright.production.tasks import Facts
@@ -49,6 +53,13 @@ def production_facts(experiment: Experiment, spec: ProductionSpec) -> dict[str, 
             facts[step.name] = Facts("", {s: facts[h].streams[s] for h, s in map(split_input, step.inputs)})
     _check_chains(spec, facts)
     return facts
+
+
+def main() -> None:
+    """Read a production file's document and write its facts: how another release is asked for them."""
+    spec = ProductionSpec.model_validate_json(sys.stdin.read())
+    found = production_facts(experiments.load(spec.experiment), spec)
+    sys.stdout.write(json.dumps({name: one.document() for name, one in found.items()}))
 
 
 def _check_chains(spec: ProductionSpec, facts: dict[str, Facts]) -> None:

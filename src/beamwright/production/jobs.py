@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,17 +128,24 @@ def lease(
     ]
 
 
-def prepared(conn: sa.Connection, now: float, limit: int) -> list[tuple[int, tuple[str, ...]]]:
-    """Return the jobs that may start now, the most urgent first, each with the farms that it is bound to."""
-    job, unit = schema.job, schema.unit
+def prepared(
+    conn: sa.Connection, now: float, limit: int, releases: Collection[str] | None = None
+) -> list[tuple[int, tuple[str, ...], str]]:
+    """Return the jobs (of some releases) that may start now, the most urgent first, each with the farms that
+    it is bound to and its release.
+    """
+    job, unit, task, production = schema.job, schema.unit, schema.task, schema.production
     query = (
-        sa.select(job.c.id, unit.c.definition)
+        sa.select(job.c.id, unit.c.definition, production.c.release)
         .join(unit, job.c.unit_id == unit.c.id)
+        .join(task, unit.c.task_id == task.c.id)
+        .join(production, task.c.production_id == production.c.id)
         .where(scouting.startable(conn), job.c.not_before <= now)
         .order_by(job.c.priority.desc(), job.c.id)
         .limit(limit)
     )
-    return [(row.id, tuple(row.definition.get("farms") or ())) for row in conn.execute(query)]
+    rows = conn.execute(query if releases is None else query.where(production.c.release.in_(releases)))
+    return [(row.id, tuple(row.definition.get("farms") or ()), row.release) for row in rows]
 
 
 def has_prepared(conn: sa.Connection, now: float) -> bool:

@@ -79,10 +79,10 @@ def _current(names: tuple[str, ...]) -> str:
     own: dict[str, str] = {}
     is_dev = False
     for name in names:
-        found = known.get(_plain(name))
+        found = known.get(plain(name))
         trees = _trees_of(name, found.distribution) if found else {name: _module_tree(name)}
         is_dev |= bool(trees)
-        own[name] = _hash_trees(trees) if trees else _hash_files(known[_plain(name)].distribution)
+        own[name] = _hash_trees(trees) if trees else _hash_files(known[plain(name)].distribution)
     needed = {name: _hash_record(known[name]) for name in sorted(_closure(names, known))}
     digest = content_hash({"own": own, "needed": needed})
     return f"{DEV if is_dev else EXACT}{digest}"
@@ -96,23 +96,24 @@ def _installed() -> dict[str, _Installed]:
         fields = dict(re.findall(r"^(Name|Version): *(.*)$", head, re.MULTILINE))
         if len(fields) == 2:
             needs = tuple(re.findall(r"^Requires-Dist: *(.*)$", head, re.MULTILINE))
-            name = _plain(fields["Name"])
+            name = plain(fields["Name"])
             found.setdefault(name, _Installed(distribution, name, fields["Version"], needs))
     return found
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a distribution's name as installers compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _closure(names: Iterable[str], known: dict[str, _Installed]) -> set[str]:
     """Return what the distributions need, directly or not, as far as it is installed."""
-    own = {_plain(name) for name in names}
+    own = {plain(name) for name in names}
     queue, seen = sorted(own & known.keys()), set(own)
     while queue:
         for requirement in known[queue.pop()].needs:
             match = _NAME.match(requirement)
-            name = _plain(match.group()) if match else ""
+            name = plain(match.group()) if match else ""
             if name in known and name not in seen and "extra ==" not in requirement:
                 seen.add(name)
                 queue.append(name)

@@ -33,6 +33,11 @@ class Facts:
     def document(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Facts:
+        lists = {name: tuple(document[name]) for name in ("reads", "tags", "records")}
+        return cls(document["record"], dict(document["streams"]), **lists)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -94,7 +99,8 @@ def start(
         return _create(conn, spec, facts, release, now)
     if row.release != release and spec.uniform:
         message = f"production {spec.name} runs under release {row.release}, and this is {release}"
-        raise ReleaseError(message, hint="use that release, or start a production of another name")
+        hint = f"go on with `beamwright produce FILE --release {row.release}`, or give it another name"
+        raise ReleaseError(message, hint=hint)
     _update(conn, row, spec, facts, release, now)
     return int(row.id)
 
@@ -231,14 +237,7 @@ def _configure(conn: sa.Connection, task: Any, step: StepSpec, facts: Facts, now
 
 
 def _task(row: Any, production: Any, step: StepSpec) -> Task:
-    known = row.config["facts"]
-    facts = Facts(
-        known["record"],
-        known["streams"],
-        tuple(known["reads"]),
-        tuple(known["tags"]),
-        tuple(known["records"]),
-    )
+    facts = Facts.from_document(row.config["facts"])
     return Task(
         row.id,
         production.id,
