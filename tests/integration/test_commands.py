@@ -190,8 +190,9 @@ def test_experiments_banks_and_modules_are_shown(call) -> None:
     assert "CalHit" in banks
     assert "The raw hit." in call("bank", "show", "CalHit", *where).out
     modules = call("module", "show", "Sum", *where, "--json").document
+    doc = "selects events with more energy"
     assert modules["parameters"] == [
-        {"name": "threshold", "default": 5.0, "unit": "GeV", "doc": "selects events with more energy"}
+        {"name": "threshold", "default": 5.0, "value": 5.0, "unit": "GeV", "doc": doc}
     ]
     assert modules["paths"] == ["plain", "reco"]
     assert "did you mean Sum" in call("module", "show", "Smu", *where).err
