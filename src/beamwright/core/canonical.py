@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 def canonical_json(document: Any) -> bytes:
     """Return the document as JSON with sorted keys, no spaces and no NaN: equal documents, equal bytes."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
+    return _ENCODER.encode(document).encode()
 
 
 def sha256_hex(data: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,7 +44,7 @@ def summary(conn: sa.Connection, task: Any, now: float) -> Row:
         "end_in_s": left / rate if rate and left else None,
         "cpu_efficiency": tried["cpu_s"] / tried["wall_s"] if tried["wall_s"] else None,
         "cpu_s": tried["cpu_s"],
-        "messages": _messages(conn, task.id) if tried["failures"] else [],
+        "messages": tried["messages"],
         "composition": composition(conn, task.id),
         "needs": task.needs,
     }
@@ -53,46 +54,50 @@ def _attempts(conn: sa.Connection, task_id: int, now: float) -> Row:
     """Return the attempts at a task by state and failure class, what they took, how many went well lately."""
     attempt, job, unit = schema.attempt, schema.job, schema.unit
     is_recent = sa.and_(attempt.c.state == "accepted", attempt.c.ended > now - RATE_S)
-    since = sa.func.min(sa.case((is_recent, attempt.c.leased)))
+    names = (attempt.c.state, attempt.c.failure_class, attempt.c.message)
     query = (
         sa.select(
-            attempt.c.state,
-            attempt.c.failure_class,
-            sa.func.count(),
-            sa.func.sum(attempt.c.cpu_s),
-            sa.func.sum(attempt.c.wall_s),
-            sa.func.count(sa.case((is_recent, 1))),
-            since,
+            *names,
+            sa.func.count().label("number"),
+            sa.func.sum(attempt.c.cpu_s).label("cpu_s"),
+            sa.func.sum(attempt.c.wall_s).label("wall_s"),
+            sa.func.count(sa.case((is_recent, 1))).label("recent"),
+            sa.func.min(sa.case((is_recent, attempt.c.leased))).label("first"),
         )
         .join(job, attempt.c.job_id == job.c.id)
         .join(unit, job.c.unit_id == unit.c.id)
         .where(unit.c.task_id == task_id)
-        .group_by(attempt.c.state, attempt.c.failure_class)
+        .group_by(*names)
     )
-    found: Row = {"states": {}, "failures": {}, "cpu_s": 0.0, "wall_s": 0.0, "recent": 0, "over_s": 0.0}
-    for state, failure, number, cpu_s, wall_s, recent, first in conn.execute(query):
-        found["states"][state] = found["states"].get(state, 0) + number
-        if failure:
-            found["failures"][failure] = found["failures"].get(failure, 0) + number
-        found["cpu_s"] += cpu_s or 0.0
-        found["wall_s"] += wall_s or 0.0
-        found["recent"] += recent
-        if first is not None:
-            found["over_s"] = max(found["over_s"], min(RATE_S, now - first))
-    return found
+    rows = conn.execute(query).all()
+    first = min((row.first for row in rows if row.first is not None), default=now)
+    return {
+        "states": _sums(rows, "state"),
+        "failures": _sums([row for row in rows if row.failure_class], "failure_class"),
+        "cpu_s": sum(row.cpu_s or 0.0 for row in rows),
+        "wall_s": sum(row.wall_s or 0.0 for row in rows),
+        "recent": sum(row.recent for row in rows),
+        "over_s": min(RATE_S, now - first),
+        "messages": _messages(rows),
+    }
 
 
-def _messages(conn: sa.Connection, task_id: int) -> list[Row]:
-    """Return the messages that most failures of a task had."""
-    attempt = schema.attempt
-    number = sa.func.count().label("number")
-    query = sa.select(attempt.c.failure_class, attempt.c.message, number).where(*_failed(task_id))
-    rows = conn.execute(
-        query.group_by(attempt.c.failure_class, attempt.c.message)
-        .order_by(number.desc())
-        .limit(MESSAGES_SHOWN)
-    )
-    return [{"failure": r.failure_class, "message": r.message or "", "attempts": r.number} for r in rows]
+def _sums(rows: Sequence[Any], name: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in rows:
+        key = str(getattr(row, name))
+        found[key] = found.get(key, 0) + int(row.number)
+    return dict(sorted(found.items()))
+
+
+def _messages(rows: Sequence[Any]) -> list[Row]:
+    """Return the messages that most failures had."""
+    failed = [row for row in rows if row.failure_class]
+    most = sorted(failed, key=lambda row: (-row.number, row.failure_class, row.message or ""))
+    return [
+        {"failure": r.failure_class, "message": r.message or "", "attempts": r.number}
+        for r in most[:MESSAGES_SHOWN]
+    ]
 
 
 def failures(conn: sa.Connection, task_id: int | None = None) -> list[Row]:
@@ -166,12 +171,6 @@ def find_jobs(conn: sa.Connection, key: str) -> list[Row]:
         | {"state": shown_state(r.state, r.label, r.config.get("step") or {})}
         for r in conn.execute(query)
     ]
-
-
-def _failed(task_id: int) -> tuple[sa.ColumnElement[bool], ...]:
-    attempt, job, unit = schema.attempt, schema.job, schema.unit
-    mine = sa.select(job.c.id).join(unit, job.c.unit_id == unit.c.id).where(unit.c.task_id == task_id)
-    return attempt.c.failure_class.is_not(None), attempt.c.job_id.in_(mine)
 
 
 FLYING = ("leased", "submitted", "running")

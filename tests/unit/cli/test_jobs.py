@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def test_top_is_drawn_live_with_rich(workspace: Workspace) -> None:
 
     from beamwright.cli.top import drawn, look
 
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(drawn(look(workspace)))
     assert "p/pass" in console.export_text()
 
