@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 from beamwright.core.errors import UnknownNameError
 from beamwright.core.runs import EventKey, Position
@@ -22,22 +23,37 @@ def locate(file: NTupleFile, key: Position) -> int | None:
     file of any size.
     """
     starts = [cluster.first_entry for cluster in file.clusters]
-    number = bisect_right(starts, key, key=lambda entry: _key(file, entry)) - 1
+    number = _last(file, starts, key)
     if number < 0:
         return None
     stop = starts[number] + file.clusters[number].n_entries
     blocks = range(starts[number], stop, BLOCK)
-    begin = blocks[bisect_right(blocks, key, key=lambda entry: _key(file, entry)) - 1]
+    begin = blocks[_last(file, blocks, key)]
     columns = file.read(KEYS, begin, min(begin + BLOCK, stop))
     keys = list(zip(*(columns[name].tolist() for name in KEYS), strict=True))
     at = bisect_right(keys, key) - 1
     return begin + at if keys[at] == key else None
 
 
-def _key(file: NTupleFile, entry: int) -> Position:
-    columns = file.read(KEYS, entry, entry + 1)
-    run, section, event = (int(columns[name][0]) for name in KEYS)
-    return run, section, event
+def _last(file: NTupleFile, entries: Sequence[int], key: Position) -> int:
+    """Return the number of the last of some rising entries whose key is not above ``key``, -1 for none."""
+    low, high = 0, len(entries)
+    while low < high:
+        middle = (low + high) // 2
+        if _is_above(file, entries[middle], key):
+            high = middle
+        else:
+            low = middle + 1
+    return low - 1
+
+
+def _is_above(file: NTupleFile, entry: int, key: Position) -> bool:
+    """Tell whether an entry's key is above ``key``; parts of it that decide nothing are not read."""
+    for name, wanted in zip(KEYS, key, strict=True):
+        found = int(file.read([name], entry, entry + 1)[name][0])
+        if found != wanted:
+            return found > wanted
+    return False
 
 
 def find(reader: CollectionReader, key: EventKey) -> tuple[int, int] | None:

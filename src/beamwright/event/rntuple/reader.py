@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -33,6 +34,10 @@ class NTupleFile(TupleFile):
     def layout(self) -> Layout:
         """Return the schema and the physical columns behind it."""
         return build_layout(self.description)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [cluster.first_entry for cluster in self.clusters]
 
     @property
     def schema(self) -> Schema:
@@ -103,7 +108,9 @@ class NTupleFile(TupleFile):
     def _pieces(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """Return (cluster, first event, last event), events counted in the cluster."""
         pieces = []
-        for number, cluster in enumerate(self.clusters):
+        begin = max(bisect_right(self._starts, start) - 1, 0)
+        for number in range(begin, bisect_left(self._starts, stop)):
+            cluster = self.clusters[number]
             first = max(start - cluster.first_entry, 0)
             last = min(stop - cluster.first_entry, cluster.n_entries)
             if first < last:

@@ -72,13 +72,31 @@ class ColumnPages:
     compression: int = 0
 
 
-@dataclass(slots=True)
 class ClusterPages:
-    """The event range of one cluster and the pages of its physical columns."""
+    """The event range of one cluster and the pages of its physical columns.
 
-    first_entry: int
-    n_entries: int
-    columns: list[ColumnPages]
+    Out of a page list the columns are read when they are asked for: to look one event up takes few clusters.
+    """
+
+    __slots__ = ("_columns", "_stored", "first_entry", "n_entries")
+
+    def __init__(
+        self, first_entry: int, n_entries: int, columns: list[ColumnPages] | tuple[Cursor, int]
+    ) -> None:
+        self.first_entry, self.n_entries = first_entry, n_entries
+        self._columns = columns if isinstance(columns, list) else None
+        self._stored = None if isinstance(columns, list) else columns
+
+    @property
+    def columns(self) -> list[ColumnPages]:
+        """Return the columns.
+
+        Raises: FormatError where the page list is damaged.
+        """
+        if self._columns is None:
+            assert self._stored is not None
+            self._columns = _read_columns(*self._stored)
+        return self._columns
 
 
 @dataclass(slots=True)
@@ -327,7 +345,8 @@ def read_page_list(data: Buffer, header_checksum: int) -> list[ClusterPages]:
     locations, n_clusters = cursor.frame()
     if n_clusters != count:
         raise FormatError("the page list disagrees with itself on the clusters", hint=DAMAGED)
-    return [ClusterPages(first, entries, _read_columns(locations)) for first, entries in ranges]
+    stored = [locations.frame() for _ in range(count)]
+    return [ClusterPages(*span, columns) for span, columns in zip(ranges, stored, strict=True)]
 
 
 def _read_summary(cursor: Cursor) -> tuple[int, int]:
@@ -338,9 +357,9 @@ def _read_summary(cursor: Cursor) -> tuple[int, int]:
     return first, word & ((1 << 56) - 1)
 
 
-def _read_columns(cursor: Cursor) -> list[ColumnPages]:
-    outer, n_columns = cursor.frame()
-    return [_read_column_pages(outer) for _ in range(n_columns)]
+def _read_columns(stored: Cursor, items: int) -> list[ColumnPages]:
+    cursor = Cursor(stored.data, stored.what, stored.position, stored.end)  # another thread may read it too
+    return [_read_column_pages(cursor) for _ in range(items)]
 
 
 def _read_column_pages(cursor: Cursor) -> ColumnPages:
