@@ -87,6 +87,7 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
             ],
             "chunks": _chunks(conn, rows),
             "steps": _cells(conn, series, number),
+            "processing": _processing(conn, series, number),
             "verdicts": [
                 {key: verdict[key] for key in ("tier", "subject", "value", "reason", "author")}
                 for verdict in views.verdicts(conn)
@@ -94,6 +95,14 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
             ],
         }
     write_document(document, as_json)
+
+
+def _processing(conn: Any, series: str, number: int) -> list[dict[str, Any]]:
+    """Which farm, release and constants, and when."""
+    from beamwright.catalog.processing import processing
+
+    names = ("production", "step", "unit", "farm", "host", "release", "started", "ended", "constants")
+    return [{name: row[name] for name in names} for row in processing(conn, series, number)]
 
 
 def split(name: str) -> tuple[str, int]:

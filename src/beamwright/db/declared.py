@@ -38,8 +38,8 @@ metadata_key = sa.Table(
     sa.UniqueConstraint("kind_id", "name"),
 )
 
-# What an object says under a kind, from ``added`` until ``removed``. ``object`` is a row of the kind's subject.
-# Rows come by the million, so neither here nor in the indexes below does the database check each reference.
+# What an object says under a kind from ``added`` until ``removed``; ``object`` is a row of its subject.
+# Rows come by the million: neither here nor in the indexes below does the database check each reference.
 metadata_document = sa.Table(
     "metadata_document",
     metadata,

@@ -31,6 +31,52 @@ def find(conn: sa.Connection, name: str) -> list[Found]:
     return found or _by_hash(conn, name)
 
 
+@dataclass(frozen=True)
+class ReleaseUses:
+    """What was made with a release."""
+
+    productions: list[str]
+    attempts: int
+    collections: int
+
+
+def releases(conn: sa.Connection, name: str) -> list[Found]:
+    """Return the releases that begin like this, ``sha256:…`` or ``dev+…``."""
+    if not name.startswith(("sha256:", "dev+")) or len(name) < SHORTEST + len("dev+"):
+        return []
+    columns = (schema.attempt.c.release, schema.collection.c.release, schema.production.c.release)
+    found = {
+        str(row[0])
+        for column in columns
+        for row in conn.execute(
+            sa.select(column).where(column.startswith(name, autoescape=True)).distinct().limit(LIMIT)
+        )
+    }
+    return [Found("release", one, one) for one in sorted(found)]
+
+
+def uses_of_release(conn: sa.Connection, release: str) -> ReleaseUses:
+    """Return how much was made with a release."""
+    production, attempt, table = schema.production, schema.attempt, schema.collection
+    named = sa.select(production.c.name).where(production.c.release == release).order_by(production.c.name)
+    accepted = (attempt.c.release == release, attempt.c.state == "accepted")
+    counts = [
+        conn.execute(sa.select(sa.func.count()).where(*where)).scalar_one()
+        for where in (accepted, (table.c.release == release,))
+    ]
+    return ReleaseUses([str(name) for name in conn.execute(named).scalars()], *counts)
+
+
+def successor(conn: sa.Connection, collection_id: int) -> str | None:
+    """Return the name of the collection that was decided to take the place of another."""
+    table, new = schema.supersession, schema.collection
+    chosen = (
+        sa.select(did(new)).join(table, table.c.new_id == new.c.id).where(table.c.old_id == collection_id)
+    )
+    found: str | None = conn.execute(chosen).scalar()
+    return found
+
+
 def names(conn: sa.Connection) -> list[str]:
     """Return names that people may have meant: of runs, tasks, tags, productions, collections."""
     run, task, production = schema.run, schema.task, schema.production

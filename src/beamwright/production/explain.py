@@ -10,6 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from beamwright.catalog import datasets
+from beamwright.catalog.processing import processing
 from beamwright.core.errors import UnknownNameError, UsageError
 from beamwright.core.messages import FAILURES
 from beamwright.core.runs import SECTION_MAX, EventKey, Interval
@@ -77,12 +79,25 @@ def explain(conn: sa.Connection, name: str) -> Explanation:
     """
     if name.count(":") == 3:
         return _event(conn, EventKey.parse(name))
-    found = lookup.find(conn, name)
+    found = resolve(conn, name)
+    return _EXPLAINERS[found.kind](conn, found)
+
+
+def resolve(conn: sa.Connection, name: str) -> Found:
+    """Return the one thing that a name means; a dataset may be cited, a release begin with sha256: or dev+.
+
+    Raises: UnknownNameError, UsageError when a name fits several things.
+    """
+    if ":" in name and ("@" in name or "#" in name):
+        cited = datasets.cited(conn, name)
+        return Found("dataset", cited.id, cited.citation)
+    found = lookup.find(conn, name) or lookup.releases(conn, name)
     if not found:
         raise UnknownNameError("thing", name, lookup.names(conn))
     if len(found) > 1 and len({f.kind for f in found if f.kind != "file"}) != 1:
         found = _preferred(found, name)
-    return _EXPLAINERS[found[0].kind](conn, found[0])
+    # Of the versions of a dataset the newest is meant.
+    return found[-1] if found[0].kind == "dataset" else found[0]
 
 
 def _preferred(found: list[Found], name: str) -> list[Found]:
@@ -111,6 +126,7 @@ def _run(conn: sa.Connection, found: Found) -> Explanation:
             "it is not closed: its end marker, or records that were announced, are still missing"
         )
         told.next.append("deliver the rest of the run, or the end marker")
+    told.origin += [_processed(one) for one in processing(conn, row["series"], row["number"])]
     for chunk in chunks:
         _follow(conn, told, lookup.users_of(conn, chunk_id=chunk["id"]), f"chunk {chunk['sequence']}")
         _follow_links(conn, told, chunk["id"])
@@ -239,7 +255,10 @@ def _file(conn: sa.Connection, found: Found) -> Explanation:
     children = views.children(conn, row["id"])
     what = f"File {row['did']} is a {row['kind']} file of {row['size']} bytes, sha256 {row['sha256'][:16]}."
     told = Explanation("file", row["did"], what)
-    told.origin = [_producer(conn, row["attempt_id"]), *(f"it was made from {p['name']}" for p in parents)]
+    told.origin = [
+        _producer(conn, row["attempt_id"], row["lineage"]),
+        *(f"it was made from {p['name']}" for p in parents),
+    ]
     told.origin += [f"{c['name']} was made from it" for c in children]
     told.origin += [
         f"a copy at {r['path']} is {r['replica']}"
@@ -270,6 +289,10 @@ def _collection(conn: sa.Connection, found: Found) -> Explanation:
     if row["global_tag"]:
         resolved = f", resolved hash {row['resolved_hash'][:16]}" if row["resolved_hash"] else ""
         told.origin.append(f"conditions of {row['global_tag']}{resolved}")
+    told.origin += _told(conn, "collection", row["id"])
+    successor = lookup.successor(conn, row["id"])
+    if successor:
+        told.next.append(f"use {successor}, which takes its place")
     users = lookup.users_of(conn, collection_id=row["id"])
     told.origin += [f"unit {u['key'][:12]} of step {u['step']} takes it ({u['state']})" for u in users]
     if row["state"] != "valid":
@@ -285,7 +308,14 @@ def _dataset(conn: sa.Connection, found: Found) -> Explanation:
     told = Explanation(
         "dataset", found.name, what, [f"its query is {row['query']}", *_told(conn, "dataset", row["id"])]
     )
-    return _finished(told, "nothing")
+    gone = [m["name"] for m in members if m["state"] != "valid"]
+    if gone:
+        told.holds.append(f"{len(gone)} of its collections are not valid any more: {', '.join(gone[:3])}")
+        told.next.append(f"`beamwright dataset since {found.name.partition('@')[0]} {row['version']}`")
+    if row["state"] == "withdrawn":
+        told.holds.append("it was withdrawn: it must not be used")
+    how = "cite it as" if row["content_hash"] else "freeze it to cite it:"
+    return _finished(told, f"{how} {row['scope']}:{row['name']}@{row['version']}")
 
 
 def _payload(conn: sa.Connection, found: Found) -> Explanation:
@@ -373,6 +403,17 @@ def _event(conn: sa.Connection, key: EventKey) -> Explanation:
     return _finished(told, "nothing: if it was delivered, the ledger of these units accounts for it")
 
 
+def _release(conn: sa.Connection, found: Found) -> Explanation:
+    counts = lookup.uses_of_release(conn, str(found.id))
+    kind = "a working tree" if str(found.id).startswith("dev+") else "an installed release"
+    told = Explanation("release", found.name, f"Release {found.name} is {kind} of the software.")
+    told.origin = [f"production {name} was made with it" for name in counts.productions]
+    told.origin.append(
+        f"{counts.attempts} accepted attempts ran it, {counts.collections} collections name it"
+    )
+    return _finished(told, f"nothing: `beamwright impact {found.name[:19]}` lists what was made with it")
+
+
 _EXPLAINERS: dict[str, Callable[[sa.Connection, Found], Explanation]] = {
     "run": _run,
     "chunk": _chunk,
@@ -386,7 +427,18 @@ _EXPLAINERS: dict[str, Callable[[sa.Connection, Found], Explanation]] = {
     "tag": _tag,
     "global tag": _global_tag,
     "production": _production,
+    "release": _release,
 }
+
+
+def _processed(one: Row) -> str:
+    """Say where, with what and when a unit of a run was done."""
+    names = ", ".join(f"{role} {'/'.join(i[:12] for i in ids)}" for role, ids in one["constants"].items())
+    return (
+        f"step {one['step']} of {one['production']} ran on farm {one['farm']} with release "
+        f"{(one['release'] or 'unknown')[:19]} and {f'constants {names}' if names else 'no constants'}, "
+        f"done at {_time(one['ended'])}"
+    )
 
 
 def _follow(conn: sa.Connection, told: Explanation, units: Sequence[Row], who: str) -> None:
@@ -437,7 +489,10 @@ def _attempt_text(row: Row) -> str:
     return f"attempt {row['number']} on farm {row['farm']} is {row['state']}{used}{failure}"
 
 
-def _producer(conn: sa.Connection, attempt_id: int | None) -> str:
+def _producer(conn: sa.Connection, attempt_id: int | None, lineage: Row) -> str:
+    if attempt_id is None and "registered" in lineage:
+        by = lineage["registered"]
+        return f"{by['by']} registered it from {by['source'] or 'a record'}; it was made elsewhere"
     if attempt_id is None:
         return "it was delivered, not made here"
     attempt = lookup.one(conn, schema.attempt, attempt_id)

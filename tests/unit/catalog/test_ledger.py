@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from beamwright.catalog.ledger import Line, Share, line_problems, task_problems, totals
+from beamwright.catalog.ledger import TERMS, Line, Share, line_problems, task_problems, totals
 from beamwright.core.runs import Interval
+from beamwright.db import schema
+from beamwright.db.engine import Database
+from beamwright.db.migrations import guards
+from support.world import World
 
 LEFT, RIGHT = Interval.sections("A", 1, 0, 4), Interval.sections("A", 1, 5, 9)
 SHARES = [
@@ -73,14 +79,27 @@ def test_units_that_share_sources_are_counted_together() -> None:
     ]
 
 
-def test_totals_add_up_by_kind_and_stream() -> None:
-    assert totals(LINES) == {
-        ("event", "dst"): {
-            "read": 15,
-            "created": 0,
-            "written": 11,
-            "filtered": 2,
-            "prescaled": 1,
-            "quarantined": 1,
-        }
-    }
+def test_totals_are_added_up_from_the_lines_whenever_they_are_asked_for(
+    database: Database, tmp_path: Path
+) -> None:
+    world = World(database, tmp_path, kind="bundle").build()
+    wanted = {"read": 20, "created": 0, "written": 13, "filtered": 6, "prescaled": 0, "quarantined": 1}
+    with database.begin() as conn:
+        (found,) = totals(conn, world.ids["reco"])
+        assert {term: found[term] for term in TERMS} == wanted
+        assert (found["record"], found["stream"], found["kind"], found["units"]) == (
+            "event",
+            "dst",
+            "data",
+            2,
+        )
+        assert found["balanced"] and totals(conn, 99) == []
+        guards.release(conn, "ledger")
+        second = schema.ledger.c.unit_id == world.ids["unit2"]
+        conn.execute(sa.update(schema.ledger).where(second).values(read=11))
+        conn.execute(sa.update(schema.run).where(schema.run.c.number == 2).values(is_mc=True))
+        drifted = totals(conn, world.ids["reco"])
+    assert [(t["kind"], t["read"], t["balanced"]) for t in drifted] == [
+        ("data", 10, True),
+        ("simulation", 11, False),
+    ]
