@@ -18,6 +18,7 @@ from beamwright.db import schema
 
 TERMS = ("read", "created", "written", "filtered", "prescaled", "quarantined")
 _GONE = TERMS[2:]
+_KINDS = ("data", "simulation", "resampled")
 _GIVEN_UP = ("excluded", "cancelled")
 
 
@@ -98,13 +99,31 @@ def imbalances(conn: sa.Connection, task_id: int) -> list[str]:
     return task_problems(shares, lines, held, quarantined)
 
 
-def totals(lines: Iterable[Line]) -> dict[tuple[str, str], dict[str, int]]:
-    """Return the sums of all terms by (record kind, stream)."""
-    found: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys(TERMS, 0))
-    for line in lines:
-        for term in TERMS:
-            found[line.record, line.stream][term] += getattr(line, term)
-    return dict(found)
+def totals(conn: sa.Connection, task_id: int) -> list[dict[str, Any]]:
+    """Return the sums of a task's ledger per record kind, stream and kind of events, which never mix.
+
+    They are added up from the lines whenever they are asked for: no count is kept that could drift from them.
+    """
+    table, unit, run = schema.ledger, schema.unit, schema.run
+    rank = sa.case((run.c.is_resampled, 2), (run.c.is_mc, 1), else_=0)
+    runs = sa.select(run.c.series, run.c.number, sa.func.max(rank).label("rank"))
+    kinds = runs.group_by(run.c.series, run.c.number).subquery()
+    mine = sa.and_(kinds.c.series == table.c.series, kinds.c.number == table.c.first_run)
+    keys = (table.c.record, table.c.stream, sa.func.coalesce(kinds.c.rank, 0).label("rank"))
+    terms = [sa.func.sum(table.c[term]).label(term) for term in TERMS]
+    gone = sum((table.c[term] for term in _GONE[1:]), start=table.c[_GONE[0]])
+    wrong = sa.func.sum(sa.case((table.c.read + table.c.created == gone, 0), else_=1))
+    query = (
+        sa.select(*keys, *terms, sa.func.count().label("units"), wrong.label("wrong"))
+        .select_from(table.join(unit, table.c.unit_id == unit.c.id).join(kinds, mine, isouter=True))
+        .where(unit.c.task_id == task_id)
+    )
+    return [
+        {"record": row.record, "stream": row.stream, "kind": _KINDS[row.rank]}
+        | {term: int(getattr(row, term)) for term in TERMS}
+        | {"units": row.units, "balanced": not row.wrong}
+        for row in conn.execute(query.group_by(*keys).order_by(*keys))
+    ]
 
 
 # --- the rules -----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from beamwright.core.errors import FormatError, StorageError
 
@@ -83,7 +83,7 @@ class Listing:
     def _lines(self, stack: ExitStack) -> Iterable[str]:
         """Give the lines; names that are not UTF-8 are written so that they can be."""
         try:
-            stream: IO[Any] = stack.enter_context(self.path.open("rb"))
+            stream: Any = stack.enter_context(self.path.open("rb"))
             is_packed = stream.read(2) == _GZIP
             stream.seek(0)
             if is_packed:

@@ -50,17 +50,17 @@ def show(name: str, with_units: bool, folder: Path | None, as_json: bool) -> Non
     """Show a task: its jobs by state, rate, end and failures, its configuration and its ledger."""
     import time
 
+    from beamwright.catalog import ledger
     from beamwright.db import views
     from beamwright.production import counting, handling
-    from beamwright.report.document import ledger, ledger_totals
 
     with reader(folder) as conn:
         found = pick([_named(row) for row in views.tasks(conn)], "name", "task", name)
-        stands = counting.summary(conn, handling.find_task(conn, name), time.time())
-        production = views.find_production(conn, str(found["production"]))
-        lines = [line for line in ledger(conn, production["id"]) if line["step"] == found["step"]]
+        row = handling.find_task(conn, name)
+        stands = counting.summary(conn, row, time.time())
+        sums = ledger.totals(conn, row.id)
         units = _units(conn, found) if with_units else {}
-    write_document(found | stands | {"ledger": ledger_totals(lines)} | units, as_json)
+    write_document(found | stands | {"ledger": sums} | units, as_json)
 
 
 def _units(conn: Any, found: dict[str, object]) -> dict[str, Any]:
