@@ -6,6 +6,8 @@ judge the constants of the run before.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 
 from beamwright.event.batch import Batch
@@ -120,6 +122,8 @@ class Channels(Calibration):
     record = SUMMARY
     reads = ("SummaryFrame",)
     minimum = float(channelmap.MIN_DOMS)
+    # A PMT that was vetoed all the time has no rate, and its status says so: `problems` judges those.
+    max_bad = sys.maxsize
 
     @property
     def name(self) -> str:
