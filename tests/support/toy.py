@@ -184,6 +184,16 @@ class Plain(Module):
         batch.fill(self.spectrum, hits.charge)
 
 
+class Slow(Module):
+    """Takes its time over each batch."""
+
+    reads = ()
+    seconds = Parameter(0.3, "s", "how long")
+
+    def process(self, batch: Batch) -> None:
+        time.sleep(self.seconds)
+
+
 class Shower(Module):
     """Runs on loud events only."""
 
@@ -384,6 +394,7 @@ experiment = Experiment(
         "reco": calibrated_path,
         "bursts": bursts_path,
         "trouble": lambda: events_path(Trouble()),
+        "slow": lambda: Path("slow", "event", [Plain(), Slow()], [Output("dst", ["CalHit"])]),
         "again": lambda: Path("again", "event", [], [Output("skim", ["Sum"], tier="skim")]),
     },
     calibrations={"GainFit": GainFit, "MonitorCount": MonitorCount},

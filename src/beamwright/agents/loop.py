@@ -15,6 +15,7 @@ from beamwright.agents.calibrator import Calibrator
 from beamwright.agents.importer import Importer
 from beamwright.agents.inspector import Inspector
 from beamwright.agents.intake import Intake
+from beamwright.agents.monitor import Monitor
 from beamwright.agents.planner import Planner
 from beamwright.agents.sealer import Sealer
 from beamwright.agents.submitter import Submitter
@@ -22,7 +23,7 @@ from beamwright.agents.tracker import Tracker
 from beamwright.batch.scheduler import Scheduler
 from beamwright.core import plugins
 from beamwright.core.errors import ProductionFailedError
-from beamwright.production import closing, installing, jobs, publishing, release, tasks, timeouts
+from beamwright.production import closing, installing, jobs, live, publishing, release, tasks, timeouts
 from beamwright.production.experiment import Experiment
 from beamwright.production.facts import production_facts
 from beamwright.production.source import Source
@@ -73,6 +74,7 @@ class Produce:
             finally:
                 for scheduler in schedulers.values():
                     scheduler.close()
+                live.hide(self.workspace, self.spec.name)
             self._freeze()
         return self.production_id
 
@@ -110,6 +112,7 @@ class Produce:
             Tracker(self.workspace, schedulers),
             Importer(self.workspace),
             Sealer(self.workspace),
+            Monitor(self.workspace, self.production_id, self.spec.name),
         ]
 
     def _loop(self, agents: list[Agent]) -> None:

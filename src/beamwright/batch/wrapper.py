@@ -142,6 +142,15 @@ class Attempt:
             document = {"at": time.time(), "phase": self.phase, "events": self._progress()}
             with suppress(OSError):  # a full disk must not end the watch over the application
                 durable.replace(self.directory / "heartbeat.json", canonical(document), durable=False)
+                self._show_histograms()
+
+    def _show_histograms(self) -> None:
+        """Put what the payload has filled so far beside the heartbeat; it may not have filled anything."""
+        try:
+            data = (self.scratch / "partial.bwb").read_bytes()
+        except FileNotFoundError:
+            return
+        durable.replace(self.directory / "partial.bwb", data, durable=False)
 
     def _progress(self) -> int:
         """Return how many events the payload says it has done; it may say nothing."""

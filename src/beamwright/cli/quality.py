@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -122,6 +123,61 @@ def good(subject: str, tier: str, as_of: str | None, folder: Path | None, as_jso
     write_rows(rows, {"series": "series", "run": "run"}, as_json)
 
 
+@quality.command("watch")
+@click.argument("production", required=False)
+@click.option("--every", type=float, metavar="SECONDS", help="Look again so often, until interrupted.")
+@reading
+def watch(production: str | None, every: float | None, folder: Path | None, as_json: bool) -> None:
+    """Show the histograms of runs while their jobs run.
+
+    Those of accepted units are final; of the others it is what the attempt under way has filled so far.
+    """
+    import time
+
+    from beamwright.cli.common import open_workspace
+    from beamwright.db import views
+    from beamwright.production import live
+
+    workspace = open_workspace(folder)
+    with workspace.db.read() as conn:
+        name = views.find_production(conn, production)["name"]
+    workspace.db.close()
+    while True:
+        rows = live.shown(workspace, name)
+        found = live.plain(rows) if as_json else [line for row in rows for line in _drawn(row)]
+        if as_json:
+            write_rows(found, {}, as_json)
+        else:
+            write_rows(found, {key: key for key in _DRAWN}, as_json)
+        if every is None:
+            return
+        time.sleep(every)
+
+
+_DRAWN = ("step", "run", "units", "histogram", "entries", "mean", "shape")
+_WIDTH = 40
+
+
+def _drawn(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a line for each histogram of a run, with its shape in bars."""
+    import numpy as np
+
+    from beamwright.conditions.trends import sparkline
+    from beamwright.quality.checks import moments
+
+    units = f"{row['final']}+{row['partial']} of {row['units']}"
+    lines = []
+    for name, histogram in sorted(row["histograms"].items()):
+        is_line = len(histogram.axes) == 1 and histogram.values.sum() > 0
+        counts = histogram.values.ravel()
+        parts = [float(part.sum()) for part in np.array_split(counts, min(_WIDTH, counts.size))]
+        mean = f"{moments(histogram)[0]:.4g}" if is_line else "–"
+        place = {"step": row["step"], "run": f"{row['series']}/{row['run']}", "units": units}
+        shape = {"histogram": name, "entries": histogram.entries, "mean": mean, "shape": sparkline(parts)}
+        lines.append(place | shape)
+    return lines
+
+
 @quality.group("references")
 def references() -> None:
     """What runs should look like, put beside the code."""
@@ -142,8 +198,10 @@ def put(
     from beamwright.quality import verdicts
 
     with writing(folder, by, reason, dry_run) as (conn, why):
-        more = {"author": why.actor, "reason": why.reason, "now": why.now}
-        found = verdicts.put_references(conn, experiment, file.read_text(), str(file), **more)
+        text, source = file.read_text(), str(file)
+        found = verdicts.put_references(
+            conn, experiment, text, source, author=why.actor, reason=why.reason, now=why.now
+        )
     document = {"experiment": experiment, "version": found.version, "hash": found.hash}
     write_document(document | {"subjects": list(found.subjects())}, as_json)
 

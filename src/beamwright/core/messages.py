@@ -8,6 +8,8 @@ JOB_FILE, REPORT_FILE, PAYLOAD_FILE, VERDICT_FILE, HEARTBEAT_FILE, TICKET_FILE =
     "job.json", "report.json", "payload.json", "verdict.json", "heartbeat.json", "ticket",
 )  # fmt: skip
 
+PARTIAL_FILE = "partial.bwb"
+
 FORMAT = 1
 
 HISTOGRAMS = "histograms"
@@ -72,11 +74,12 @@ class ConditionsDoc(TypedDict):
 
 
 class LimitsDoc(TypedDict, total=False):
-    """What a job may use: seconds, MB, seconds for one event."""
+    """What a job may use: seconds, MB, seconds for one event; and how often it says that it lives."""
 
     wall_s: float
     memory_mb: int
     event_s: float
+    heartbeat_s: float
 
 
 class JobDoc(TypedDict):

@@ -158,6 +158,7 @@ def collect_path(
     limits: Limits = NO_LIMITS,
     run_info: Callable[[int], RunInfo] | None = None,
     progress: Callable[[int, int | None], None] | None = None,
+    partial: Callable[[HistogramSet], None] | None = None,
 ) -> Collected:
     """Fill the accumulators of calibrations from the records of an interval, one pass per kind of record."""
     found = Collected({c.name: c.empty() for c in calibrations})
@@ -167,12 +168,18 @@ def collect_path(
         calibration = by_name[name]
         found.accumulators[calibration.name] = calibration.merge(found.accumulators[calibration.name], arrays)
 
+    def show(filled: HistogramSet) -> None:
+        if partial is not None:
+            partial(HistogramSet.merged([found.histograms, filled]))
+
+    shown = show if partial is not None else None
     for record in sorted({c.record for c in calibrations} & set(reader.records())):
         path = Path(f"collect-{record}", record, [Collector(c) for c in calibrations if c.record == record])
         passed = run_path(
             path, reader, interval, banks=banks, snapshot=snapshot, workers=workers, isolated=isolated,
             batch_events=batch_events, batch_bytes=batch_bytes, prescale=(prescale or {}).get(record, 1),
             seed=seed, limits=limits, run_info=run_info, progress=progress, merge=merge, account=ACCUMULATOR,
+            partial=shown,
         )  # fmt: skip
         found.ledger += passed.ledger
         found.quarantined += passed.quarantined

@@ -15,6 +15,7 @@ from typing import Any
 
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.errors import ConfigError, SchemaMismatchError, UnknownNameError, UsageError
+from beamwright.core.histogram import HistogramSet
 from beamwright.core.lineage import Lineage
 from beamwright.core.runs import Interval, Position
 from beamwright.event.banks import BankSet
@@ -59,6 +60,7 @@ def run_path(
     account: str = "",
     only: Sequence[Position] | None = None,
     profile: bool = False,
+    partial: Callable[[HistogramSet], None] | None = None,
 ) -> LoopResult:
     """Run a path over the records of an interval, and write the streams named in ``outputs``.
 
@@ -66,7 +68,8 @@ def run_path(
     only in a process of its own does a module that crashes lose nothing but its record. ``only`` names the
     keys of the records that are worked on. ``sinks`` takes the place of files. ``progress`` is called with
     records done and records in all; ``merge`` takes what batches deposit, in their order, and ``account``
-    names its line in the ledger. ``profile`` adds the times of single calls to the statistics.
+    names its line in the ledger. ``profile`` adds the times of single calls to the statistics. ``partial`` is
+    shown the histograms after each batch.
     Raises: ModuleError, UnknownNameError, ConditionsError, FormatError, LedgerError.
     """
     wanted = wanted_outputs(path, outputs, sinks is not None)
@@ -79,11 +82,28 @@ def run_path(
     engine = Engine(path, reader, plan, banks, read_banks, ConditionsSource(snapshot), wanted, seed, run_info)
     make = sinks or file_sinks(outputs or {}, lineage, banks, engine)
     with opened_pass(engine, workers, isolated, limits, make, merge, account, profile) as (pool, commit):
-        conductor = Conductor(pool, plan, path, commit, limits, progress)
+        conductor = Conductor(pool, plan, path, commit, limits, _telling(progress, partial, engine))
         conductor.run()
         commit.close()
         finish(pool, commit)
         return commit.result(interval)
+
+
+def _telling(
+    progress: Callable[[int, int | None], None] | None,
+    partial: Callable[[HistogramSet], None] | None,
+    engine: Engine,
+) -> Callable[[int, int | None], None] | None:
+    """Return what is called after each batch."""
+    if partial is None:
+        return progress
+
+    def tell(done: int, total: int | None) -> None:
+        if progress is not None:
+            progress(done, total)
+        partial(engine.histograms)
+
+    return tell
 
 
 @contextmanager

@@ -29,10 +29,12 @@ from beamwright.core.errors import (
     StorageError,
     UnknownNameError,
 )
+from beamwright.core.histogram import HistogramSet
 from beamwright.core.lineage import Lineage
 from beamwright.core.messages import (
     ACCUMULATOR,
     HISTOGRAMS,
+    PARTIAL_FILE,
     PAYLOAD_FILE,
     PAYLOAD_PREFIX,
     ConditionsDoc,
@@ -59,6 +61,7 @@ from beamwright.production.experiment import Experiment
 
 PROGRESS_FILE = "progress.json"
 PROGRESS_S = 0.5
+PARTIAL_S = 5.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -172,6 +175,7 @@ class _Job:
             "limits": Limits(event_s=job["limits"].get("event_s") or None),
             "run_info": self._run_info,
             "progress": _progress(self.scratch),
+            "partial": _partial(self.scratch, job["limits"].get("heartbeat_s", PARTIAL_S)),
         }
 
     def _run_info(self, number: int) -> RunInfo:
@@ -395,6 +399,22 @@ def _progress(scratch: Path) -> Callable[[int, int], None]:
             partial = scratch / f".{PROGRESS_FILE}"
             partial.write_text(json.dumps({"events": done, "of": total}))
             os.replace(partial, scratch / PROGRESS_FILE)
+
+    return note
+
+
+def _partial(scratch: Path, every: float) -> Callable[[HistogramSet], None]:
+    """Return a callback that leaves the histograms so far where the wrapper looks for them."""
+    last = 0.0
+
+    def note(histograms: HistogramSet) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if histograms and now - last >= every:
+            last = now
+            partial = scratch / f".{PARTIAL_FILE}"
+            partial.write_bytes(histograms.to_bytes())
+            os.replace(partial, scratch / PARTIAL_FILE)
 
     return note
 

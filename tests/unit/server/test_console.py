@@ -12,12 +12,23 @@ from support.sample_production import Sample
 pytest.importorskip("fastapi", reason="the extra `server` is not installed")
 
 import httpx
+import numpy as np
 
+from beamwright.core.histogram import Axis, HistogramSet
+from beamwright.production import live
 from beamwright.production.workspace import Workspace
 from beamwright.server import auth
 from beamwright.server.app import create_app
 
-PAGES = ("/", "/index.json", "/production/sample", "/production/sample.json", "/explain/A/2", "/nowhere")
+PAGES = (
+    "/",
+    "/index.json",
+    "/production/sample",
+    "/production/sample.json",
+    "/explain/A/2",
+    "/live/sample.json",
+    "/nowhere",
+)
 
 
 @pytest.fixture
@@ -96,3 +107,18 @@ def test_token_in_a_link_becomes_a_cookie(console: Console, workspace: Workspace
     assert "HttpOnly" in answer.headers["set-cookie"]
     assert console.get("/login?token=wrong").status_code == 401
     assert console.get("/", headers={"Cookie": f"{auth.COOKIE}={token}"}).status_code == 200
+
+
+def test_the_console_shows_histograms_of_runs_under_way(console: Console, workspace: Workspace) -> None:
+    filled = HistogramSet()
+    filled.book("h", Axis(4, 0.0, 4.0, "x"))
+    filled["h"].fill(np.array([0.5, 1.5, 1.5]))
+    found = {("reco", "A", 2): live.Live(filled, final=1, partial=1, units=3)}
+    live.show(workspace, "sample", found)
+    (row,) = console.get("/live/sample.json", headers=console.bearer).json()["runs"]
+    assert (row["step"], row["run"], row["final"], row["partial"], row["units"]) == ("reco", 2, 1, 1, 3)
+    assert row["histograms"]["h"]["counts"] == [1, 2, 0, 0]
+    assert row["histograms"]["h"]["mean"] == pytest.approx(7 / 6)
+    live.hide(workspace, "sample")
+    assert console.get("/live/sample.json", headers=console.bearer).json()["runs"] == []
+    assert console.get("/live/nothing.json", headers=console.bearer).status_code == 404
