@@ -17,6 +17,7 @@ from beamwright.cli.common import (
     pick,
     reader,
     reading,
+    say,
     write_document,
     write_rows,
 )
@@ -107,9 +108,16 @@ def _lying(attempt: Row) -> Iterator[Row]:
     type=click.Path(path_type=Path),
     help="A new folder for what it writes [default: rerun-UNIT-NUMBER].",
 )
+@click.option("--shell", is_flag=True, help="Open a shell there instead, and say what to run.")
 @reading
-def rerun(unit: str, attempt: int | None, here: Path | None, folder: Path | None, as_json: bool) -> int:
-    """Do an attempt's work again on this terminal, in its own environment; nothing of it is registered."""
+def rerun(
+    unit: str, attempt: int | None, here: Path | None, shell: bool, folder: Path | None, as_json: bool
+) -> int:
+    """Do an attempt's work again on this terminal, in its own environment; nothing of it is registered.
+
+    What it writes is compared, byte by byte, with what the attempt reported.
+    """
+    import shlex
     import subprocess
 
     from beamwright.production import rerun as reruns
@@ -120,6 +128,9 @@ def rerun(unit: str, attempt: int | None, here: Path | None, folder: Path | None
     place = (here or Path(f"rerun-{found['unit'][:12]}-{chosen['number']}")).absolute()
     farm = workspace.settings.farm.get(chosen["farm"])
     again = reruns.prepare(workspace.root / chosen["directory"], farm, place)
+    if shell:
+        say("\n".join(shlex.join(argv) for argv in (again.process, again.validate)))
+        return subprocess.run(again.shell, cwd=place, env=again.environment, check=False).returncode
     done = subprocess.run(again.process, cwd=place, env=again.environment, check=False)
     valid = None
     if done.returncode == 0:
@@ -128,7 +139,8 @@ def rerun(unit: str, attempt: int | None, here: Path | None, folder: Path | None
         )
         valid = checked.returncode == 0
     document = {"unit": found["unit"], "attempt": chosen["number"], "folder": str(place)}
-    write_document(document | {"exit_code": done.returncode, "valid": valid}, as_json)
+    document |= {"exit_code": done.returncode, "valid": valid, "outputs": again.compare()}
+    write_document(document, as_json)
     return done.returncode
 
 

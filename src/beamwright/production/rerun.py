@@ -13,18 +13,33 @@ from beamwright import durable
 from beamwright.batch.wrapper import POOLS
 from beamwright.core.canonical import canonical_json
 from beamwright.core.errors import ConflictError, StorageError
-from beamwright.core.messages import JOB_FILE
+from beamwright.core.messages import JOB_FILE, REPORT_FILE
 from beamwright.core.settings import Farm
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """Commands to run in ``folder`` under ``environment``: the work, then the validation of what it wrote."""
+    """Commands to run in ``folder`` under ``environment``: the work, then the validation of what it wrote.
+
+    ``reported`` are the outputs that the attempt itself reported: file and sha256 by stream.
+    """
 
     folder: Path
     environment: dict[str, str]
     process: list[str]
     validate: list[str]
+    shell: list[str]
+    reported: dict[str, tuple[str, str]]
+
+    def compare(self) -> dict[str, str]:
+        """Tell of each reported output whether the new one is ``equal``, ``different`` or ``missing``."""
+        return {stream: self._compared(*known) for stream, known in sorted(self.reported.items())}
+
+    def _compared(self, name: str, sha256: str) -> str:
+        path = durable.confined(self.folder, name)
+        if not path.is_file():
+            return "missing"
+        return "equal" if durable.hash_file(path).sha256 == sha256 else "different"
 
 
 def prepare(directory: Path, farm: Farm | None, folder: Path) -> Rerun:
@@ -40,13 +55,24 @@ def prepare(directory: Path, farm: Farm | None, folder: Path) -> Rerun:
     if folder.exists():
         raise ConflictError(f"{folder} exists", hint="remove it, or choose another folder with --here")
     durable.make_directory(folder)
+    reported = _reported(Path(job["output_directory"]) / REPORT_FILE)
     job |= {"scratch": str(folder), "output_directory": str(folder)}
     durable.put_once(folder / JOB_FILE, canonical_json(job))
     process = [*job["commands"]["process"], "--job", str(folder / JOB_FILE)]
     files = [str(durable.confined(folder, stream["file"])) for stream in job["streams"].values()]
     validate = [*job["commands"]["validate"], "--json", *files]
     setup = farm.setup if farm else ""
-    return Rerun(folder, _environment(farm, folder), _within(setup, process), _within(setup, validate))
+    shell = [os.environ.get("SHELL") or "/bin/sh"]
+    process, validate, shell = (_within(setup, argv) for argv in (process, validate, shell))
+    return Rerun(folder, _environment(farm, folder), process, validate, shell, reported)
+
+
+def _reported(path: Path) -> dict[str, tuple[str, str]]:
+    try:
+        report = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    return {output["stream"]: (output["file"], output["sha256"]) for output in report["outputs"]}
 
 
 def _environment(farm: Farm | None, folder: Path) -> dict[str, str]:

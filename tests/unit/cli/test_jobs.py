@@ -124,6 +124,7 @@ def test_an_attempt_is_run_again_by_hand_and_counts_nowhere(call, workspace: Wor
     before = set(workspace.root.rglob("*"))
     again = call("job", "rerun", key(workspace, 2), "--here", "again", "--json")
     assert again.code == 0 and again.document["valid"] is True
+    assert set(again.document["outputs"].values()) == {"equal"} and len(again.document["outputs"]) == 3
     new = {path.relative_to(workspace.root).parts[0] for path in set(workspace.root.rglob("*")) - before}
     assert new <= {"again", "beamwright.db-wal", "beamwright.db-shm"}
     written = next(path for path in (workspace.root / "again").iterdir() if ".dst." in path.name)
@@ -132,6 +133,21 @@ def test_an_attempt_is_run_again_by_hand_and_counts_nowhere(call, workspace: Wor
     assert call("job", "rerun", key(workspace, 2), "--here", "again").code == 3
     failed = call("job", "rerun", key(workspace), "--here", "failed", "--json")
     assert failed.code == 5 and failed.document["exit_code"] == 5
+
+
+def test_a_shell_opens_where_an_attempt_would_run(
+    call, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    attempt(workspace, 2)
+    shell = tmp_path / "shell"
+    shell.write_text("#!/bin/sh\npwd >where\necho $TMPDIR >>where\nexit 3\n")
+    shell.chmod(0o755)
+    monkeypatch.setenv("SHELL", str(shell))
+    opened = call("job", "rerun", key(workspace, 2), "--here", "there", "--shell")
+    folder = workspace.root / "there"
+    assert opened.code == 3
+    assert (folder / "where").read_text().split() == [str(folder), str(folder)]
+    assert f"--job {folder / 'job.json'}" in opened.err
 
 
 @pytest.mark.parametrize(
