@@ -165,6 +165,7 @@ def _run(conn: sa.Connection, delivery: Mapping[str, Any], now: float) -> int:
     row = conn.execute(sa.select(table).where(same).with_for_update()).one()
     if is_new:
         history.record(conn, "run", row.id, "announced", actor=ACTOR, at=now)
+    if row.state == "announced":  # new, or registered before its first chunk came
         history.move(conn, table, row.id, "announced", "open", actor=ACTOR, reason="first chunk", at=now)
     for flag in ("is_mc", "is_resampled"):
         if bool(getattr(row, flag)) != bool(delivery.get(flag, False)):

@@ -8,22 +8,17 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 
-from beamwright.catalog import asking
-from beamwright.catalog.asking import Question
-from beamwright.catalog.finding import find_datasets
-from beamwright.catalog.lineage import Direction, trace
-from beamwright.core.errors import BeamwrightError, UnknownNameError
+from beamwright.core.errors import BeamwrightError
 from beamwright.db import views
 from beamwright.production import live
-from beamwright.production.explain import explain, resolve
+from beamwright.production.explain import explain
 from beamwright.production.workspace import Workspace
 from beamwright.report import document, html
 from beamwright.report.grid import grid
-from beamwright.server import auth
+from beamwright.server import auth, catalogue
 
 Row = dict[str, Any]
 OPEN_PATHS = frozenset({"/login"})
-LIMIT, SECONDS = 10_000, 10.0
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -48,6 +43,7 @@ def create_app(workspace: Workspace) -> FastAPI:
         return JSONResponse(error.document(), status_code=error.http_status)
 
     _add_pages(app, workspace)
+    catalogue.add_pages(app, workspace)
     return app
 
 
@@ -87,24 +83,6 @@ def _add_pages(app: FastAPI, workspace: Workspace) -> None:
             found = views.find_production(conn, name)["name"]
         return JSONResponse({"production": found, "runs": live.plain(live.shown(workspace, found))})
 
-    @app.get("/catalogue/{subject}.json")
-    def catalogue(
-        subject: str,
-        where: str | None = None,
-        as_of: str | None = None,
-        limit: int = LIMIT,
-        explain: bool = False,
-    ) -> JSONResponse:
-        """The catalogue in its language: runs, files, collections or datasets."""
-        return JSONResponse(_asked(workspace, subject, where, as_of, limit, explain))
-
-    @app.get("/lineage/{direction}/{thing:path}")
-    def lineage(direction: str, thing: str) -> JSONResponse:
-        """What a thing was made from (``ancestors``), or what was made from it (``descendants``)."""
-        with workspace.db.read() as conn:
-            found = resolve(conn, thing)
-            return JSONResponse(trace(conn, (found.kind, found.id), _direction(direction)).document())
-
     @app.get("/explain/{thing:path}")
     def explanation(thing: str) -> JSONResponse:
         with workspace.db.read() as conn:
@@ -126,29 +104,6 @@ def _denied() -> Response:
     }
     hint = "send it as `Authorization: Bearer TOKEN`, or open /login?token=TOKEN"
     return JSONResponse(problem | {"hint": hint}, status_code=401, headers={"WWW-Authenticate": "Bearer"})
-
-
-def _direction(text: str) -> Direction:
-    if text not in ("ancestors", "descendants"):
-        raise UnknownNameError("direction", text, ("ancestors", "descendants"))
-    return "ancestors" if text == "ancestors" else "descendants"
-
-
-def _asked(
-    workspace: Workspace, subject: str, where: str | None, as_of: str | None, limit: int, explain: bool
-) -> Row:
-    """Answer a question, or say how the database would."""
-    subjects = {"runs": "run", "files": "file", "collections": "collection", "datasets": "collection"}
-    if subject not in subjects:
-        raise UnknownNameError("list", subject, subjects)
-    most = max(1, min(limit, LIMIT))
-    question = Question.of(subjects[subject], where, as_of, limit=most, seconds=SECONDS)
-    with workspace.db.read() as conn:
-        if explain:
-            return asking.explain(conn, question)
-        if subject == "datasets":
-            return {"datasets": find_datasets(conn, question)}
-        return {subject: list(asking.ask(conn, question))}
 
 
 def _document(workspace: Workspace, name: str | None) -> Row:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from beamwright.catalog import metadata, registering
+from beamwright.catalog import metadata, registering, runs
 from beamwright.catalog.registering import Outcome, register, rehearse
 from beamwright.catalog.streams import read_records
 from beamwright.catalog.writers import Source
@@ -138,7 +138,7 @@ BAD: list[tuple[Record, str]] = [
     ({"metadata": {"dq": {"energy": 10**400}}}, "dq.energy is"),
     ({"metadata": {"dq": {"energy": 1.0, "count": 2**63}}}, "64 bits"),
     ({"metadata": {"dq": {"energy": 1.0, "count": 1.5}}}, "64 bits"),
-    ({"metadata": {"dq": {"energy": 1.0, "note": "x" * 10_000_000}}}, "10000000 characters, 10000 are allowed"),
+    ({"metadata": {"dq": {"energy": 1.0, "note": "x" * 10_000_000}}}, "10000 are allowed"),
     ({"metadata": {"dq": {"energy": 1.0, "site": "x" * 501}}}, "indexed are at most 500"),
     ({"metadata": {"dq": {"energy": 1.0, "note": "a\0b"}}}, "no text"),
     ({"metadata": {"dq": {"energy": 1.0, "note": "\ud800"}}}, "no text"),
@@ -279,10 +279,20 @@ def test_collections_are_there_when_all_their_files_are(database: Database) -> N
     assert put(database, both, subject="collection") == Outcome(equal=1)
     with pytest.raises(ConflictError, match="a valid collection of this name holds other content") as caught:
         put(database, both | {"files": ["mc:f/00003", "mc:f/00002"]}, subject="collection")
-    assert "beamwright collection supersede" in caught.value.hint
+    assert "register --supersede REASON" in caught.value.hint
     with database.read() as conn:
         row = conn.execute(sa.select(schema.collection).where(schema.collection.c.name == "c/2")).one()
         assert (row.first_section, row.last_event, row.state) == (5, 100, "valid")
     for change in ({"files": []}, {"events": -1}, {"first": 5, "last": 2}, {"first": "x"}, {"stream": ""}):
         with pytest.raises(BeamwrightError):
             put(database, collection(3) | change, subject="collection")
+
+
+def test_a_run_that_was_announced_opens_with_its_first_chunk(database: Database) -> None:
+    put(database, run(5, luminosity=None), subject="run")
+    said: Record = {"series": "B", "run": 5, "tier": "raw", "sequence": 1, "reader": "daq", "files": []}
+    said |= {"first_section": 0, "last_section": 9, "records": {}, "is_mc": False, "end_marker": True}
+    with database.begin() as conn:
+        runs.deliver(conn, said, {}, 20.0, records={"event": 1}, index_file="i")
+        entries = history.of(conn, "run", runs.find(conn, "B", 5).id)
+    assert [entry.target for entry in entries] == ["announced", "open", "closed"]

@@ -122,3 +122,22 @@ def test_the_console_shows_histograms_of_runs_under_way(console: Console, worksp
     live.hide(workspace, "sample")
     assert console.get("/live/sample.json", headers=console.bearer).json()["runs"] == []
     assert console.get("/live/nothing.json", headers=console.bearer).status_code == 404
+
+
+def test_the_catalogue_is_asked_in_its_language(console: Console) -> None:
+    def ask(path: str, **params: object) -> httpx.Response:
+        return console.get(path, headers=console.bearer, params=params)
+
+    rows = ask("/catalogue/collections.json", where="stream == 'dst' and run == 2").json()["collections"]
+    assert rows and {row["stream"] for row in rows} == {"dst"}
+    assert len(ask("/catalogue/files.json", limit=2).json()["files"]) == 2
+    assert ask("/catalogue/runs.json", as_of="2001-01-01").json() == {"runs": []}
+    assert ask("/catalogue/runs.json", where="run > 1", explain=True).json()["rows"] == 2
+    assert "datasets" in ask("/catalogue/datasets.json", where="run == 2").json()
+    wrong = ask("/catalogue/files.json", where="sise > 1")
+    assert wrong.status_code == 400 and wrong.json()["data"]["column"] == 1
+    assert ask("/catalogue/events.json").status_code == 404
+    assert console.get("/catalogue/files.json").status_code == 401
+    down = ask("/lineage/descendants/A/2").json()
+    assert {"run", "file", "chunk", "unit", "collection"} <= {node["kind"] for node in down["nodes"]}
+    assert ask("/lineage/sideways/A/2").status_code == 404
