@@ -35,9 +35,14 @@ class Axis:
 
     def index(self, values: NDArray[Any]) -> NDArray[np.int64]:
         """Return the bin of each value: 0 is underflow, bins + 1 overflow and NaN."""
-        scaled = (np.asarray(values, np.float64) - self.low) * (self.bins / (self.high - self.low))
-        found = np.clip(np.floor(np.nan_to_num(scaled, nan=self.bins)), -1, self.bins)
-        return found.astype(np.int64) + 1
+        scaled = np.asarray(values, np.float64) - self.low
+        scaled *= self.bins / (self.high - self.low)
+        np.floor(scaled, out=scaled)
+        np.fmin(scaled, self.bins, out=scaled)  # a NaN becomes the other number
+        np.maximum(scaled, -1.0, out=scaled)
+        found: NDArray[np.int64] = scaled.astype(np.int64)
+        found += 1
+        return found
 
 
 @dataclass
@@ -56,7 +61,7 @@ class Histogram:
     def fill(self, *values: NDArray[Any]) -> None:
         """Count the entries: one array of equal length per axis."""
         indices = tuple(axis.index(v) for axis, v in zip(self.axes, values, strict=True))
-        flat = np.ravel_multi_index(indices, self.counts.shape)
+        flat = indices[0] if len(indices) == 1 else np.ravel_multi_index(indices, self.counts.shape)
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
 
     def add(self, other: Histogram) -> None:

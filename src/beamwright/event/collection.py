@@ -61,6 +61,7 @@ class CollectionReader(Reader):
         self._borrower = self._make_borrower(sources) if first.points else None
         self._starts = np.cumsum([0, *(file.n_entries for file in self.files)])
         self._index: Index | None = None
+        self._is_in_order = False
 
     @classmethod
     def open(cls, paths: Mapping[str, Path], **options: Any) -> Self:
@@ -145,6 +146,7 @@ class CollectionReader(Reader):
             columns = (np.concatenate([part[name] for part in parts]) for name in KEYS)
             size = np.concatenate([_record_bytes(file) for file in self.files])
             self._index = Index.build(*columns, name=str(self.files[0].path), size=size)
+            self._is_in_order = bool((np.diff(self._index.entry) == 1).all())
         return self._index
 
     def read(self, record: str, positions: NDArray[np.int64], banks: Iterable[str] | None = None) -> Batch:
@@ -153,7 +155,25 @@ class CollectionReader(Reader):
         positions = np.asarray(positions, np.int64)
         chosen = self.declarations if banks is None else self.declarations.subset(banks)
         run = int(index.run[positions[0]]) if len(positions) else 0
-        return self.read_entries(index.entry[positions], run, chosen)
+        batch = self._read_run(index, positions, run, chosen)
+        return self.read_entries(index.entry[positions], run, chosen) if batch is None else batch
+
+    def _read_run(self, index: Index, positions: NDArray[np.int64], run: int, banks: BankSet) -> Batch | None:
+        """Return records that follow each other in one file, their keys from the index; None for others."""
+        n = len(positions)
+        if not n or self.points or self.built or positions[-1] - positions[0] != n - 1:
+            return None
+        span = slice(int(positions[0]), int(positions[0]) + n)
+        entry = index.entry[span]
+        first, last = int(entry[0]), int(entry[-1])
+        number = int(np.searchsorted(self._starts, first, "right")) - 1
+        if last - first != n - 1 or last >= self._starts[number + 1] or not self._is_in_order:
+            return None
+        start = first - int(self._starts[number])
+        names = self._names(number, banks)[len(KEYS) :]
+        columns = self.files[number].read(names, start, start + n)
+        columns |= {"section": index.section[span], "event": index.event[span]}
+        return self._batch(run, columns, number, banks)
 
     def read_entries(self, entries: NDArray[np.int64], run: int, banks: BankSet) -> Batch:
         """Return the records, of one run and in key order, at places counted through all files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,11 @@ class Index:
         events = _unsigned(event, np.uint64, f"{name}: event")
         sections = np.broadcast_to(_unsigned(section, np.uint32, f"{name}: section"), events.shape)
         runs = np.broadcast_to(_unsigned(run, np.uint32, f"{name}: run"), events.shape)
+        sizes = None if size is None else np.asarray(size, np.int64)
+        if _rises(runs, sections, events):
+            return cls(runs, sections, events, np.arange(len(events)), sizes)
         order = np.lexsort((events, sections, runs)).astype(np.int64)
-        sizes = None if size is None else np.asarray(size, np.int64)[order]
+        sizes = None if sizes is None else sizes[order]
         index = cls(runs[order], sections[order], events[order], order, sizes)
         index.check_unique(name)
         return index
@@ -102,6 +106,16 @@ def _unsigned(values: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:
     return array.astype(dtype)
 
 
+def _rises(run: U32, section: U32, event: U64) -> bool:
+    """Tell whether keys rise strictly; most files are so."""
+    if bool((run[1:] < run[:-1]).any()):
+        return False
+    if bool((run[1:] > run[:-1]).any()):
+        cuts = [0, *(np.flatnonzero(run[1:] != run[:-1]) + 1).tolist(), len(run)]
+        return all(is_ascending(section[a:b], event[a:b]) for a, b in pairwise(cuts))
+    return is_ascending(section, event)
+
+
 def _equal_neighbours(*columns: NDArray[Any]) -> NDArray[np.bool_]:
     same = np.ones(max(len(columns[0]) - 1, 0), np.bool_)
     for column in columns:
@@ -156,5 +170,8 @@ def _packed(section: NDArray[Any], event: NDArray[Any]) -> NDArray[Any]:
 
 def is_ascending(section: NDArray[Any], event: NDArray[Any]) -> bool:
     """Tell whether the keys of one run rise strictly."""
+    rises = event[1:] > event[:-1]
+    if bool(rises.all()) and not bool((section[1:] < section[:-1]).any()):
+        return True
     later = section[1:] > section[:-1]
-    return bool((later | ((section[1:] == section[:-1]) & (event[1:] > event[:-1]))).all())
+    return bool((later | ((section[1:] == section[:-1]) & rises)).all())

@@ -19,7 +19,7 @@ from beamwright.core.runs import EventKey, Interval, Position
 from beamwright.event.keys import Index, prescaled
 from beamwright.event.module import Conditions, Constants
 
-BATCH_EVENTS = 10_000
+BATCH_EVENTS = 32_768
 BATCH_BYTES = 16 << 20
 
 
