@@ -82,7 +82,7 @@ def _current(names: tuple[str, ...]) -> str:
         found = known.get(plain(name))
         trees = _trees_of(name, found.distribution) if found else {name: _module_tree(name)}
         is_dev |= bool(trees)
-        own[name] = _hash_trees(trees) if trees else _hash_files(known[plain(name)].distribution)
+        own[plain(name)] = _hash_trees(trees) if trees else _hash_files(known[plain(name)].distribution)
     needed = {name: _hash_record(known[name]) for name in sorted(_closure(names, known))}
     digest = content_hash({"own": own, "needed": needed})
     return f"{DEV if is_dev else EXACT}{digest}"
