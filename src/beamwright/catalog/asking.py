@@ -82,8 +82,8 @@ def ask(
     Raises: UsageError for a wrong expression, TooSlowError when the database takes too long.
     """
     statement = _statement(conn, question, further, columns, join)
-    with bounded(conn, question):
-        for row in conn.execute(statement.execution_options(yield_per=_PAGE)).mappings():
+    with bounded(conn, question), conn.execute(statement.execution_options(yield_per=_PAGE)) as found:
+        for row in found.mappings():
             yield dict(row)
 
 
