@@ -224,7 +224,8 @@ def _plan_merge(conn: sa.Connection, stream: str) -> None:
         {"path": r.path, "name": f"{r.scope}:{r.name}", "size": r.size, "sha256": r.sha256} | place
         for r in rows
     ]
-    job_id = add_unit(conn, "merged", "merge", ((1, 0, 0), (1, 99, 99)), inputs, (stream,))
+    last = max(99, CHUNKS * SECTIONS)
+    job_id = add_unit(conn, "merged", "merge", ((1, 0, 0), (1, last, 99)), inputs, (stream,))
     unit_id = conn.execute(sa.select(schema.job.c.unit_id).where(schema.job.c.id == job_id)).scalar_one()
     links = [{"collection_id": r.id, "chunk_id": None, "position": i} for i, r in enumerate(rows)]
     conn.execute(sa.insert(schema.unit_input), [link | {"unit_id": unit_id} for link in links])
@@ -239,6 +240,8 @@ def produce(root: Path, fresh: bool) -> None:
     """Work until everything is merged."""
     workspace = make(root) if not (root / "beamwright.db").exists() else Workspace.open(root)
     with workspace.lock():
+        with workspace.db.begin() as conn:
+            jobs.prepare_again(conn, 1, "started again", workspace.clock.now())
         schedulers = {
             name: LocalScheduler(1, log=root / "logs" / f"{name}.log", fresh=fresh)
             for name in workspace.settings.farm
@@ -280,5 +283,14 @@ def _refuse_failures(workspace: Workspace) -> None:
         raise SystemExit(f"a job failed: {failed.reason}")
 
 
+def enlarge(units: int, slots: int) -> None:
+    """Make the production of this process larger: so many units, ten from each raw file."""
+    global SECTIONS, CHUNKS, SETTINGS
+    SECTIONS, CHUNKS = 10 * UNIT, units // 10
+    SETTINGS = SETTINGS.replace("slots = 1", f"slots = {slots}")
+
+
 if __name__ == "__main__":
+    if len(sys.argv) > 2 and sys.argv[2].isdigit():
+        enlarge(int(sys.argv[2]), 2)
     produce(Path(sys.argv[1]), "--fresh" in sys.argv)
