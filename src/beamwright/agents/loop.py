@@ -5,11 +5,11 @@ does.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from beamwright.agents.calibrator import Calibrator
 from beamwright.agents.importer import Importer
@@ -48,7 +48,8 @@ class Produce:
     """Runs one production in one workspace to its end; takes up what an earlier process left.
 
     ``on_turn`` is called after each round of turns, with the number of things that were done in it. Jobs run
-    under the installed ``release``, or under the one that runs here.
+    under the installed ``release``, or under the one that runs here. ``beside`` are other productions of the
+    same workspace and experiment that are worked on at the same time, such as a reprocessing.
     """
 
     workspace: Workspace
@@ -59,6 +60,7 @@ class Produce:
     on_turn: Callable[[int], None] = lambda done: None
     production_id: int = 0
     release: str = ""
+    beside: Sequence[Produce] = ()
 
     def run(self) -> int:
         """Work until every task is closed; return the production's id.
@@ -67,16 +69,23 @@ class Produce:
         KeyboardInterrupt (at rest: all jobs stopped).
         """
         with self.workspace.lock(), _terminated():
-            self._begin()
+            for one in self._all:
+                one._begin()
             schedulers = self._schedulers()
             try:
                 self._loop(self._agents(schedulers))
             finally:
                 for scheduler in schedulers.values():
                     scheduler.close()
-                live.hide(self.workspace, self.spec.name)
-            self._freeze()
+                for one in self._all:
+                    live.hide(self.workspace, one.spec.name)
+            for one in self._all:
+                one._freeze()
         return self.production_id
+
+    @property
+    def _all(self) -> list[Produce]:
+        return [self, *self.beside]
 
     def _begin(self) -> None:
         here = release.current(self.experiment.distributions)
@@ -102,26 +111,35 @@ class Produce:
 
     def _agents(self, schedulers: Mapping[str, Scheduler]) -> list[Agent]:
         """Return the agents in the order of their turns: a run is judged before its pass 2 is planned."""
-        run = Run(self.workers, self.workspace.settings.limits)
         return [
             Intake(self.workspace, self.experiment),
-            Calibrator(self.workspace, self.experiment, self.production_id, run),
-            Inspector(self.workspace, self.experiment, self.production_id),
-            Planner(self.workspace, self.production_id, run),
+            *(agent for one in self._all for agent in one._own_agents()),
             Submitter(self.workspace, schedulers, here=release.current(self.experiment.distributions)),
             Tracker(self.workspace, schedulers),
             Importer(self.workspace),
             Sealer(self.workspace),
-            Monitor(self.workspace, self.production_id, self.spec.name),
+            *(Monitor(self.workspace, one.production_id, one.spec.name) for one in self._all),
+        ]
+
+    def _own_agents(self) -> list[Agent]:
+        """Return the agents that work on this production alone."""
+        run = Run(self.workers, self.workspace.settings.limits)
+        return [
+            Calibrator(self.workspace, self.experiment, self.production_id, run),
+            Inspector(self.workspace, self.experiment, self.production_id),
+            Planner(self.workspace, self.production_id, run),
         ]
 
     def _loop(self, agents: list[Agent]) -> None:
-        source = Source(self.workspace.root / "inbox", self.deliveries)
-        while not self._is_finished():
-            done = self._deliver(source) + sum(agent.turn() for agent in agents)
+        inbox = self.workspace.root / "inbox"
+        sources = [(one, Source(inbox, one.deliveries)) for one in self._all]
+        while left := [one for one in self._all if not one._is_finished()]:
+            done = sum(one._deliver(source) for one, source in sources)
+            done += sum(agent.turn() for agent in agents)
             self.on_turn(done)
             if not done:
-                self._check_stuck(source)
+                if not any(one._may_go_on() for one in left):
+                    left[0]._fail()
                 self.workspace.clock.sleep(IDLE_SECONDS)
 
     def _is_finished(self) -> bool:
@@ -132,17 +150,18 @@ class Produce:
         with self.workspace.db.read() as conn:
             return source.turn(conn, tasks.plan(conn, self.production_id))
 
-    def _check_stuck(self, source: Source) -> None:
+    def _may_go_on(self) -> bool:
+        """Tell whether anything is under way, is to be taken in, or is waited for with a limit."""
+        with self.workspace.db.read() as conn:
+            is_under_way = closing.in_flight(conn, self.production_id)
+            if is_under_way or any((self.workspace.root / "inbox").glob("*.json")):
+                return True
+            return bool(timeouts.deadlines(conn, tasks.plan(conn, self.production_id)))
+
+    def _fail(self) -> NoReturn:
         """Nothing is under way and nothing can start: say what failed and what waits."""
         with self.workspace.db.read() as conn:
-            if closing.in_flight(conn, self.production_id) or any(
-                (self.workspace.root / "inbox").glob("*.json")
-            ):
-                return
-            current = tasks.plan(conn, self.production_id)
-            if timeouts.deadlines(conn, current):
-                return
-            reasons = closing.obstacles(conn, current)
+            reasons = closing.obstacles(conn, tasks.plan(conn, self.production_id))
         left = len(reasons) - REASONS_SHOWN
         shown = [*reasons[:REASONS_SHOWN], *([f"and {left} more"] if left > 0 else [])]
         message = f"production {self.spec.name} cannot go on: {'; '.join(shown) or 'its datasets lack runs'}"

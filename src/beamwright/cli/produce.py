@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import click
 from beamwright.cli.common import dry_run_option, dumps, open_workspace, reading, say, write_document
 
 if TYPE_CHECKING:
+    from beamwright.agents.loop import Produce
     from beamwright.production.experiment import Experiment
     from beamwright.production.spec import ProductionSpec
     from beamwright.production.workspace import Workspace
@@ -19,11 +22,18 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--workers", type=click.IntRange(1), default=1, help="Processes in each job [default: 1].")
 @click.option("--release", default="", help="An installed release for its jobs [default: the one that runs].")
+@click.option(
+    "--beside",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Another production of the experiment to run at the same time; may be repeated.",
+)
 @dry_run_option
 @reading
 def produce(
-    file: Path, workers: int, release: str, dry_run: bool, folder: Path | None, as_json: bool
-) -> None:
+    file: Path, workers: int, release: str, beside: tuple[Path, ...], dry_run: bool,
+    folder: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Run a production file to its end.
 
     Stop it in any way and run it again: what was accepted stays, the rest is done.
@@ -44,7 +54,22 @@ def produce(
         from beamwright.production import installing
 
         release = installing.find(workspace, release).release
-    finish(workspace, spec, experiment, workers=workers, release=release, as_json=as_json)
+    others = [load_spec(path) for path in beside]
+    finish(workspace, spec, experiment, workers=workers, release=release, beside=others, as_json=as_json)
+
+
+def _beside(
+    workspace: Workspace, spec: ProductionSpec, first: ProductionSpec, experiment: Experiment, workers: int,
+    release: str,
+) -> Produce:  # fmt: skip
+    from beamwright.agents.loop import Produce
+    from beamwright.core.errors import UsageError
+
+    if spec.experiment != first.experiment or spec.name == first.name:
+        message = f"production {spec.name} of {spec.experiment} cannot run beside {first.name}"
+        raise UsageError(message, hint="name another production of the same experiment")
+    given = experiment.deliveries(spec.deliveries) if spec.deliveries else []
+    return Produce(workspace, spec, experiment, workers, list(given), release=release)
 
 
 def finish(
@@ -55,6 +80,7 @@ def finish(
     workers: int = 1,
     release: str = "",
     deliveries: list[Any] | None = None,
+    beside: Sequence[ProductionSpec] = (),
     as_json: bool = False,
 ) -> dict[str, Any]:
     """Run a production to its end, write its report and print the account of it; return the document."""
@@ -68,7 +94,9 @@ def finish(
     )
     try:
         with Watch(workspace.db, spec.name) as watch:
-            Produce(workspace, spec, experiment, workers, list(given), watch.turn, release=release).run()
+            others = [_beside(workspace, one, spec, experiment, workers, release) for one in beside]
+            made = Produce(workspace, spec, experiment, workers, list(given), watch.turn, release=release)
+            replace(made, beside=others).run()
         watch.show()
         document = compile_document(workspace, spec.name)
         path = write_html(workspace, document)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from beamwright.cli.common import Columns, pick, reader, reading, write_document, write_rows
+from beamwright.cli.common import Columns, open_workspace, pick, reader, reading, write_document, write_rows
+
+if TYPE_CHECKING:
+    from beamwright.production.projection import Projection
 
 
 @click.group()
@@ -38,14 +42,46 @@ def ls(folder: Path | None, as_json: bool) -> None:
 
 @production.command("show")
 @click.argument("name")
+@click.option("--deadline", metavar="DATE", help="Say whether it will be done by this date.")
 @reading
-def show(name: str, folder: Path | None, as_json: bool) -> None:
-    """Show a production: its file as it was read, its tasks and its run × step grid."""
+def show(name: str, deadline: str | None, folder: Path | None, as_json: bool) -> None:
+    """Show a production: its file as it was read, its tasks, its run × step grid and when it will be done."""
+    from beamwright.cli.constants import parse_date
     from beamwright.db import views
+    from beamwright.production import projection, tasks
     from beamwright.report import grid, terminal
 
-    with reader(folder) as conn:
-        found = pick(views.productions(conn), "name", "production", name)
-        shown = grid.grid(conn, found)
+    by = None if deadline is None else parse_date(deadline)
+    workspace = open_workspace(folder)
+    try:
+        workspace.db.check()
+        with workspace.db.read() as conn:
+            found = pick(views.productions(conn), "name", "production", name)
+            shown = grid.grid(conn, found)
+            now = workspace.clock.now()
+            rows = projection.project(conn, tasks.plan(conn, found["id"]), now, by)
+    finally:
+        workspace.db.close()
     document = {key: value for key, value in found.items() if key != "id"} | {"grid": shown}
-    write_document(document, as_json, None if as_json else terminal.grid_lines(shown))
+    document["projection"] = [row.document() for row in rows]
+    if by is not None:
+        document["in_time"] = None if any(r.late_s is None for r in rows) else all(_in_time(r) for r in rows)
+    lines = [] if as_json else [*terminal.grid_lines(shown), "", *(_line(row) for row in rows)]
+    write_document(document, as_json, lines)
+
+
+def _in_time(row: Projection) -> bool:
+    return row.late_s is not None and row.late_s <= 0
+
+
+def _line(row: Projection) -> str:
+    """Say in words when a step will be done."""
+    from beamwright.report import text
+
+    told = f"{row.step}: {row.done} of {row.expected} runs"
+    if row.done < row.expected:
+        told += f", {row.rate_h:.3g} an hour" if row.rate_h else ", no rate yet"
+    told += f", done at {text.time(row.finish)}" if row.finish is not None else ""
+    if row.late_s is not None:
+        told += f", {abs(row.late_s) / 3600:.1f} h {'late' if row.late_s > 0 else 'before the deadline'}"
+    return told

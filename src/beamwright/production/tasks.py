@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from beamwright.core.canonical import content_hash
-from beamwright.core.errors import ReleaseError, UnknownNameError
+from beamwright.core.errors import ReleaseError, StateError, UnknownNameError
 from beamwright.db import history, schema
 from beamwright.db.engine import insert_id
 from beamwright.production.spec import DatasetSpec, ProductionSpec, StepSpec, split_input
@@ -95,6 +95,8 @@ def start(
         raise ReleaseError(message, hint="install beamwright and the experiment as packages (not editable)")
     table = schema.production
     row = conn.execute(sa.select(table).where(table.c.name == spec.name)).one_or_none()
+    if spec.uniform:
+        _check_constants(conn, spec, facts, row)
     if row is None:
         return _create(conn, spec, facts, release, now)
     if row.release != release and spec.uniform:
@@ -103,6 +105,27 @@ def start(
         raise ReleaseError(message, hint=hint)
     _update(conn, row, spec, facts, release, now)
     return int(row.id)
+
+
+def _check_constants(conn: sa.Connection, spec: ProductionSpec, facts: Mapping[str, Facts], row: Any) -> None:
+    """Refuse constants that could change under a uniform production: an open global tag, or another one.
+
+    Raises: StateError. What the production calibrates itself stays open until it is done.
+    """
+    known = {d["name"]: d["global_tag"] for d in row.spec["dataset"]} if row is not None else {}
+    steps = [step for step in spec.step if facts[step.name].reads]
+    for dataset in spec.dataset:
+        before = known.get(dataset.name, dataset.global_tag)
+        if before != dataset.global_tag:
+            message = f"production {spec.name} is uniform, and runs under global tag {before}"
+            raise StateError(message, hint=f"start a production of another name for {dataset.global_tag}")
+        kinds = {step.kind for step in steps if dataset.name in step.inputs}
+        state = sa.select(schema.global_tag.c.state).where(schema.global_tag.c.name == dataset.global_tag)
+        if kinds == {"process"} and conn.execute(state).scalar() != "frozen":
+            raise StateError(
+                f"production {spec.name} is uniform, and global tag {dataset.global_tag} is not frozen",
+                hint="freeze it (`beamwright conditions freeze`), or a copy (`beamwright conditions tag`)",
+            )
 
 
 def plan(conn: sa.Connection, production_id: int) -> Plan:

@@ -21,14 +21,9 @@ from beamwright.server import auth
 from beamwright.server.app import create_app
 
 PAGES = (
-    "/",
-    "/index.json",
-    "/production/sample",
-    "/production/sample.json",
-    "/explain/A/2",
-    "/live/sample.json",
+    "/", "/index.json", "/production/sample", "/production/sample.json", "/explain/A/2", "/live/sample.json",
     "/nowhere",
-)
+)  # fmt: skip
 
 
 @pytest.fixture
