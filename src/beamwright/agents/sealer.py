@@ -20,9 +20,9 @@ class Sealer:
     _due: float = 0.0
 
     def turn(self) -> int:
-        """Seal when it is due; a seal gives nobody work, so it does not count."""
+        """Seal when it is due, a little at a time; a seal gives nobody work, so it does not count."""
         now = self.workspace.clock.now()
         if now >= self._due:
-            self._due = now + EVERY_SECONDS
-            seals.seal(self.workspace.db, now, PATIENCE_SECONDS)
+            done = seals.seal(self.workspace.db, now, PATIENCE_SECONDS, most=1)
+            self._due = now if done == seals.LINES else now + EVERY_SECONDS
         return 0

@@ -18,9 +18,10 @@ from beamwright.db.engine import Database, insert_id
 from beamwright.db.schema import history as lines
 from beamwright.db.schema import seal as table
 
-LINES = 10_000
+LINES = 5000
 PATIENCE_SECONDS = 30.0
 _POLL_SECONDS = 0.02
+_SHORTEST = 8
 _LOCK = 0x7365616C
 _COLUMNS = ("id", "at", "kind", "object", "source", "target", "actor", "reason", "data")
 
@@ -47,12 +48,12 @@ def watermark(database: Database, patience: float = PATIENCE_SECONDS) -> int:
     return newest
 
 
-def seal(database: Database, now: float, patience: float = PATIENCE_SECONDS) -> int:
-    """Seal what is settled and not sealed yet; return the number of lines."""
+def seal(database: Database, now: float, patience: float = PATIENCE_SECONDS, most: int | None = None) -> int:
+    """Seal what is settled and not sealed yet, in at most so many seals; return the number of lines."""
     settled = watermark(database, patience)
-    total = 0
-    while done := _seal_some(database, settled, now):
-        total += done
+    total = made = 0
+    while made != most and (done := _seal_some(database, settled, now)):
+        total, made = total + done, made + 1
     return total
 
 
@@ -63,8 +64,9 @@ def head(conn: sa.Connection) -> dict[str, Any] | None:
 
 
 def leads_through(conn: sa.Connection, chain: str) -> bool:
-    """Tell whether a head that was noted is on the chain."""
-    return conn.execute(sa.select(table.c.id).where(table.c.chain == chain)).first() is not None
+    """Tell whether a head that was noted, or its beginning, is on the chain."""
+    noted = table.c.chain.startswith(chain, autoescape=True)
+    return len(chain) >= _SHORTEST and conn.execute(sa.select(table.c.id).where(noted)).first() is not None
 
 
 def open_lines(conn: sa.Connection) -> int:
