@@ -1,19 +1,19 @@
-"""Write, read, verify and merge DST-like tuples: ours against uproot's writer and reader and ROOT's hadd."""
+"""Write, read and verify DST-like tuples: ours against uproot's RNTuple and TTree and pyarrow's Parquet."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 import awkward as ak
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import uproot
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from harness import Figure, arguments, child_cpu, report, seconds, side_by_side
+from harness import Figure, arguments, report, seconds, side_by_side
 
 from beamwright.event.rntuple import (
     ClusterCutter,
@@ -41,14 +41,6 @@ SCHEMA = Schema(
     ]
 )
 BENCH = "event/rntuple_io"
-FILES = 20
-START = "import beamwright.event.rntuple"
-MERGE = (
-    "import sys\n"
-    "from beamwright.event.rntuple import merge_files\n"
-    "with open(sys.argv[1], 'wb') as out:\n"
-    "    merge_files(sys.argv[2:], out, {})\n"
-)
 
 
 def sample(n: int, seed: int = 1) -> ColumnData:
@@ -133,83 +125,90 @@ def rate(
     return Figure("event/rntuple_io", work, n, size / ours, speed, name, "MB/s", ratio, equal)
 
 
+def write_tree(path: Path, events: ak.Array) -> None:
+    """Write the events into a TTree with uproot, same compression."""
+    fields = {name: events[name] for name in ("run", "section", "event", "Hit", "Track")}
+    fields |= {f"Header_{name}": events["Header", name] for name in ("time", "flags")}
+    with uproot.recreate(path, compression=uproot.ZSTD(1)) as file:
+        file["events"] = fields
+
+
+def read_tree(path: Path) -> ak.Array:
+    """Read all branches with uproot."""
+    with uproot.open(path, object_cache=None, array_cache=None) as file:
+        return file["events"].arrays()
+
+
+def same_tree(arrays: ColumnData, events: ak.Array) -> bool:
+    """Tell whether a TTree has the values of ours."""
+    return all(
+        np.array_equal(ak.to_numpy(ak.flatten(events[bank, name])), arrays[f"{bank}.{name}"])
+        for bank, columns in (("Hit", HIT), ("Track", TRACK))
+        for name in columns
+    )
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write the events with pyarrow, same compression; they are Arrow already."""
+    pq.write_table(table, path, compression="zstd", compression_level=1)
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """Read all columns on one thread."""
+    return pq.read_table(path, use_threads=False)
+
+
 def input_output(directory: Path, n: int, repeat: int) -> list[Figure]:
-    """Compare writing and reading with uproot."""
+    """Compare writing and reading with the peers."""
     arrays = sample(n)
     events = lists(arrays)
+    table = ak.to_arrow_table(events, extensionarray=False)
     size = sum(array.nbytes for array in arrays.values()) / 1e6
-    ours, theirs = directory / "ours.root", directory / "uproot.root"
+    ours, theirs, tree, parquet = (directory / name for name in ("o.root", "u.root", "t.root", "p.parquet"))
     writing = side_by_side(
-        [seconds(lambda: write(ours, arrays)), seconds(lambda: write_uproot(theirs, events))], repeat
+        [
+            seconds(lambda: write(ours, arrays)),
+            seconds(lambda: write_uproot(theirs, events)),
+            seconds(lambda: write_tree(tree, events)),
+            seconds(lambda: write_parquet(parquet, table)),
+        ],
+        repeat,
     )
     reading = side_by_side(
         [
             seconds(lambda: read(ours)),
             seconds(lambda: read_uproot(theirs)),
             seconds(lambda: read_uproot(ours)),
+            seconds(lambda: read_tree(tree)),
+            seconds(lambda: read_parquet(parquet)),
         ],
         repeat,
     )
     proving = side_by_side([seconds(lambda: verify(ours))], repeat)
-    equal = same(arrays, read_uproot(ours)) and same(read(ours), read_uproot(theirs))
+    found = read(ours)
+    equal = same(arrays, read_uproot(ours)) and same(found, read_uproot(theirs))
+    as_tree = same_tree(found, read_tree(tree))
+    as_parquet = same(found, ak.from_arrow(read_parquet(parquet)))
+    work, back = "write, zstd 1, with page checksums", "read all columns, checksums checked"
     return [
-        rate("write, zstd 1, with page checksums", n, size, writing[0], writing[1], "uproot", equal),
-        rate(
-            "read all columns, checksums checked",
-            n,
-            size,
-            reading[0],
-            reading[1],
-            "uproot, its own file",
-            equal,
-        ),
-        rate("read all columns, the same file", n, size, reading[0], reading[2], "uproot, our file", equal),
+        rate(work, n, size, writing[0], writing[1], "uproot, RNTuple", equal),
+        rate(work, n, size, writing[0], writing[2], "uproot, TTree", as_tree),
+        rate(work, n, size, writing[0], writing[3], "pyarrow, Parquet", as_parquet),
+        rate(back, n, size, reading[0], reading[1], "uproot, its own RNTuple", equal),
+        rate(back, n, size, reading[0], reading[2], "uproot, our file", equal),
+        rate(back, n, size, reading[0], reading[3], "uproot, TTree", as_tree),
+        rate(back, n, size, reading[0], reading[4], "pyarrow, Parquet", as_parquet),
         rate("verify", n, size, proving[0], None, "", verify(ours).ok),
     ]
 
 
-def merging(directory: Path, n: int, repeat: int) -> list[Figure]:
-    """Compare merging of 20 files with hadd, in CPU seconds of whole processes, start-up included."""
-    inputs = [directory / f"part{number}.root" for number in range(FILES)]
-    for number, path in enumerate(inputs):
-        write(path, sample(n // FILES, number))
-    names = [str(path) for path in inputs]
-    ours, theirs = directory / "merged.root", directory / "hadd.root"
-    sides = [
-        child_cpu([sys.executable, "-c", script, str(ours), *names], dict(os.environ))
-        for script in (MERGE, START)
-    ]
-    peers = []
-    root = importlib.util.find_spec("ROOT")
-    if root is not None and root.origin is not None:
-        home = Path(root.origin).parent
-        environment = os.environ | {"ROOTSYS": str(home), "LD_LIBRARY_PATH": str(home / "lib")}
-        peers = [("hadd -ff", ["-ff"]), ("hadd", [])]
-        command = [str(home / "bin" / "hadd"), "-f"]
-        sides += [child_cpu([*command, *mode, str(theirs), *names], environment) for _, mode in peers]
-    (spent, start), others = (medians := side_by_side(sides, repeat))[:2], medians[2:]
-    work = f"merge {FILES} files, CPU with start-up"
-    figures = [Figure(BENCH, "start-up of ours alone, CPU", n, start, None, "", "s", None, None)]
-    for (name, _), peer in zip(peers, others, strict=True):
-        equal = all(
-            np.array_equal(a, b) for a, b in zip(read(ours).values(), read(theirs).values(), strict=True)
-        )
-        figures.append(Figure(BENCH, work, n, spent, peer, name, "s", peer / spent, equal))
-    if not peers:
-        figures.append(Figure(BENCH, work, n, spent, None, "hadd absent", "s", None, verify(ours).ok))
-    return figures
-
-
 def main() -> None:
-    """Write and read at N and 10 N; merge 20 files of 25,000 events each by default, and of a tenth of it."""
+    """Write and read at N and 10 N."""
     options = arguments(__doc__, 20_000)
     figures = []
     for n in (options.events, 10 * options.events):
         with tempfile.TemporaryDirectory() as name:
             figures += input_output(Path(name), n, options.repeat)
-    for n in (5 * options.events // 2, 25 * options.events):
-        with tempfile.TemporaryDirectory() as name:
-            figures += merging(Path(name), n, options.repeat)
     report(figures, options.json)
 
 

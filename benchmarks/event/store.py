@@ -1,4 +1,4 @@
-"""The event store above the file format: streams of banks against Parquet, skims, single events."""
+"""The event store above the file format: streams of banks against Parquet, skims and their deep copies."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import Figure, arguments, report, seconds, side_by_side
 
 from beamwright.core.lineage import Lineage
-from beamwright.core.runs import EventKey
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.columnar import to_awkward
-from beamwright.event.lookup import read_record
 from beamwright.event.pointer import PointerWriter, promote
 from beamwright.event.sources import SourceFiles
 from beamwright.event.store import CollectionReader, StreamWriter
@@ -35,7 +33,6 @@ BANKS = BankSet.from_document(
 STORED = BANKS.subset(["Header", "Hit"])
 LINEAGE = Lineage("bench", "b", "s", "p", "dst", "dst", "B", "r", "c")
 CHUNK = 4096
-LOOKUPS = 50
 
 
 def sample(n: int) -> list[Batch]:
@@ -158,20 +155,6 @@ def skims(folder: Path, batches: list[Batch], n: int, repeat: int) -> list[Figur
     ]
 
 
-def lookups(folder: Path, n: int, repeat: int) -> Figure:
-    """Tell the milliseconds to find and read one event of a file that is opened anew."""
-    chosen = np.random.default_rng(2).integers(0, n, LOOKUPS).tolist()
-
-    def look_up() -> None:
-        for event in chosen:
-            with CollectionReader([folder / "dst.root"]) as reader:
-                batch = read_record(reader, EventKey("B", 1, event // 100, event))
-                assert int(batch.event[0]) == event
-
-    spent = side_by_side([seconds(look_up)], repeat)[0]
-    return Figure(BENCH, "find and read one event", n, 1e3 * spent / LOOKUPS, None, "", "ms", None, None)
-
-
 def main() -> None:
     """Measure at N and 10 N."""
     options = arguments(__doc__, 20_000)
@@ -181,7 +164,6 @@ def main() -> None:
             batches, folder = sample(n), Path(name)
             figures += streams(folder, batches, n, options.repeat)
             figures += skims(folder, batches, n, options.repeat)
-            figures.append(lookups(folder, n, options.repeat))
     report(figures, options.json)
 
 

@@ -479,3 +479,23 @@ def test_hadd_merges_our_files(sample, whole, tmp_path, mode):
 def test_root_reads_beyond_four_gigabytes(seen_by_root, large):
     with NTupleFile(large) as file:
         assert seen_by_root["large"] == len(file.read(["Hit.t"])["Hit.t"])
+
+
+@needs_root
+@pytest.mark.root
+def test_of_the_cycles_that_hadd_leaves_the_last_is_read(tmp_path):
+    hadd = ROOT_HOME / "bin" / "hadd"
+    if not hadd.exists():
+        pytest.skip("this ROOT has no hadd")
+    names = [write_file(tmp_path / f"{n}.root", [sample_arrays(10, n)]) for n in range(9)]
+    environment = os.environ | {"ROOTSYS": str(ROOT_HOME), "LD_LIBRARY_PATH": str(ROOT_HOME / "lib")}
+    # so few files at a time that it merges in rounds, and keeps the tuple of each round
+    command = [str(hadd), "-ff", "-n", "4", str(tmp_path / "all.root"), *map(str, names)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    with NTupleFile(tmp_path / "all.root") as file:
+        cycles = [key.cycle for key in file.keys if key.name == "events"]
+        assert len(cycles) > 1 and file.anchor_key.cycle == max(cycles)
+        assert file.n_entries == 90
+        expected = np.concatenate([sample_arrays(10, n)["l_u8"] for n in range(9)])
+        assert np.array_equal(file.read(["l_u8"])["l_u8"], expected)

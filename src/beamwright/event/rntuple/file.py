@@ -62,6 +62,10 @@ def page_extents(pages: Array) -> Array:
     return np.stack([begins, sizes, begins + sizes + 8 * (pages["elements"] < 0)], axis=1)
 
 
+def _cycle(key: tfile.Key) -> int:
+    return key.cycle
+
+
 class TupleFile:
     """The stored parts of one tuple of a ROOT file: head, envelopes, pages, metadata; threads may share it.
 
@@ -112,7 +116,10 @@ class TupleFile:
             _, self.writer, self.description, self.header_checksum = header
 
     def _find_anchor(self, name: str | None) -> tfile.Key:
-        anchors = {key.name: key for key in self.keys if key.class_name == tfile.ANCHOR_CLASS}
+        anchors: dict[str, tfile.Key] = {}
+        for key in (key for key in self.keys if key.class_name == tfile.ANCHOR_CLASS):
+            # Of objects of one name, which mergers leave behind, the one of the highest cycle is meant.
+            anchors[key.name] = max(key, anchors.get(key.name, key), key=_cycle)
         if not anchors:
             raise FormatError("the file holds no RNTuple", hint="convert it, or name another file")
         if name is not None and name not in anchors:
@@ -193,7 +200,7 @@ class TupleFile:
         if not keys:
             return {}
         with located(self.path):
-            text = tfile.read_string(self.payload(keys[0]))
+            text = tfile.read_string(self.payload(max(keys, key=_cycle)))
         try:
             record = json.loads(text)
             entries, digest = record["metadata"], record["sha256"]

@@ -45,13 +45,14 @@ class Key:
     title: str = ""
     unpacked: int = -1
     head_bytes: int = -1
+    cycle: int = 1
 
     def head(self) -> bytes:
         """Return the serialised key."""
         names = short_text(self.class_name) + short_text(self.name) + short_text(self.title)
         size = key_size(self.class_name, self.name, self.title)
         objlen = self.payload if self.unpacked < 0 else self.unpacked
-        numbers = struct.pack(">iHIIHH", size + self.payload, 4 + BIG_KEY, objlen, DATIME, size, 1)
+        numbers = struct.pack(">iHIIHH", size + self.payload, 4 + BIG_KEY, objlen, DATIME, size, self.cycle)
         return numbers + struct.pack(">QQ", self.position, BEGIN) + names
 
     @property
@@ -227,7 +228,7 @@ class FileHead:
 
 def read_key(data: Buffer, start: int = 0) -> tuple[Key, int]:
     """Return the key at ``start`` of ``data`` and the size of its head."""
-    nbytes, version, objlen, _, head_size, _ = struct.unpack_from(">iHIIHH", data, start)
+    nbytes, version, objlen, _, head_size, cycle = struct.unpack_from(">iHIIHH", data, start)
     layout = ">QQ" if version > BIG_KEY else ">II"
     (position, _), at = struct.unpack_from(layout, data, start + 18), start + 18 + struct.calcsize(layout)
     texts = []
@@ -236,7 +237,7 @@ def read_key(data: Buffer, start: int = 0) -> tuple[Key, int]:
         texts.append(text)
     if nbytes < head_size or at - start != head_size:
         raise FormatError("a record of the file has an impossible size", hint=DAMAGED)
-    key = Key(position, nbytes - head_size, texts[0], texts[1], texts[2], objlen, head_size)
+    key = Key(position, nbytes - head_size, texts[0], texts[1], texts[2], objlen, head_size, cycle)
     return key, head_size
 
 
