@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +35,7 @@ class Check:
 
     def document(self) -> dict[str, Any]:
         """Return a JSON-ready form."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
