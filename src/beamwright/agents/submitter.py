@@ -66,7 +66,7 @@ class Submitter:
             busy = {name: self._busy(name, held.get(name, [])) for name in farms}
             taken = {name: count for name, count in busy.items() if count is not None}
             farms = {name: farms[name] for name in taken}
-            free = sum(max(0, farms[name].slots - taken[name]) for name in farms)
+            free = sum(max(0, farms[name].room - taken[name]) for name in farms)
             found = jobs.prepared(conn, now, AHEAD * free, self._releases()) if free else []
         able = {release: self._able(release) for _, _, release in found}
         bound = [

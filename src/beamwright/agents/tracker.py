@@ -124,6 +124,8 @@ class Tracker:
 
     def _prepare(self, step: Step, row: Any) -> bool:
         """Do what a step does outside the database; tell whether it still holds."""
+        if step == "kill":
+            jobs.stop(self._places(row))
         if step in ("kill", "hang") and row.farm in self.schedulers:
             try:
                 self.schedulers[row.farm].cancel([row.batch_id or ""])

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from beamwright import durable
+from beamwright.batch import packs
 from beamwright.batch.scheduler import JobSpec, Status
 from beamwright.core.errors import SchedulerDownError, SchedulerError
 
@@ -73,13 +74,14 @@ class Access:
     setup: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     array: int = 1000
+    pack: int = 1
     poll_s: float = 5.0
     timeout_s: float = 30.0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Jobs of the same needs that are submitted together."""
+    """Elements of the same needs that are submitted together: directories of jobs, or of packs of them."""
 
     directories: tuple[Path, ...]
     memory_mb: int
@@ -136,6 +138,7 @@ class Cluster:
         self._next = float("-inf")
         self._known: dict[str, Status] = {}
         self._fresh: dict[str, float] = {}
+        self._members: list[str] = []
         self._down: SchedulerError | None = None
         self._silent_since: float | None = None
 
@@ -147,16 +150,18 @@ class Cluster:
     def submit(self, jobs: Sequence[JobSpec]) -> list[str]:
         """Hand in the jobs, equal needs together; when one batch is refused, all are taken back."""
         ids: dict[int, str] = {}
-        for indices, batch in _batches(jobs, self.access.array):
+        for packed, batch in list(_batches(jobs, self.access)):
             try:
                 answer = self.run(self.dialect.submit(self.access, batch))
-                taken = self._understood(answer, partial(self.dialect.submitted, answer, len(indices)))
+                taken = self._understood(answer, partial(self.dialect.submitted, answer, len(packed)))
             except SchedulerError:
                 with suppress(SchedulerError):
                     self.cancel(ids.values())
                 raise
-            ids |= dict(zip(indices, taken, strict=True))
-        self._fresh |= dict.fromkeys(ids.values(), self._now())
+            for batch_id, indices in zip(taken, packed, strict=True):
+                ids |= dict(zip(indices, packs.members(batch_id, len(indices)), strict=True))
+        self._fresh |= dict.fromkeys(map(packs.element, ids.values()), self._now())
+        self._members += [batch_id for batch_id in ids.values() if batch_id != packs.element(batch_id)]
         return [ids[index] for index in range(len(jobs))]
 
     def poll(self) -> Mapping[str, Status]:
@@ -166,10 +171,18 @@ class Cluster:
             self._ask(now)
         if self._down is not None:
             raise self._down
-        return self._known | {i: Status("queued") for i in self._fresh if i not in self._known}
+        known = self._known | {i: Status("queued") for i in self._fresh if i not in self._known}
+        self._members = [batch_id for batch_id in self._members if packs.element(batch_id) in known]
+        return packs.Statuses(known, self._members)
 
     def history(self, ids: Iterable[str]) -> Mapping[str, Status]:
         """Return what the batch system's records say of jobs."""
+        wanted = list(ids)
+        told = packs.Statuses(self.past(sorted({packs.element(batch_id) for batch_id in wanted})))
+        return {batch_id: told[batch_id] for batch_id in wanted if batch_id in told}
+
+    def past(self, ids: Sequence[str]) -> Mapping[str, Status]:
+        """Return what the batch system's records say of elements."""
         found: dict[str, Status] = {}
         for part in _parts(list(ids)):
             answer = self.run(self.dialect.history(self.access, part))
@@ -178,8 +191,11 @@ class Cluster:
         return found
 
     def cancel(self, ids: Iterable[str]) -> None:
-        """Ask for the end of jobs; what the batch system does not know is passed over."""
-        for part in _parts([batch_id for batch_id in ids if batch_id]):
+        """Ask for the end of jobs; what the batch system does not know is passed over.
+
+        Members of a pack end together only; a file in its job directory ends one alone.
+        """
+        for part in _parts(packs.whole(batch_id for batch_id in ids if batch_id)):
             answer = self.run(self.dialect.cancel(part))
             if not self.dialect.cancelled(answer):
                 raise self.unreachable(answer.complaint())
@@ -259,6 +275,8 @@ class FarmSettings(Protocol):
     @property
     def array(self) -> int: ...
     @property
+    def pack(self) -> int: ...
+    @property
     def poll_s(self) -> float: ...
     @property
     def timeout_s(self) -> float: ...
@@ -276,6 +294,7 @@ def access(workspace: Workspace, name: str, farm: FarmSettings) -> Access:
         setup=farm.setup,
         environment=farm.environment,
         array=farm.array,
+        pack=farm.pack,
         poll_s=farm.poll_s,
         timeout_s=farm.timeout_s,
     )
@@ -305,15 +324,18 @@ def environment(variables: Sequence[str]) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k in names or (prefixes and k.startswith(prefixes))}
 
 
-def _batches(jobs: Sequence[JobSpec], most: int) -> Iterator[tuple[list[int], Batch]]:
-    """Group jobs of equal needs, and cut the groups where they get too large."""
+def _batches(jobs: Sequence[JobSpec], access: Access) -> Iterator[tuple[list[list[int]], Batch]]:
+    """Group jobs of equal needs into packs, and packs into arrays that are not too large."""
     groups: dict[tuple[int, float, tuple[str, ...]], list[int]] = {}
     for index, job in enumerate(jobs):
         groups.setdefault((job.memory_mb, job.wall_s, job.avoid), []).append(index)
-    for needs, indices in groups.items():
-        for start in range(0, len(indices), most):
-            part = indices[start : start + most]
-            yield part, Batch(tuple(jobs[index].directory for index in part), *needs)
+    for (memory_mb, wall_s, avoid), indices in groups.items():
+        packed = [indices[start : start + access.pack] for start in range(0, len(indices), access.pack)]
+        for start in range(0, len(packed), access.array):
+            part = packed[start : start + access.array]
+            found = [[jobs[index].directory for index in pack] for pack in part]
+            directories = tuple(packs.directory(access.folder, pack) for pack in found)
+            yield part, Batch(directories, memory_mb, wall_s * len(part[0]), avoid)
 
 
 def _parts(ids: list[str]) -> Iterator[list[str]]:

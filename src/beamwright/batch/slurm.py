@@ -10,7 +10,7 @@ Slurm keeps no record of array elements that are cancelled while they wait: thei
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from beamwright.batch import cluster, script
@@ -101,11 +101,11 @@ class SlurmCluster(cluster.Cluster):
     _record: Path | None = None
     _has_asked = False
 
-    def history(self, ids: Iterable[str]) -> Mapping[str, Status]:
+    def past(self, ids: Sequence[str]) -> Mapping[str, Status]:
         """Return how jobs ended, by the file of completed jobs or by the accounting."""
         record = self._completed()
         if record is None:
-            return super().history(ids)
+            return super().past(ids)
         wanted = set(ids)
         try:
             return read_completed(record, wanted)

@@ -1,6 +1,7 @@
 """The job wrapper: runs one attempt on a worker, from its inputs' checksums to its signed report.
 
-``python -m beamwright.batch.wrapper JOBDIR`` runs one job; ``--serve`` runs those whose directories come
+``python -m beamwright.batch.wrapper JOBDIR`` runs one job, or those that the file ``pack`` there lists; a
+file ``stop`` in a job's directory ends that one alone. ``--serve`` runs those whose directories come
 in on the standard input, one after the other, through a warm runner (``--fresh``: each in a process of
 its own). A serving wrapper whose scheduler dies finishes the job at hand, reports and ends.
 
@@ -31,6 +32,7 @@ from beamwright import durable
 from beamwright.batch.children import Command, Ended, Fresh, Guard, Launcher, Warm, adopt_orphans
 
 REPORTED_OK, REPORTED_FAILURE, NOT_REPORTED, NOT_MINE = 0, 1, 74, 75
+PACK_FILE, STOP_FILE = "pack", "stop"
 HEARTBEAT_S = 5.0
 LEAST_FREE_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -348,7 +350,7 @@ class Attempt:
 
     def _child(self, argv: list[str], stdout: Path | None = None) -> Ended:
         limits = self.job["limits"]
-        guard = Guard(float(limits["wall_s"]), float(limits["memory_mb"]), self.beat, self.stop.why)
+        guard = Guard(float(limits["wall_s"]), float(limits["memory_mb"]), self.beat, self._why)
         environment = dict.fromkeys(POOLS, "1") | {"TMPDIR": str(self.scratch), "MPLBACKEND": "Agg"}
         try:
             ended = self.launcher.run(Command(argv, self.scratch, self.log, stdout, environment), guard)
@@ -365,9 +367,13 @@ class Attempt:
         except durable.ConfinementError as error:
             raise JobFailed("policy", f"an output leaves the scratch directory: {error}") from error
 
+    def _why(self) -> str:
+        """Return the failure class for stopping now, or nothing; somebody may want this job alone to stop."""
+        return self.stop.why() or ("node" if (self.directory / STOP_FILE).exists() else "")
+
     def _pulse(self) -> None:
         self.beat()
-        if self.stop.is_asked:
+        if self._why():
             raise JobFailed("node", f"{_STOPPED['node']} in the phase {self.phase}")
 
     def _full(self) -> str:
@@ -415,7 +421,7 @@ def run_job(directory: Path, choose: Callable[[dict[str, Any]], Launcher], stop:
         sys.stderr.write(f"{directory}: not run: {error}\n")
         return NOT_MINE
     try:
-        if (directory / "revoked").exists():
+        if any((directory / name).exists() for name in ("revoked", STOP_FILE)):
             return NOT_MINE
         job = json.loads((directory / "job.json").read_bytes())
         ticket = bytes.fromhex((directory / "ticket").read_text().strip())
@@ -424,6 +430,21 @@ def run_job(directory: Path, choose: Callable[[dict[str, Any]], Launcher], stop:
         return Attempt(directory, job, ticket, choose(job), stop, started).run()
     finally:
         lock.release()
+
+
+def run_pack(directory: Path, stop: Stop) -> int:
+    """Run the jobs that a pack lists, one after the other; what befalls one leaves the others alone."""
+    runners, codes = Runners(every=1000), []
+    for line in (directory / PACK_FILE).read_text().splitlines():
+        if stop.is_asked:  # the rest has not begun, and is tried again
+            break
+        try:
+            codes.append(run_job(Path(line), runners.choose, stop))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            sys.stderr.write(f"{line}: not run: {error!r}\n")
+            codes.append(NOT_MINE)
+    runners.close()
+    return NOT_REPORTED if NOT_REPORTED in codes else max(codes, default=NOT_MINE)
 
 
 class Runners:
@@ -467,14 +488,17 @@ def serve(every: int, is_fresh: bool) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Run as ``wrapper JOBDIR`` or ``wrapper --serve [--fresh] [--every N]``."""
+    """Run as ``wrapper JOBDIR``, ``wrapper PACKDIR`` or ``wrapper --serve [--fresh] [--every N]``."""
     adopt_orphans()
     if "--serve" in argv:
         every = int(argv[argv.index("--every") + 1]) if "--every" in argv else 1000
         return serve(every, "--fresh" in argv)
     stop = Stop()
     stop.install()
-    return run_job(Path(argv[0]).absolute(), lambda job: Fresh(), stop)
+    directory = Path(argv[0]).absolute()
+    if (directory / PACK_FILE).is_file():
+        return run_pack(directory, stop)
+    return run_job(directory, lambda job: Fresh(), stop)
 
 
 def _verdict(line: str) -> dict[str, Any] | None:

@@ -102,9 +102,15 @@ class Farm(Declaration):
     setup: str = ""
     environment: dict[str, str] = Field(default_factory=dict)
     array: int = Field(default=1000, ge=1)
+    pack: int = Field(default=1, ge=1, le=1000)
     poll_s: float = Field(default=5, ge=0)
     timeout_s: float = Field(default=30, gt=0)
     installed_only: bool = False
+
+    @property
+    def room(self) -> int:
+        """How many jobs it takes at once: each slot has the jobs of a pack, one after the other."""
+        return self.slots * self.pack
 
 
 class Limits(Declaration):

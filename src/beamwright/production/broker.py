@@ -22,7 +22,7 @@ def assign(
     """Return (job, farm) pairs: jobs in the given order, each to the farm with the most free power that may
     take it.
     """
-    free = {name: farm.slots - busy.get(name, 0) for name, farm in farms.items()}
+    free = {name: farm.room - busy.get(name, 0) for name, farm in farms.items()}
     pairs = []
     for job in jobs:
         able = [name for name in sorted(free) if free[name] > 0 and (not job.farms or name in job.farms)]

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from beamwright import durable
+from beamwright.batch.wrapper import STOP_FILE
 from beamwright.core.canonical import canonical_json
 from beamwright.core.messages import (
     FORMAT,
@@ -187,6 +188,12 @@ def revoke(places: Places) -> bool:
     except durable.LockHeldError:
         return False
     return True
+
+
+def stop(places: Places) -> None:
+    """Have the attempt's wrapper end it, or not begin it, whatever else it runs."""
+    if places.job.is_dir():
+        durable.put_once(places.job / STOP_FILE, b"", sync=False)
 
 
 def failures(conn: sa.Connection, job_id: int) -> dict[str, int]:

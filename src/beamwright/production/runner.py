@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,17 +24,18 @@ from beamwright.batch.children import die_with_parent
 from beamwright.core.errors import UsageError
 
 
-def main() -> int:
-    """Serve requests until the input ends."""
+def main(perform: Callable[[list[str]], int] | None = None) -> int:
+    """Serve requests until the input ends; ``perform`` stands in for what runs a command."""
     answers = os.dup(1)
     os.dup2(2, 1)  # what anything prints must not come between the answers
     for line in sys.stdin.buffer:
         request = json.loads(line)
         try:
-            warm(request["argv"])
+            if perform is None:
+                warm(request["argv"])
         except Exception:  # noqa: BLE001 - the child meets the same error and reports it
             traceback.print_exc()
-        _serve(request, answers)
+        _serve(request, answers, perform or _perform)
     return 0
 
 
@@ -72,7 +74,11 @@ def run(argv: list[str]) -> int:
     )
 
 
-def _serve(request: dict[str, Any], answers: int) -> None:
+def _perform(argv: list[str]) -> int:
+    return run(command_of(argv))
+
+
+def _serve(request: dict[str, Any], answers: int, perform: Callable[[list[str]], int]) -> None:
     """Fork a child for the request, and answer with its pid and its end."""
     start = time.monotonic()
     _refuse_threads()
@@ -81,7 +87,7 @@ def _serve(request: dict[str, Any], answers: int) -> None:
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _become(request, answers)
+        _become(request, answers, perform)
     with suppress(OSError):  # the child does the same; whoever comes first
         os.setpgid(pid, pid)
     _answer(answers, {"pid": pid})
@@ -101,7 +107,7 @@ def _refuse_threads() -> None:
         raise UsageError(message, hint="start threads when the job runs, not when modules are imported")
 
 
-def _become(request: dict[str, Any], answers: int) -> NoReturn:
+def _become(request: dict[str, Any], answers: int, perform: Callable[[list[str]], int]) -> NoReturn:
     """Turn a fresh child into the process that was asked for; never returns."""
     exit_code = 1
     try:
@@ -111,7 +117,7 @@ def _become(request: dict[str, Any], answers: int) -> NoReturn:
         _redirect(request)
         os.environ.update(request["environment"])
         os.chdir(request["cwd"])
-        exit_code = run(command_of(request["argv"]))
+        exit_code = perform(request["argv"])
     except SystemExit as error:
         exit_code = error.code if isinstance(error.code, int) else 1
     except BaseException:  # noqa: BLE001 - the child's last word is its traceback and exit code

@@ -104,7 +104,11 @@ def validate(files: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run as ``process --job FILE`` or ``validate --json FILE...``."""
+    """Run as ``process --job FILE``, ``validate --json FILE...`` or ``process --serve``."""
+    if list(arguments) == ["process", "--serve"]:
+        from beamwright.production import runner
+
+        return runner.main(lambda argv: main(argv[argv.index("beamwright.testing.payload") + 1 :]))
     if arguments[0] == "process":
         return process(json.loads(Path(arguments[-1]).read_bytes())["config"])
     return validate(arguments[2:])

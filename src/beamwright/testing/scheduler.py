@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from beamwright.batch import packs
 from beamwright.batch.scheduler import JobSpec, Scheduler, Status
+from beamwright.batch.wrapper import STOP_FILE
 from beamwright.core.errors import SchedulerDownError, SchedulerError
 from beamwright.testing.payload import has_started, make_job, report_of
 
@@ -140,6 +142,67 @@ class SchedulerConformance:
         limit = time.monotonic() + (patience or self.patience)
         while not holds():
             assert time.monotonic() < limit, f"it did not come true in {patience or self.patience} s"
+            time.sleep(0.05)
+
+
+class PackedConformance:
+    """Packs: jobs in one element, each with its own attempt and report. ``packed`` packs three together."""
+
+    patience = 60.0
+
+    def test_each_job_of_a_pack_reports_for_itself(self, packed: Scheduler, tmp_path: Path) -> None:
+        directories = [make_job(tmp_path, f"job{n}") for n in range(7)]
+        ids = packed.submit([JobSpec(directory) for directory in directories])
+        assert len(set(ids)) == 7
+        assert len({packs.element(batch_id) for batch_id in ids}) == 3
+        assert set(ids) <= set(packed.poll())
+        self.ended(packed, ids)
+        reports = [report_of(directory) for directory in directories]
+        assert [report and report["attempt"]["nonce"] for report in reports] == [f"job{n}" for n in range(7)]
+        assert {report and report["status"] for report in reports} == {"ok"}
+
+    def test_what_befalls_one_leaves_the_others_alone(self, packed: Scheduler, tmp_path: Path) -> None:
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        bad, good = make_job(tmp_path, "bad", "fail"), make_job(tmp_path, "good")
+        ids = packed.submit([JobSpec(directory) for directory in (bad, empty, good)])
+        self.ended(packed, ids)
+        assert (report_of(bad) or {})["failure_class"] == "application_error"
+        assert (report_of(good) or {})["status"] == "ok"
+
+    def test_one_is_stopped_and_the_others_go_on(self, packed: Scheduler, tmp_path: Path) -> None:
+        directories = [make_job(tmp_path, "first", "sleep"), *(make_job(tmp_path, n) for n in "ab")]
+        ids = packed.submit([JobSpec(directory) for directory in directories])
+        self.until(lambda: has_started(directories[0]))
+        packed.cancel(ids[:2])  # nothing is cancelled through the batch system but whole packs
+        for directory in directories[:2]:
+            (directory / STOP_FILE).touch()
+        self.ended(packed, ids)
+        reports = [report_of(directory) for directory in directories]
+        assert (reports[0] or {})["failure_class"] == "node"
+        assert reports[1] is None
+        assert (reports[2] or {})["status"] == "ok"
+
+    def test_a_pack_is_cancelled_whole(self, packed: Scheduler, tmp_path: Path) -> None:
+        directories = [make_job(tmp_path, f"job{n}", "sleep") for n in range(3)]
+        ids = packed.submit([JobSpec(directory) for directory in directories])
+        self.until(lambda: has_started(directories[0]))
+        packed.cancel(ids)
+        self.ended(packed, ids)
+        self.until(lambda: report_of(directories[0]) is not None)
+        assert [report_of(directory) is None for directory in directories] == [False, True, True]
+
+    def ended(self, scheduler: Scheduler, ids: Sequence[str]) -> None:
+        """Wait until all jobs are finished or no longer known."""
+        self.until(
+            lambda: all(scheduler.poll().get(i, UNKNOWN).state in ("finished", "unknown") for i in ids)
+        )
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds."""
+        limit = time.monotonic() + self.patience
+        while not holds():
+            assert time.monotonic() < limit, f"it did not come true in {self.patience} s"
             time.sleep(0.05)
 
 

@@ -13,7 +13,7 @@ from beamwright.batch.gridengine import GridEngine
 from beamwright.batch.scheduler import JobSpec, Scheduler, Status
 from beamwright.core.errors import SchedulerError
 from beamwright.testing.payload import has_started, make_job, report_of
-from beamwright.testing.scheduler import SchedulerConformance, UnreachableConformance
+from beamwright.testing.scheduler import PackedConformance, SchedulerConformance, UnreachableConformance
 from support.gridengine import RealGridEngine, missing, running
 
 
@@ -35,6 +35,12 @@ def scheduler(grid_engine: RealGridEngine, tmp_path: Path) -> Iterator[Cluster]:
     yield scheduler
     scheduler.cancel(scheduler.poll())
     scheduler.close()
+
+
+class TestGridEngineInPacks(PackedConformance):
+    @pytest.fixture
+    def packed(self, grid_engine: RealGridEngine, tmp_path: Path) -> Cluster:
+        return connected(tmp_path, pack=3)
 
 
 class TestGridEngine(SchedulerConformance):

@@ -14,7 +14,7 @@ from beamwright.batch.scheduler import JobSpec, Scheduler
 from beamwright.batch.slurm import Slurm, SlurmCluster
 from beamwright.core.errors import SchedulerError
 from beamwright.testing.payload import has_started, make_job, report_of
-from beamwright.testing.scheduler import SchedulerConformance, UnreachableConformance
+from beamwright.testing.scheduler import PackedConformance, SchedulerConformance, UnreachableConformance
 from support.slurm import RealSlurm, end, holder, missing, running
 
 
@@ -28,6 +28,22 @@ def scheduler(slurm: RealSlurm, tmp_path: Path) -> Iterator[SlurmCluster]:
     yield scheduler
     scheduler.cancel(i for i, status in scheduler.poll().items() if status.state != "finished")
     scheduler.close()
+
+
+class TestSlurmInPacks(PackedConformance):
+    @pytest.fixture
+    def packed(self, slurm: RealSlurm, tmp_path: Path) -> SlurmCluster:
+        return connected(tmp_path, pack=3)
+
+    def test_another_process_knows_the_members(self, packed: SlurmCluster, tmp_path: Path) -> None:
+        directories = [make_job(tmp_path, "first", "sleep"), make_job(tmp_path, "second")]
+        ids = packed.submit([JobSpec(directory) for directory in directories])
+        self.until(lambda: has_started(directories[0]))
+        other = connected(tmp_path)  # the settings may have changed since
+        self.until(lambda: other.poll()[ids[1]].state == "running")
+        other.cancel(ids)
+        self.ended(packed, ids)
+        self.until(lambda: set(other.history(ids)) == set(ids))
 
 
 class TestSlurm(SchedulerConformance):

@@ -139,6 +139,14 @@ def test_farms_get_no_more_than_they_have_room_for(world: World) -> None:
     assert world.submitter.turn() == 1
 
 
+def test_a_farm_that_packs_jobs_has_room_for_a_pack_in_each_slot(world: World) -> None:
+    farm = world.workspace.settings.farm["near"].model_copy(update={"pack": 2})
+    world.workspace.settings = world.workspace.settings.model_copy(update={"farm": {"near": farm}})
+    world.submitter.schedulers = {"near": world.near}
+    assert world.submitter.turn() == 2
+    assert len(world.near.jobs) == 2
+
+
 def test_a_refusing_batch_system_gets_its_leases_taken_back(world: World) -> None:
     world.near.refuses = world.far.refuses = True
     world.submitter.turn()
@@ -295,6 +303,7 @@ def test_attempts_at_a_job_that_is_no_longer_wanted_are_cancelled(world: World, 
     world.tracker.turn()
     farm = {"near": world.near, "far": world.far}[world.rows(schema.attempt)[0].farm]
     assert farm.cancelled == ["b0"]
+    assert (world.places().job / "stop").exists()  # for a pack, of which the batch system ends all or none
     assert world.states(schema.attempt) == ["killed", "submitted"]
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from beamwright import durable
-from beamwright.batch import wrapper
+from beamwright.batch import packs, wrapper
 from beamwright.batch.children import Fresh, Warm
+from beamwright.batch.scheduler import Status
 from beamwright.production.tickets import is_signed
 from support.jobs import COMMANDS, KEY, make_job, report_of, wish
 
@@ -248,3 +249,48 @@ def wait_for(condition: object, seconds: float = 20.0) -> None:
 
 def read(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
+
+
+def test_a_pack_runs_its_jobs_one_after_the_other_each_with_its_own_report(tmp_path: Path) -> None:
+    wishes = {"good": "", "crashed": "crash", "unwanted": "", "last": ""}
+    jobs = [make_job(tmp_path, name, **wish(what)) for name, what in wishes.items()]
+    (jobs[2] / "stop").touch()
+    lines = [*jobs[:2], tmp_path / "nowhere", *jobs[2:]]
+    pack = packs.directory(tmp_path, lines)
+    done = subprocess.run([sys.executable, "-m", "beamwright.batch.wrapper", str(pack)], check=False)
+    assert done.returncode == wrapper.NOT_MINE
+    reports = [report_of(directory) for directory in (jobs[0], jobs[1], jobs[3])]
+    assert [report["failure_class"] for report in reports] == [None, "application_crash", None]
+    assert [report["attempt"]["nonce"] for report in reports] == ["good", "crashed", "last"]
+    assert not (tmp_path / "store" / "unwanted").exists()
+
+
+def test_a_pack_that_is_told_to_stop_begins_no_further_job(tmp_path: Path) -> None:
+    jobs = [make_job(tmp_path, "first", **wish("sleep")), make_job(tmp_path, "second")]
+    pack = packs.directory(tmp_path, jobs)
+    process = subprocess.Popen([sys.executable, "-m", "beamwright.batch.wrapper", str(pack)])
+    while not (jobs[0] / "log").exists() or b"sleeping" not in (jobs[0] / "log").read_bytes():
+        time.sleep(0.02)
+    process.terminate()
+    process.wait(30)
+    assert report_of(jobs[0])["failure_class"] == "node"
+    assert not (jobs[1] / "lock").exists()
+
+
+def test_a_file_ends_one_attempt_alone(tmp_path: Path) -> None:
+    directory = make_job(tmp_path, **wish("sleep"))
+    process = subprocess.Popen([sys.executable, "-m", "beamwright.batch.wrapper", str(directory)])
+    while not (directory / "log").exists() or b"sleeping" not in (directory / "log").read_bytes():
+        time.sleep(0.02)
+    (directory / "stop").touch()
+    process.wait(30)
+    assert report_of(directory)["failure_class"] == "node"
+
+
+def test_the_ids_of_a_packs_members_lead_to_their_element() -> None:
+    ids = packs.members("12_3", 2)
+    assert ids == ["12_3#0/2", "12_3#1/2"] and packs.members("12_4", 1) == ["12_4"]
+    assert [packs.element(batch_id) for batch_id in [*ids, "12_4"]] == ["12_3", "12_3", "12_4"]
+    assert packs.whole([ids[0], "12_4"]) == ["12_4"] and packs.whole(ids) == ["12_3"]
+    said = packs.Statuses({"12_3": Status("running")}, ids)
+    assert said[ids[1]] == Status("running") and set(said) == {"12_3", *ids} and "12_4" not in said
