@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -11,13 +11,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from beamwright.core.errors import FormatError, SchemaMismatchError, UnknownNameError
+from beamwright.core.errors import FormatError, SchemaMismatchError
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.evolution import Evolution
 from beamwright.event.keys import Index
 from beamwright.event.metadata import FileMetadata, metadata_of
-from beamwright.event.reader import Reader
+from beamwright.event.reader import OneKindReader
 from beamwright.event.rntuple import ColumnData, NTupleFile
 from beamwright.event.sources import Borrower, SourceFiles
 from beamwright.event.table import Table
@@ -28,7 +28,7 @@ MAX_GAP = 2000
 """Records not asked for that are read along rather than starting another read."""
 
 
-class CollectionReader(Reader):
+class CollectionReader(OneKindReader):
     """Reads the records of a collection: files of one stream, in any order.
 
     ``series`` and ``declarations`` (the banks) come from the metadata of the files, which must agree. The
@@ -125,26 +125,17 @@ class CollectionReader(Reader):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def records(self) -> tuple[str, ...]:
-        """Return the record kinds: one."""
-        return (self.record,)
-
-    def banks(self, record: str) -> tuple[str, ...]:
-        """Return the names of the banks of a record kind."""
-        self._check_record(record)
-        return tuple(self.declarations)
-
-    def _check_record(self, record: str) -> None:
-        if record != self.record:
-            raise UnknownNameError(f"record kind of {self.files[0].path}", record, [self.record])
+    @property
+    def place(self) -> str:
+        return str(self.files[0].path)
 
     def index(self, record: str) -> Index:
         """Return the keys of all records in key order."""
         self._check_record(record)
         if self._index is None:
             parts = [file.read(KEYS) for file in self.files]
-            columns = (np.concatenate([part[name] for part in parts]) for name in KEYS)
-            size = np.concatenate([_record_bytes(file) for file in self.files])
+            columns = (_joined([part[name] for part in parts]) for name in KEYS)
+            size = _joined([_record_bytes(file) for file in self.files])
             self._index = Index.build(*columns, name=str(self.files[0].path), size=size)
             self._is_in_order = bool((np.diff(self._index.entry) == 1).all())
         return self._index
@@ -278,7 +269,10 @@ def _borrows(metadata: FileMetadata) -> tuple[Any, ...]:
 
 
 def _record_bytes(file: NTupleFile) -> NDArray[np.int64]:
-    """Return the mean bytes of a record in its cluster, for each record."""
-    lengths = [cluster.n_entries for cluster in file.clusters]
-    means = [file.cluster_bytes(number) // length for number, length in enumerate(lengths)]
-    return np.repeat(np.asarray(means, np.int64), lengths)
+    """Return the mean bytes of a record, once for all of a file: a view that takes no memory."""
+    whole = sum(file.cluster_bytes(number) for number in range(len(file.clusters)))
+    return np.broadcast_to(np.int64(whole // max(file.n_entries, 1)), file.n_entries)
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -22,7 +22,7 @@ from beamwright.event.banks import LEAVES, MANY, MAX_DEPTH, ONE, RESERVED, TEXT,
 from beamwright.event.batch import Batch
 from beamwright.event.columnar import extra
 from beamwright.event.keys import Index
-from beamwright.event.reader import Positions, Reader
+from beamwright.event.reader import OneKindReader, Positions
 from beamwright.event.table import Array, Jagged, Table, Values
 
 SCALARS = "Event"
@@ -127,7 +127,7 @@ def _kind(layout: Any) -> tuple[str, int] | None:
     return None if name is None or depth > MAX_DEPTH else (name, depth)
 
 
-class ForeignReader(Reader):
+class ForeignReader(OneKindReader):
     """Reads one tree of a file of others; subclass it to say which tree, record kind and keys are meant.
 
     A file without run numbers takes the run that is given, one without sections has section 0, one without
@@ -135,7 +135,7 @@ class ForeignReader(Reader):
     """
 
     tree: ClassVar[str] = ""
-    record: ClassVar[str] = "event"
+    record = "event"
     keys: ClassVar[Mapping[str, str]] = {}
     built = False
 
@@ -195,18 +195,9 @@ class ForeignReader(Reader):
                 found[key] = name
         return found
 
-    def records(self) -> tuple[str, ...]:
-        """Return the record kinds: one."""
-        return (self.record,)
-
-    def banks(self, record: str) -> tuple[str, ...]:
-        """Return the names of the banks."""
-        self._check_record(record)
-        return tuple(self.declarations)
-
-    def _check_record(self, record: str) -> None:
-        if record != self.record:
-            raise UnknownNameError(f"record kind of {self.path}", record, [self.record])
+    @property
+    def place(self) -> str:
+        return str(self.path)
 
     def index(self, record: str) -> Index:
         """Return the keys of all entries in key order."""

@@ -11,7 +11,8 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from beamwright.core.errors import FormatError
+from beamwright.core.errors import FormatError, UnknownNameError
+from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.keys import Index
 
@@ -72,6 +73,34 @@ class Reader(ABC):
 
     def close(self) -> None:  # noqa: B027 - most readers have nothing to do
         """Close the files."""
+
+
+class OneKindReader(Reader):
+    """A reader of files that hold records of one kind, ``record``, with the banks of ``declarations``."""
+
+    record: str
+    declarations: BankSet
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """What errors name: the file, or the first of several."""
+
+    def records(self) -> tuple[str, ...]:
+        """Return the record kinds: one."""
+        return (self.record,)
+
+    def banks(self, record: str) -> tuple[str, ...]:
+        """Return the names of the banks.
+
+        Raises: UnknownNameError for another kind.
+        """
+        self._check_record(record)
+        return tuple(self.declarations)
+
+    def _check_record(self, record: str) -> None:
+        if record != self.record:
+            raise UnknownNameError(f"record kind of {self.place}", record, [self.record])
 
 
 class JoinedReader(Reader):
