@@ -86,7 +86,7 @@ def names(conn: sa.Connection) -> list[str]:
         *(sa.select(table.c.name) for table in (production, schema.tag, schema.global_tag)),
         sa.select(did(schema.collection)).limit(5000),
     ]
-    return [str(row[0]) for statement in chosen for row in conn.execute(statement)]
+    return sorted(str(row[0]) for statement in chosen for row in conn.execute(statement))
 
 
 def one(conn: sa.Connection, table: sa.Table, identity: int | str) -> Row:

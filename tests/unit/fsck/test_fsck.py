@@ -28,11 +28,19 @@ def world(sqlite_database: Database, tmp_path: Path) -> World:
     return World(sqlite_database, tmp_path, kind="bundle").build()
 
 
-@pytest.fixture(scope="module")
-def sound(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A world for tests that plant in the database alone, inside a transaction that is rolled back."""
     root = tmp_path_factory.mktemp("sound")
-    shutil.copyfile(sqlite_template, root / "beamwright.db")
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgresql_server")
+        url = server.take()
+        database = Database(url)
+        yield World(database, root, kind="bundle").build()
+        database.close()
+        server.give_back(url)
+        return
+    shutil.copyfile(request.getfixturevalue("sqlite_template"), root / "beamwright.db")
     database = Database(root / "beamwright.db")
     yield World(database, root, kind="bundle").build()
     database.close()
