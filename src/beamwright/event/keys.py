@@ -103,7 +103,7 @@ def _unsigned(values: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:
         raise FormatError(
             f"{name} numbers from {array.min()} to {array.max()}", hint=f"keys lie between 0 and {limit}"
         )
-    return array.astype(dtype)
+    return array.astype(dtype, copy=False)
 
 
 def _rises(run: U32, section: U32, event: U64) -> bool:

@@ -187,13 +187,13 @@ def make_plan(
         )
     start, stop = index.span(interval)
     positions = np.arange(start, stop) if only is None else _named(index, only, series, (start, stop))
-    keep = np.ones(len(positions), np.bool_)
+    kept = positions
     if prescale > 1:
         run, section, event = (column[positions] for column in (index.run, index.section, index.event))
-        keep = prescaled(run, section, event, prescale)
-    kept = positions[keep]
+        kept = positions[prescaled(run, section, event, prescale)]
     spans = tuple(_spans(index, kept, pieces, batch_events, batch_bytes))
-    return Plan(series, record, index, kept, len(positions), int((~keep).sum()), tuple(pieces), spans)
+    left_out = len(positions) - len(kept)
+    return Plan(series, record, index, kept, len(positions), left_out, tuple(pieces), spans)
 
 
 def _named(index: Index, keys: Sequence[Position], series: str, within: tuple[int, int]) -> NDArray[np.int64]:
@@ -251,7 +251,9 @@ def _spans(
     index: Index, kept: NDArray[np.int64], pieces: Sequence[Piece], events: int, size: int
 ) -> list[Span]:
     """Cut the kept records at runs, at pieces, and by number and bytes."""
-    cuts = {0, len(kept), *(np.flatnonzero(np.diff(index.run[kept])) + 1).tolist()}
+    cuts = {0, len(kept)}
+    if len(kept) and index.run[kept[0]] != index.run[kept[-1]]:
+        cuts.update((np.flatnonzero(np.diff(index.run[kept])) + 1).tolist())
     starts = [int(np.searchsorted(kept, index.position(piece.interval.first))) for piece in pieces]
     cuts.update(starts)
     found: list[Span] = []
@@ -269,6 +271,9 @@ def _portions(
     """Cut a range into portions of at most ``events`` records and about ``size`` bytes."""
     if index.size is None:
         return [(a, min(a + events, stop)) for a in range(start, stop, events)]
+    if index.size.strides == (0,):  # one size for all
+        step = max(min(events, size // max(int(index.size[0]), 1)), 1)
+        return [(a, min(a + step, stop)) for a in range(start, stop, step)]
     filled = np.cumsum(index.size[kept[start:stop]])
     portions, first = [], start
     while first < stop:
