@@ -96,16 +96,15 @@ def _registered(
     key: EventKey, names: list[str], folder: Path | None, wanted: dict[str, str | None]
 ) -> Iterator[Place]:
     from beamwright.cli.common import open_workspace
-    from beamwright.production.access import named, source_files, valid_collections
+    from beamwright.production.access import collections_holding, source_files, valid_collection
 
     workspace = open_workspace(folder)
     with workspace.db.read() as conn:
-        known = valid_collections(conn)
-    chosen = [named(known, name) for name in names] or [
-        found
-        for found in known
-        if found.interval.contains(key) and all(v in (None, getattr(found, n)) for n, v in wanted.items())
-    ]
+        chosen = [valid_collection(conn, name) for name in names] or [
+            found
+            for found in collections_holding(conn, key)
+            if all(value in (None, getattr(found, column)) for column, value in wanted.items())
+        ]
     for collection in chosen:
         yield collection.name, collection.open(source_files(workspace))
 

@@ -81,10 +81,9 @@ def merge(files: tuple[Path, ...], output: Path, interleave: bool, dry_run: bool
     one_thread_each()
     from beamwright.durable import hash_file
     from beamwright.event import interleave as interleaving
-    from beamwright.event.metadata import read_metadata
-    from beamwright.event.store import check_lineages, joined_interval, merge_collections
+    from beamwright.event.store import check_lineages, describe_files, joined_interval, merge_collections
 
-    described = [(read_metadata(path), path) for path in files]
+    described = list(describe_files(files))
     check_lineages(described, may_overlap=interleave)
     if dry_run:
         say(f"would merge {sum(m.events for m, _ in described)} records of {len(files)} files into {output}")

@@ -268,6 +268,28 @@ def collections(
     )
 
 
+def collections_at(conn: sa.Connection, series: str, position: tuple[int, int, int]) -> list[int]:
+    """Return the ids of the valid collections whose interval holds a key."""
+    parts = ("run", "section", "event")
+    first, last = ([collection.c[f"{end}_{part}"] for part in parts] for end in ("first", "last"))
+    key = sa.tuple_(*(sa.literal(value) for value in position))
+    chosen = sa.select(collection.c.id).where(
+        collection.c.state == "valid",
+        collection.c.series == series,
+        collection.c.first_run <= position[0],
+        sa.tuple_(*first) <= key,
+        sa.tuple_(*last) >= key,
+    )
+    return list(conn.execute(chosen.order_by(collection.c.id)).scalars())
+
+
+def collections_called(conn: sa.Connection, name: str) -> list[int]:
+    """Return the ids of the collections of a name, ``scope:name``."""
+    scope, _, rest = name.partition(":")
+    chosen = sa.select(collection.c.id).where(collection.c.scope == scope, collection.c.name == rest)
+    return list(conn.execute(chosen).scalars())
+
+
 def files_of_collections(conn: sa.Connection, ids: Iterable[int] | None = None) -> dict[int, list[Row]]:
     """Return per collection, all or some, its files in order, each with name, checksum and physical path."""
     chosen = (
@@ -332,10 +354,12 @@ def outputs(conn: sa.Connection, production_id: int | None = None, stream: str |
             did(file).label("name"),
             file.c.size,
             replica.c.path,
+            job.c.state.label("job_state"),
         )
         .select_from(
             output.join(unit, output.c.unit_id == unit.c.id)
             .join(task)
+            .join(job, job.c.unit_id == unit.c.id)
             .join(file, output.c.file_id == file.c.id)
             .outerjoin(replica)
         )

@@ -13,7 +13,7 @@ from beamwright.conditions import tags
 from beamwright.core.errors import StorageError, UnknownNameError
 from beamwright.core.histogram import HistogramSet
 from beamwright.core.messages import HISTOGRAMS
-from beamwright.core.runs import Interval
+from beamwright.core.runs import EventKey, Interval
 from beamwright.db import schema, views
 from beamwright.event.batch import Batch
 from beamwright.event.collection import CollectionReader
@@ -84,6 +84,16 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """The value of a checked quantity in one run, with its limits."""
+
+    run: int
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Delivered:
     """One delivered chunk with its files by role."""
 
@@ -147,12 +157,24 @@ class Access:
 
     def histograms(self, step: str, *, series: str | None = None, run: int | None = None) -> HistogramSet:
         """Return the sum of the histograms that a step's accepted units filled, all or those of a run."""
-        rows = [row for row in views.outputs(self._conn, self._id, HISTOGRAMS) if row["step"] == step]
+        found = views.outputs(self._conn, self._id, HISTOGRAMS)
+        rows = [row for row in found if row["step"] == step and row["job_state"] == "ok"]
+        rows = list({row["id"]: row for row in rows if row["path"]}.values())  # one replica of each
         rows = [row for row in rows if series in (None, row["series"])]
         rows = [row for row in rows if run is None or row["first_run"] <= run <= row["last_run"]]
         return HistogramSet.merged(
             HistogramSet.from_bytes(Path(r["path"]).read_bytes(), r["name"]) for r in rows
         )
+
+    def checked(self, subject: str, name: str, quantity: str) -> dict[tuple[str, str], list[Checked]]:
+        """Return what the verdicts in force say of a quantity, by series and tier, in run order."""
+        found: dict[tuple[str, str], list[Checked]] = {}
+        for row in views.verdicts(self._conn):
+            for check in row["checks"] if row["subject"] == subject else ():
+                if (check["name"], check["quantity"]) == (name, quantity) and check["value"] is not None:
+                    place = found.setdefault((row["series"], row["tier"]), [])
+                    place.append(Checked(row["run"], check["value"], check["low"], check["high"]))
+        return found
 
     def constants(self, tag: str) -> list[Validity]:
         """Return the constants of a tag (``global tag/role``) in the order of their intervals.
@@ -207,7 +229,7 @@ def open_collection(name: str, workspace: Path | str | None = None) -> Collectio
     """
     found = Workspace.open(Path(workspace)) if workspace else Workspace.find(Path.cwd())
     with found.db.read() as conn:
-        return named(valid_collections(conn), name).open(source_files(found))
+        return valid_collection(conn, name).open(source_files(found))
 
 
 def source_files(workspace: Workspace) -> SourceFiles:
@@ -232,11 +254,29 @@ def batches(
     return reader.batches(banks, size)
 
 
-def valid_collections(conn: sa.Connection, production_id: int | None = None) -> list[Collection]:
-    """Return the valid collections, by name."""
-    files, parents = views.files_of_collections(conn), views.parents(conn)
-    rows = [row for row in views.collections(conn, production_id) if row["state"] == "valid"]
+def valid_collections(
+    conn: sa.Connection, production_id: int | None = None, ids: Sequence[int] | None = None
+) -> list[Collection]:
+    """Return the valid collections, all or those of some ids, by name."""
+    files = views.files_of_collections(conn, ids)
+    known = None if ids is None else [file["id"] for rows in files.values() for file in rows]
+    parents = views.parents(conn, known)
+    rows = [row for row in views.collections(conn, production_id, ids) if row["state"] == "valid"]
     return [_collection(row, files.get(row["id"], []), parents) for row in rows]
+
+
+def valid_collection(conn: sa.Connection, name: str) -> Collection:
+    """Return the valid collection of a name, without asking for the others.
+
+    Raises: UnknownNameError.
+    """
+    found = valid_collections(conn, ids=views.collections_called(conn, name))
+    return named(found or valid_collections(conn), name)
+
+
+def collections_holding(conn: sa.Connection, key: EventKey) -> list[Collection]:
+    """Return the valid collections whose interval holds a key, by name."""
+    return valid_collections(conn, ids=views.collections_at(conn, key.series, key.position))
 
 
 def named(collections: Sequence[Collection], name: str) -> Collection:

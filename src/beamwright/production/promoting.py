@@ -17,7 +17,7 @@ from beamwright.db import history, schema
 from beamwright.db.engine import insert_id
 from beamwright.event import pointer
 from beamwright.event.validate import validate_file
-from beamwright.production.access import named, source_files, valid_collections
+from beamwright.production.access import source_files, valid_collection
 from beamwright.production.workspace import Workspace
 
 ACTOR = "promote"
@@ -40,7 +40,7 @@ def promote(workspace: Workspace, name: str, output: Path, made: Did | None = No
     the file is taken, ConfigError where the collection is no pointer skim.
     """
     with workspace.db.read() as conn:
-        files = named(valid_collections(conn), name).files
+        files = valid_collection(conn, name).files
         target = made or _default_name(Did.parse(name))
         _refuse_taken(conn, target)
     if len(files) != 1:

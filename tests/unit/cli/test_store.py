@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from beamwright.core.runs import Interval
+from beamwright.core.errors import UnknownNameError
+from beamwright.core.runs import EventKey, Interval
 from beamwright.db import schema
 from beamwright.durable import hash_file
 from beamwright.event.metadata import read_metadata
 from beamwright.event.pointer import PointerWriter
 from beamwright.event.store import CollectionReader
+from beamwright.production.access import collections_holding, valid_collection
 from support.streams import BANKS, LINEAGE, batch, write_stream
 
 
@@ -267,6 +269,26 @@ def test_the_deep_copy_of_a_collection_becomes_one_with_its_lineage(call, regist
     assert (other["interval"], other["stream"], other["state"]) == (one["interval"], "points", "valid")
     dst.unlink()
     assert call("event", "show", "44:3:1:104", "--in", "own:some.deep").code == 0
+
+
+@pytest.mark.parametrize("databases", ["sqlite_database", "postgresql_database"])
+def test_only_collections_whose_interval_holds_the_key_are_asked(request, databases: str, dst: Path) -> None:
+    database = request.getfixturevalue(databases)
+    with database.begin() as conn:
+        register(conn, dst, "all", "dst")
+        wide, late = schema.collection.c.name == "all", (3, 2, 7)
+        write_stream(dst.with_name("late.root"), batch(3, 207, 300))
+        register(conn, dst.with_name("late.root"), "late", "dst")
+        ends = dict(zip(("first_run", "first_section", "first_event"), late, strict=True))
+        conn.execute(sa.update(schema.collection).where(~wide).values(ends))
+        for position, names in (((3, 2, 6), ["all"]), (late, ["all", "late"]), ((3, 3, 0), ["all", "late"])):
+            found = collections_holding(conn, EventKey("44", *position))
+            assert [c.name for c in found] == [f"own:{name}" for name in names]
+        assert collections_holding(conn, EventKey("44", 4, 0, 0)) == []
+        assert collections_holding(conn, EventKey("45", 3, 2, 7)) == []
+        assert valid_collection(conn, "own:late").name == "own:late"
+        with pytest.raises(UnknownNameError, match="did you mean own:late"):
+            valid_collection(conn, "own:lat")
 
 
 def test_a_name_or_file_that_is_taken_is_refused_and_nothing_is_left(call, registered) -> None:

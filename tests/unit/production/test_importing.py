@@ -352,6 +352,10 @@ def test_a_pointer_skim_holds_the_files_that_it_leads_into(workspace: Workspace)
         }
         others = [row.id for row in conn.execute(sa.select(schema.file.c.id)) if row.id != dst.id]
         assert dst.id in parents and [files.holders(conn, other) for other in others] == [[]] * len(others)
+    with workspace.db.begin() as conn:
+        gone = schema.replica.c.file_id == skim.id
+        conn.execute(sa.update(schema.replica).where(gone).values(state="deleted"))
+        assert files.holders(conn, dst.id) == []
 
 
 def test_a_pointer_into_a_file_that_nobody_knows_is_refused(workspace: Workspace) -> None:
