@@ -41,7 +41,7 @@ class Many:
         """Cut the units."""
         intervals = [interval for interval, _ in splitting.ranges(self.item, EVENTS)]
         covered = dict.fromkeys(intervals, Covered())
-        return splitting.process_units(self.task, self.item, covered, splitting.Run())
+        return splitting.process_units(self.task, self.item, covered, splitting.Run(), EVENTS)
 
     def create(self) -> int:
         """Cut the units and make their jobs in one transaction; return how many are new."""

@@ -5,29 +5,35 @@ that are done.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from beamwright.agents.watch import Watch
 from beamwright.catalog import ledger
 from beamwright.core import bundle
-from beamwright.production import inputs, inspection, merging, splitting
+from beamwright.event.collection import CollectionReader
+from beamwright.production import grouping, inputs, inspection, merging, smaller, splitting
 from beamwright.production.closing import close
 from beamwright.production.progress import Progress
 from beamwright.production.publishing import cover
 from beamwright.production.spec import split_input
 from beamwright.production.splitting import Item, Run
-from beamwright.production.tasks import ACTOR, Facts, Task, plan
+from beamwright.production.tasks import ACTOR, Task, plan
 from beamwright.production.units import UnitPlan, add_units
 from beamwright.production.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is due for one task; ``closing`` is empty, balanced or unbalanced."""
+    """What is due for one task; ``smaller`` holds failed units with what takes their place, ``closing`` is
+    empty, balanced or unbalanced.
+    """
 
     task: Task
     units: list[UnitPlan] = field(default_factory=list)
+    smaller: list[tuple[Any, list[UnitPlan]]] = field(default_factory=list)
     closing: str = ""
 
 
@@ -50,7 +56,7 @@ class Planner:
         with self.workspace.db.read() as conn:
             progress = Progress(conn, plan(conn, self.production_id))
             steps = [self._decide(progress, task) for task in progress.plan.tasks.values()]
-        return self._perform([step for step in steps if step.units or step.closing])
+        return self._perform([step for step in steps if step.units or step.smaller or step.closing])
 
     def _decide(self, progress: Progress, task: Task) -> Step:
         """Decide what is due for a task: units to be made or, where there are none, its closing."""
@@ -58,8 +64,9 @@ class Planner:
             return Step(task)
         find = {"process": self._process, "merge": self._merge}.get(task.step.kind)
         units = find(progress, task) if find else []
-        if units or not progress.is_done(task):
-            return Step(task, units)
+        cut = self._smaller(progress.conn, task) if task.step.kind == "process" else []
+        if units or cut or not progress.is_done(task):
+            return Step(task, units, cut)
         is_balanced = not ledger.imbalances(progress.conn, task.id)
         return Step(task, closing="balanced" if is_balanced else "unbalanced")
 
@@ -70,6 +77,8 @@ class Planner:
         with self.workspace.db.begin() as conn:
             for step in steps:
                 done += len(add_units(conn, step.task, step.units, now))
+                for row, children in step.smaller:
+                    done += 1 + smaller.take_place(conn, step.task, row, children, now)
                 if step.closing:
                     done += close(conn, step.task, step.closing == "balanced", now)
         return done
@@ -83,31 +92,60 @@ class Planner:
     def _items(self, progress: Progress, task: Task, name: str) -> list[Item]:
         """Return what of one input has no unit yet."""
         head, stream = split_input(name)
+        conn, is_grouped = progress.conn, grouping.shares(task.step)
         if stream:
-            found = [inputs.collection_item(progress.conn, [r]) for r in progress.new_collections(task, name)]
-            return [inputs.with_edition(progress.conn, task, item) for item in found]
-        dataset = progress.plan.spec.datasets()[head]
-        rows = progress.new_chunks(task, dataset)
-        found = [inputs.chunk_item(progress.conn, row, dataset.global_tag) for row in rows]
-        return [inputs.with_edition(progress.conn, task, item) for item in found]
+            alone = ([row] for row in progress.new_collections(task, name))
+            groups = grouping.collection_groups(progress, task, name) if is_grouped else alone
+            found = [inputs.collection_item(conn, rows) for rows in groups]
+        else:
+            dataset = progress.plan.spec.datasets()[head]
+            each = ([row] for row in progress.new_chunks(task, dataset))
+            groups = grouping.chunk_groups(progress, task, dataset) if is_grouped else each
+            found = [inputs.chunks_item(conn, rows, dataset.global_tag) for rows in groups]
+        return [inputs.with_edition(conn, task, item) for item in found]
 
     def _covered_units(self, conn: sa.Connection, task: Task, item: Item) -> list[UnitPlan]:
         """Return the units of an item, or none while its verdict or the conditions do not allow it."""
         if inspection.gate(conn, task, item.interval):
             return []
-        with_keys = self._with_keys(conn, item, task.facts) if item.chunk_ids else item
+        keyed = self._with_keys(conn, item, task)
+        size = None if keyed.keys is None else grouping.most_records(task.step, len(keyed.keys[0]), item.size)
+        return self._covered(conn, task, keyed, size)
+
+    def _covered(self, conn: sa.Connection, task: Task, item: Item, size: int | None) -> list[UnitPlan]:
+        """Cut an item with its keys into units; none while the conditions do not cover all of it."""
         covered = {}
-        for interval, _ in splitting.ranges(with_keys, task.step.split):
+        for interval, _ in splitting.ranges(item, size):
             found = cover(self.workspace, conn, item.global_tag, task.facts.reads, interval)
             if found is None:
                 return []
             covered[interval] = found
-        return splitting.process_units(task, with_keys, covered, self.run)
+        return splitting.process_units(task, item, covered, self.run, size)
 
-    def _with_keys(self, conn: sa.Connection, item: Item, facts: Facts) -> Item:
-        name = inputs.index_file(conn, item.chunk_ids[0])
-        arrays, _ = bundle.unpack((self.workspace.root / "indexes" / name).read_bytes(), name)
-        return replace(item, keys=splitting.key_arrays(arrays, facts.record))
+    def _with_keys(self, conn: sa.Connection, item: Item, task: Task, is_needed: bool = False) -> Item:
+        """Give an item the keys of its records where it can be cut."""
+        if len(item.chunk_ids) == 1:
+            name = inputs.index_file(conn, item.chunk_ids[0])
+            arrays, _ = bundle.unpack((self.workspace.root / "indexes" / name).read_bytes(), name)
+            return replace(item, keys=splitting.key_arrays(arrays, task.facts.record))
+        if item.collection_ids and (is_needed or task.step.split or task.step.split_mb):
+            with CollectionReader([Path(one["path"]) for one in item.inputs]) as reader:
+                index = reader.index(reader.record)
+            return replace(item, keys=(index.section, index.event), runs=index.run)
+        return item
+
+    # --- failed units that are to become smaller
+
+    def _smaller(self, conn: sa.Connection, task: Task) -> list[tuple[Any, list[UnitPlan]]]:
+        """Return the units that are to be cut in two, each with what takes its place."""
+        found = []
+        for row in smaller.wanted(conn, task.id):
+            item = self._with_keys(conn, smaller.item_of(conn, row), task, is_needed=True)
+            inside = splitting.within(item)
+            total = 0 if inside.keys is None else len(inside.keys[0])
+            units = self._covered(conn, task, inside, -(-total // 2)) if total > 1 else []
+            found.append((row, units))
+        return found
 
     # --- merge steps
 

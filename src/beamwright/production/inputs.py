@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from beamwright.core.errors import StorageError
 from beamwright.core.messages import InputDoc
 from beamwright.core.runs import Interval
 from beamwright.db import schema
+from beamwright.db.engine import batched
 from beamwright.production.spec import DatasetSpec
 from beamwright.production.splitting import Item, hull
 from beamwright.production.tasks import Task
@@ -118,6 +120,34 @@ def chunk_item(conn: sa.Connection, row: Any, global_tag: str) -> Item:
     return Item(
         interval, documents, global_tag, row.is_mc, row.is_resampled, dict(row.records), chunk_ids=(row.id,)
     )
+
+
+def chunks_item(conn: sa.Connection, rows: Sequence[Any], global_tag: str) -> Item:
+    """Return one item of chunks in key order."""
+    items = [chunk_item(conn, row, global_tag) for row in rows]
+    records: Counter[str] = Counter()
+    for item in items:
+        records.update(item.records)
+    return replace(
+        items[0],
+        interval=hull([item.interval for item in items]),
+        inputs=tuple(document for item in items for document in item.inputs),
+        records=dict(records),
+        chunk_ids=tuple(row.id for row in rows),
+    )
+
+
+def chunk_sizes(conn: sa.Connection, ids: Sequence[int]) -> dict[int, int]:
+    """Return the bytes of chunks' files."""
+    link, file = schema.chunk_file, schema.file
+    query = sa.select(link.c.chunk_id, sa.func.sum(file.c.size)).join(file, link.c.file_id == file.c.id)
+    found: dict[int, int] = {}
+    for part in batched(ids):
+        found |= {
+            chunk: int(size)
+            for chunk, size in conn.execute(query.where(link.c.chunk_id.in_(part)).group_by(link.c.chunk_id))
+        }
+    return found
 
 
 def collection_item(conn: sa.Connection, rows: Sequence[Any]) -> Item:

@@ -37,16 +37,16 @@ def closed_groups(progress: Progress, task: Task, name: str) -> list[list[Any]]:
     new = {row.id for row in progress.new_collections(task, name)}
     target = round(task.step.target_mb * 1e6)
     found = []
-    for (series, *_), members in sorted(_compatible(rows).items()):
+    for (series, *_), members in sorted(compatible(rows).items()):
         done, is_complete = progress.finished_prefix(head, series)
         ready = [row for row in members if row.first_run in done]
-        sizes = _sizes(progress.conn, [row.id for row in ready])
-        groups = cut([sizes[row.id] for row in ready], target, is_complete)
+        known = sizes(progress.conn, [row.id for row in ready])
+        groups = cut([known[row.id] for row in ready], target, is_complete)
         found += [ready[group] for group in groups if all(row.id in new for row in ready[group])]
     return found
 
 
-def _compatible(rows: Sequence[Any]) -> dict[tuple[Any, ...], list[Any]]:
+def compatible(rows: Sequence[Any]) -> dict[tuple[Any, ...], list[Any]]:
     """Sort collections into groups that may be merged: one release, configuration, global tag and kind of
     data.
     """
@@ -58,7 +58,7 @@ def _compatible(rows: Sequence[Any]) -> dict[tuple[Any, ...], list[Any]]:
     return groups
 
 
-def _sizes(conn: sa.Connection, ids: Sequence[int]) -> dict[int, int]:
+def sizes(conn: sa.Connection, ids: Sequence[int]) -> dict[int, int]:
     link, file = schema.collection_file, schema.file
     query = sa.select(link.c.collection_id, sa.func.sum(file.c.size)).join(file, link.c.file_id == file.c.id)
     rows = conn.execute(query.where(link.c.collection_id.in_(ids)).group_by(link.c.collection_id))

@@ -66,6 +66,11 @@ class Progress:
                 done.append(run[1])
         return done, True
 
+    def ended(self, dataset: DatasetSpec, series: str) -> list[int]:
+        """Return the runs of a dataset's series that nothing more is expected of, in order."""
+        runs = dataset.runs[series]
+        return [n for n in runs if self._runs.get((dataset.tier, series, n)) in ENDED]
+
     def _is_complete(self, task: Task, run: RunKey) -> bool:
         if task.step.kind == "calibrate":
             states = self._links(task).get(run, ())

@@ -65,6 +65,10 @@ class StepSpec(Declaration):
     rounds: int = Field(default=1, ge=1)
     tolerance: float = Field(default=0.0, ge=0)
     split: int | None = Field(default=None, ge=1)
+    split_mb: float | None = Field(default=None, gt=0)
+    files: int = Field(default=1, ge=1)
+    group_mb: float | None = Field(default=None, gt=0)
+    by_run: bool = False
     target_mb: float = Field(default=256.0, gt=0)
     parameters: dict[str, dict[str, Any]] = {}
     farms: list[str] = []
@@ -175,9 +179,15 @@ def _check_step(step: StepSpec, source: str) -> None:
         raise ConfigError(f"{source}: step {step.name!r} has rounds", hint="only calibrations are repeated")
     if step.kind == "merge" and any(not split_input(name)[1] for name in step.inputs):
         raise ConfigError(f"{source}: step {step.name!r} merges a dataset", hint="a merge reads step.stream")
-    if step.split and any(split_input(name)[1] for name in step.inputs):
+    splits, groups = bool(step.split or step.split_mb), step.files > 1 or bool(step.group_mb) or step.by_run
+    if (splits or groups) and step.kind != "process":
         raise ConfigError(
-            f"{source}: step {step.name!r} splits the output of a step", hint="split where raw data are read"
+            f"{source}: step {step.name!r} splits or groups its inputs", hint="only `process` steps do"
+        )
+    if splits and groups:
+        raise ConfigError(
+            f"{source}: step {step.name!r} both splits inputs and takes several into a unit",
+            hint="give split and split_mb, or files, group_mb and by_run",
         )
     if step.kind == "calibrate" and any(split_input(name)[1] for name in step.inputs):
         raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,9 @@ from beamwright.production.units import UnitPlan
 class Item:
     """Something that units are cut from: a chunk of raw data, or a collection.
 
-    ``keys`` holds, for a chunk, the section and event numbers of the records in key order; ``edition`` counts
-    how often work on it was asked for anew, ``round`` the rounds of its calibration.
+    ``keys`` holds the section and event numbers of the records in key order, ``runs`` their runs where there
+    may be several; ``edition`` counts how often work on it was asked for anew, ``round`` the rounds of its
+    calibration.
     """
 
     interval: Interval
@@ -36,6 +37,12 @@ class Item:
     edition: int = 0
     round: int = 1
     keys: tuple[NDArray[Any], NDArray[Any]] | None = None
+    runs: NDArray[Any] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all inputs."""
+        return sum(item["size"] for item in self.inputs)
 
 
 @dataclass(frozen=True)
@@ -67,13 +74,27 @@ def ranges(item: Item, size: int | None) -> list[tuple[Interval, int | None]]:
     if size is None or total <= size:
         return [(item.interval, total)]
     run = item.interval.first[0]
-    starts: list[Position] = [(run, int(sections[i]), int(events[i])) for i in range(size, total, size)]
+    starts: list[Position] = [
+        (run if item.runs is None else int(item.runs[i]), int(sections[i]), int(events[i]))
+        for i in range(size, total, size)
+    ]
     firsts = [item.interval.first, *starts]
     lasts = [*(before(start) for start in starts), item.interval.last]
     counts = [min(size, total - i) for i in range(0, total, size)]
     return [
         (Interval(item.interval.series, f, last), n) for f, last, n in zip(firsts, lasts, counts, strict=True)
     ]
+
+
+def within(item: Item) -> Item:
+    """Return an item with those keys only that lie in its interval."""
+    if item.keys is None:
+        return item
+    (sections, events), first, last = item.keys, item.interval.first, item.interval.last
+    runs = np.full(len(sections), first[0]) if item.runs is None else item.runs
+    keys = list(zip(runs.tolist(), sections.tolist(), events.tolist(), strict=True))
+    inside = np.array([first <= key <= last for key in keys], dtype=bool)
+    return replace(item, keys=(sections[inside], events[inside]), runs=runs[inside])
 
 
 def part_name(interval: Interval) -> str:
@@ -83,12 +104,14 @@ def part_name(interval: Interval) -> str:
     return name + (f"-{interval.last[0]:08d}" if interval.last[0] != run else "")
 
 
-def process_units(task: Task, item: Item, covered: dict[Interval, Covered], run: Run) -> list[UnitPlan]:
-    """Return the units of a process step over one item; ``covered`` holds the conditions of each of its
-    ranges.
+def process_units(
+    task: Task, item: Item, covered: dict[Interval, Covered], run: Run, size: int | None
+) -> list[UnitPlan]:
+    """Return the units of a process step over one item, of at most ``size`` records each; ``covered`` holds
+    the conditions of each of its ranges.
     """
     units, facts = [], task.facts
-    for interval, count in ranges(item, task.step.split):
+    for interval, count in ranges(item, size):
         streams = _streams(task, item, interval, facts.streams | {HISTOGRAMS: item_tier(facts)})
         records = {facts.record: count if count is not None else item.records.get(facts.record)}
         definition = _definition(

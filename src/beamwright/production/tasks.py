@@ -155,7 +155,7 @@ def find(conn: sa.Connection, name: str) -> int:
 def config_hash(step: StepSpec, facts: Facts) -> str:
     """Return the hash of what decides the content of a step's outputs (not where and how fast it runs)."""
     elsewhere = {"farms", "priority", "target_mb", "split", "inputs", "max_wait_s"}
-    elsewhere |= {"scouts", "max_failed", "retry", "state"}
+    elsewhere |= {"split_mb", "files", "group_mb", "by_run", "scouts", "max_failed", "retry", "state"}
     document = step.model_dump(mode="json", exclude=elsewhere)
     return content_hash([document, facts.document()])
 

@@ -1,0 +1,136 @@
+"""How inputs become units: cut by records and size, several in one, and cut again after a failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from beamwright import fsck
+from beamwright.agents.planner import Planner
+from beamwright.core.errors import ConfigError
+from beamwright.core.runs import after
+from beamwright.db import schema
+from beamwright.production import grouping
+from beamwright.production.grouping import Part, groups, most_records
+from beamwright.production.spec import StepSpec, read_spec
+from beamwright.production.splitting import Run
+from beamwright.production.units import row_interval
+from support.toy_production import SPEC, ToyProduction
+
+CUT = (
+    SPEC.replace("split = 25", "by_run = true")
+    .replace('path = "bursts"', 'path = "bursts"\nfiles = 3')
+    .replace('path = "again"\ninputs = ["reco.dst"]', 'path = "again"\ninputs = ["reco.dst"]\nsplit = 30')
+)
+
+
+def step(**members: Any) -> StepSpec:
+    return StepSpec.model_validate({"name": "s", "inputs": ["d"], "path": "p"} | members)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> ToyProduction:
+    made = ToyProduction(tmp_path_factory.mktemp("units"), CUT)
+    made.produce()
+    return made
+
+
+def units(done: ToyProduction, name: str) -> list[Any]:
+    (task,) = done.rows(schema.task, schema.task.c.step == name)
+    return done.rows(schema.unit, schema.unit.c.task_id == task.id)
+
+
+def test_all_of_a_run_makes_one_unit(done: ToyProduction) -> None:
+    found = units(done, "reco")
+    assert [row.first_run for row in sorted(found, key=lambda row: row.first_run)] == [1, 2, 3]
+    assert {row.first_run: len(row.definition["inputs"]) for row in found} == {1: 1, 2: 2, 3: 1}
+    assert {row.first_run: row.definition["records"]["event"] for row in found} == {1: 80, 2: 72, 3: 48}
+
+
+def test_several_chunks_of_several_runs_make_one_unit_where_no_constants_are_read(
+    done: ToyProduction,
+) -> None:
+    found = units(done, "bursts")
+    reads = any(row.definition["reads"] for row in found)
+    sizes = sorted(len(row.definition["inputs"]) for row in found)
+    assert sizes == ([1, 1, 2] if reads else [1, 3])
+
+
+def test_one_collection_makes_several_units_of_exact_ranges(done: ToyProduction) -> None:
+    found = sorted((row_interval(row), row.definition["records"]) for row in units(done, "skim"))
+    by_run: dict[int, list[Any]] = {}
+    for interval, records in found:
+        by_run.setdefault(interval.first[0], []).append((interval, records["event"]))
+    assert {run: [n for _, n in parts] for run, parts in by_run.items()} == {
+        1: [30, 30, 20], 2: [30, 30, 12], 3: [30, 18]
+    }  # fmt: skip
+    for parts in by_run.values():
+        assert all(after(a.last) == b.first for (a, _), (b, _) in zip(parts, parts[1:], strict=False))
+
+
+def test_the_ledger_balances_and_every_invariant_holds_however_it_was_cut(done: ToyProduction) -> None:
+    assert {row.state for row in done.rows(schema.task)} == {"closed"}
+    assert [str(v) for v in fsck.run(done.workspace.db, done.workspace.root)] == []
+    events = {name: n for name, (n, _) in done.collections().items() if name.startswith("merge.dst")}
+    assert sum(events.values()) == 200
+
+
+def test_a_failed_unit_is_cut_in_two_and_its_children_carry_its_range(done: ToyProduction) -> None:
+    parent = max(units(done, "skim"), key=lambda row: row.definition["records"]["event"])
+    with done.workspace.db.begin() as conn:
+        wish = sa.update(schema.job).where(schema.job.c.unit_id == parent.id)
+        conn.execute(wish.values(state="failed", wish="split"))
+        conn.execute(sa.update(schema.task).values(state="active"))
+        conn.execute(sa.update(schema.production).values(finished=None))
+    before = {row.id for row in units(done, "skim")}
+    Planner(done.workspace, 1, Run()).turn()
+    children = sorted((r for r in units(done, "skim") if r.id not in before), key=row_interval)
+    assert [row.definition["records"]["event"] for row in children] == [15, 15]
+    first, second = (row_interval(row) for row in children)
+    whole = row_interval(parent)
+    assert (first.first, second.last) == (whole.first, whole.last) and after(first.last) == second.first
+    assert {row.definition["split_from"] for row in children} == {parent.key}
+    (job,) = done.rows(schema.job, schema.job.c.unit_id == parent.id)
+    assert job.state == "split" and job.wish is None
+
+
+def test_groups_depend_on_the_inputs_alone() -> None:
+    parts = [Part(run, size * grouping.MB) for run, size in ((1, 4), (1, 4), (1, 1), (2, 3), (3, 9), (3, 1))]
+
+    def found(is_complete: bool, crosses: bool = True, seen: int = 6, **members: Any) -> list[list[int]]:
+        cut = groups(parts[:seen], step(**members), crosses, is_complete)
+        return [list(range(6))[one] for one in cut]
+
+    assert found(True, files=2) == [[0, 1], [2, 3], [4, 5]]
+    assert found(True, crosses=False, files=2) == [[0, 1], [2], [3], [4, 5]]
+    assert found(True, group_mb=8) == [[0, 1], [2, 3, 4], [5]]
+    assert found(False, group_mb=8) == [[0, 1], [2, 3, 4]]
+    assert found(True, by_run=True) == [[0, 1, 2], [3], [4, 5]]
+    for seen in range(1, 6):
+        early = found(False, seen=seen, group_mb=8)
+        assert early == found(True, group_mb=8)[: len(early)]
+
+
+def test_a_size_is_turned_into_records() -> None:
+    assert most_records(step(split_mb=1), 1000, 10_000_000) == 100
+    assert most_records(step(split_mb=1, split=30), 1000, 10_000_000) == 30
+    assert most_records(step(split_mb=1e-9), 1000, 10_000_000) == 1
+    assert most_records(step(), 1000, 10_000_000) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("split = 5\nfiles = 2", "both splits"),
+        ("split = 0", "greater than or equal"),
+        ("by_run = 3", "by_run"),
+    ],
+)
+def test_an_impossible_split_is_refused_when_the_file_is_read(tmp_path: Path, more: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_spec(SPEC.replace("split = 25", more), "toy.toml")
+    with pytest.raises(ConfigError, match="only `process` steps"):
+        read_spec(SPEC.replace("target_mb = 1000", "split = 5"), "toy.toml")
