@@ -14,6 +14,7 @@ from beamwright.event.banks import Bank, BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.columnar import export, to_awkward
 from beamwright.event.evolution import differences
+from beamwright.event.kernel import KernelModule
 from beamwright.event.perevent import EventModule
 from beamwright.event.rntuple import FileWriter, NTupleFile, seal_cluster
 from beamwright.event.store import CollectionReader
@@ -228,3 +229,20 @@ def test_text_that_is_none_is_found_in_a_file(tmp_path):
         writer.close(file.metadata, lineage=lineage.hash)
     (problem,) = validate_file(target)["problems"]
     assert "column Head.label of entries 0 to 39 holds text that is no UTF-8" in problem
+
+
+class Deep(KernelModule):
+    """Asks for lists of lists, which no kernel takes."""
+
+    reads = ("Head",)
+    selects = ("any",)
+
+    @staticmethod
+    def kernel(n, Head_grid, any):
+        any[:n] = True
+
+
+def test_kernels_take_no_lists_of_lists():
+    pytest.importorskip("numba")
+    with pytest.raises(ConfigError, match=r"argument Head_grid .* holds lists of lists"):
+        Deep().prepare(BANKS)
