@@ -1,4 +1,4 @@
-"""The dimuon selection as peers do it; run by dimuon.py, one side per process: ``_peers.py SIDE FILE WARM-UP``.
+"""The dimuon selection as peers do it; dimuon.py runs one side per process: ``_peers.py SIDE FILE WARM-UP``.
 
 Prints one JSON document: seconds of start-up, of compilation, CPU seconds of the loop, and the bins.
 """
@@ -25,9 +25,11 @@ using I = ROOT::RVec<int>;
 std::vector<std::vector<double>> dimuon(const char *file) {
   ROOT::RDataFrame frame("events", file);
   auto pairs = frame
-    .Filter([](const F &pt, const I &q) { return pt.size() == 2 && q[0] != q[1]; }, {"Muon.pt", "Muon.charge"})
+    .Filter([](const F &pt, const I &q) { return pt.size() == 2 && q[0] != q[1]; },
+            {"Muon.pt", "Muon.charge"})
     .Define("mass", [](const F &pt, const F &eta, const F &phi) {
-       return std::sqrt(2. * pt[0] * pt[1] * (std::cosh(double(eta[0]) - eta[1]) - std::cos(double(phi[0]) - phi[1])));
+       const double angle = std::cosh(double(eta[0]) - eta[1]) - std::cos(double(phi[0]) - phi[1]);
+       return std::sqrt(2. * pt[0] * pt[1] * angle);
      }, {"Muon.pt", "Muon.eta", "Muon.phi"})
     .Define("pt0", [](const F &pt) { return double(pt[0]); }, {"Muon.pt"})
     .Define("eta0", [](const F &eta) { return double(eta[0]); }, {"Muon.eta"});

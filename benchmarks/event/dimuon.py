@@ -1,7 +1,7 @@
 """Dimuon selection and three histograms over one file of jagged muons: ours, RDataFrame, coffea, bare NumPy.
 
-Every side runs in a process of its own, on the same RNTuple file. Start-up and compilation are reported apart;
-figures are events per second of CPU time, that of all threads of a side. The bins must be equal.
+Every side runs in a process of its own, on the same RNTuple file. Start-up and compilation are reported
+apart; figures are events per second of CPU time, that of all threads of a side. The bins must be equal.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def ours(module: Module, file: str) -> list[list[float]]:
 
 
 def sample(path: Path, n: int) -> Path:
-    """Write n events with 2.4 muons on average; eta and phi with 12 bits of mantissa, as analysis data have."""
+    """Write n events with 2.4 muons on average; eta and phi have 12 bits of mantissa, as in analysis data."""
     if path.exists():
         return path
     lineage = Lineage("bench", "b", "s", "p", "dst", "dst", "A", "r", "c")

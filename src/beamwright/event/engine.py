@@ -39,7 +39,7 @@ B = TypeVar("B")
 
 READER = "reader"
 _MEASURED = 16
-"""The memory of a module is measured in one task of so many, and in the first ones."""
+"""The memory of a module is measured in one task of so many, the first among them."""
 
 
 class Progress(Protocol):
@@ -121,7 +121,7 @@ class Engine:
             with _Fence(step.name, "prepare"):
                 step.module.prepare(self.banks)
             step.module.compile_ns = 0
-            calls.append(Call(step.number, PREPARE, 0, perf_counter_ns() - begun))
+            calls.append((step.number, PREPARE, 0, perf_counter_ns() - begun, -1))
         return calls
 
     def run(self, task: Task) -> Result:
@@ -169,7 +169,7 @@ class Engine:
         begun = perf_counter_ns()
         with _Fence(step.name, HOOKS[hook]):
             yield
-        self._calls.append(Call(step.number, hook, 0, perf_counter_ns() - begun))
+        self._calls.append((step.number, hook, 0, perf_counter_ns() - begun, -1))
 
     # --- runs and conditions
 
@@ -255,7 +255,7 @@ class Engine:
                 f"module {step.name} changed the length of the batch from {n} to {len(batch.event)}",
                 hint="select() marks records, a Builder makes new ones",
             )
-        if not step.writes <= batch.tables.keys():
+        if step.writes and not step.writes <= batch.tables.keys():
             name = sorted(step.writes - batch.tables.keys())[0]
             raise ModuleError(
                 f"module {step.name} declares bank {name!r} and did not write it",
@@ -267,7 +267,7 @@ class Engine:
         number = step.number
         self.progress[0] = number
         batch.scope = step.scope
-        is_measured = self._tasks < _MEASURED or self._tasks % _MEASURED == 0
+        is_measured = self._tasks % _MEASURED == 1
         before = resident_bytes() if is_measured else 0
         begun = perf_counter_ns()
         try:
@@ -280,9 +280,9 @@ class Engine:
         grown = max(resident_bytes() - before, 0) if is_measured else -1
         if step.module.compile_ns:
             apart, step.module.compile_ns = step.module.compile_ns, 0
-            self._calls.append(Call(number, COMPILE, 0, apart))
+            self._calls.append((number, COMPILE, 0, apart, -1))
             spent -= apart
-        self._calls.append(Call(number, PROCESS, batch.n, spent, grown))
+        self._calls.append((number, PROCESS, batch.n, spent, grown))
         batch.scope = None
         return made
 

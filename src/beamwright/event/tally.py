@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 
 HOOKS = ("prepare", "compile", "begin_run", "conditions_changed", "process", "end_run")
 PREPARE, COMPILE, BEGIN_RUN, CONDITIONS_CHANGED, PROCESS, END_RUN = range(len(HOOKS))
 _START_UP = (PREPARE, COMPILE)
-_STATM = Path("/proc/self/statm")
+_STATM = "/proc/self/statm"
 _PAGE = 4096
 _MOST_SAMPLES = 512
 
 
-class Call(NamedTuple):
-    """One call of a hook: of which step, on how many records, its time, and by how much memory grew.
+Call: TypeAlias = tuple[int, int, int, int, int]
+"""One call of a hook: the number of its step, of the hook, of records, its ns, and the bytes by which the process
+grew, -1 where that was not measured."""
 
-    ``grown`` is -1 where it was not measured.
-    """
-
-    step: int
-    hook: int
-    records: int
-    ns: int
-    grown: int = -1
+_statm: dict[int, int] = {}
 
 
 def resident_bytes() -> int:
     """Return the memory that this process occupies; 0 where the system does not tell."""
-    with suppress(OSError):
-        return int(_STATM.read_bytes().split()[1]) * _PAGE
-    return 0
+    pid = os.getpid()
+    try:
+        if pid not in _statm:
+            _statm[pid] = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
+        return int(os.pread(_statm[pid], 128, 0).split()[1]) * _PAGE
+    except OSError:
+        return 0
 
 
 @dataclass
@@ -50,14 +47,16 @@ class _Hook:
     samples: list[int] = field(default_factory=list)
     stride: int = 1
 
-    def add(self, call: Call, samples: bool) -> None:
+    def add(self, records: int, ns: int, grown: int, samples: bool) -> None:
         if samples and self.calls % self.stride == 0:
-            self._keep(call.ns)
+            self._keep(ns)
         self.calls += 1
-        self.records += call.records
-        self.ns += call.ns
-        self.longest = max(self.longest, call.ns)
-        self.grown = max(self.grown, call.grown)
+        self.records += records
+        self.ns += ns
+        if ns > self.longest:
+            self.longest = ns
+        if grown > self.grown:
+            self.grown = grown
 
     def _keep(self, ns: int) -> None:
         """Keep one time; where there are too many, every other one is dropped."""
@@ -74,11 +73,13 @@ class Tally:
         self.names, self.samples = tuple(names), samples
         self._hooks: dict[tuple[int, int], _Hook] = {}
 
-    def add(self, calls: Iterable[Sequence[int]]) -> None:
+    def add(self, calls: Iterable[Call]) -> None:
         """Take account of calls."""
-        for call in calls:
-            held = self._hooks.setdefault((call[0], call[1]), _Hook())
-            held.add(Call(*call), self.samples)
+        for step, hook, records, ns, grown in calls:
+            held = self._hooks.get((step, hook))
+            if held is None:
+                held = self._hooks[step, hook] = _Hook()
+            held.add(records, ns, grown, self.samples)
 
     def modules(self) -> dict[str, dict[str, Any]]:
         """Return for each module its records, the seconds of its hooks, of its start-up, and its memory.

@@ -16,7 +16,6 @@ from beamwright.event.batch import Batch
 from beamwright.event.engine import Failure, Result
 from beamwright.event.plan import Stage, Task
 from beamwright.event.table import Array, Jagged, Table, Values
-from beamwright.event.tally import Call
 
 _HEAD = struct.Struct("<QQ")
 _TASK = struct.Struct("<8q")
@@ -136,7 +135,7 @@ def _unpack_result(header: dict[str, Any], arrays: Sequence[Array], banks: BankS
         arrays[section],
         arrays[event],
         {name: {k: arrays[i] for k, i in parts.items()} for name, parts in header["deposits"].items()},
-        [Call(*call) for call in header["calls"]],
+        [(step, hook, records, ns, grown) for step, hook, records, ns, grown in header["calls"]],
     )
 
 
