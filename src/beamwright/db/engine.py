@@ -193,7 +193,7 @@ class Database:
             return StorageError(message, hint="check its address, and that the server runs")
         if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR", "08", "57P")):
             return StorageError(
-                f"database {self.name}: {error}", hint="make room where it lies, and see that it can be written"
+                f"database {self.name}: {error}", hint="make room where it lies, see that it can be written"
             )
         return None
 
