@@ -7,6 +7,7 @@ uses, of each member, the version that its latest sweep up to v named.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -25,7 +26,7 @@ from beamwright.core.errors import (
     UnknownNameError,
     nearest,
 )
-from beamwright.core.runs import Interval, gaps, meeting, overlaps, union
+from beamwright.core.runs import Interval, Position, gaps, meeting, overlaps, union
 from beamwright.db import history, schema
 from beamwright.db.engine import batched, insert_new
 
@@ -33,7 +34,7 @@ Row = tuple[Interval, str, str, str]  # interval, payload id, origin, reason
 Gap = tuple[str, Interval]  # role, interval
 
 # Above so many separate places, one look at all that lies between them costs less than a look at each.
-_PLACES = 64
+_PLACES = 1000
 
 ORIGINS = ("initial", "fitted", "carried", "late", "loaded")
 _ENDS = ("run", "section", "event")
@@ -158,7 +159,7 @@ def append(
     row = _tag(conn, tag, lock=True)
     _check_own(conn, "tag", tag)
     _check_rows(conn, row, rows)
-    held = _touched(conn, row, rows)
+    held = _meeting(conn, row.id, int(row.version), union(interval for interval, *_ in rows))
     known = {(v.interval, v.payload_id, v.origin) for v in held}
     fresh = [r for r in rows if r[:3] not in known]
     if not fresh:
@@ -357,11 +358,18 @@ def export(
     ``overrides`` gives roles a payload that stands for every interval, whatever the global tag says.
     """
     wanted, forced = sorted(set(reads)), dict(overrides or {})
-    free, held = [role for role in wanted if role not in forced], _held(conn, global_tag, version)
+    asked, held = union(intervals), _held(conn, global_tag, version)
     pieces: list[Piece] = []
-    for interval in union(intervals):
-        pieces += _resolved(conn, held, free, interval).pieces
-        pieces += [(role, interval, forced[role]) for role in wanted if role in forced]
+    for role in wanted:
+        if role in forced:
+            pieces += [(role, interval, forced[role]) for interval in asked]
+        elif role in held:
+            pieces += [
+                (role, part, v.payload_id)
+                for v in _meeting(conn, *held[role], asked)
+                for interval in meeting(asked, v.interval)
+                if (part := v.interval.intersect(interval)) is not None
+            ]
     payloads = get_payloads(conn, (payload_id for _, _, payload_id in pieces))
     return Snapshot(global_tag, pieces, payloads).to_bytes()
 
@@ -401,33 +409,59 @@ def _members(conn: sa.Connection, row: Any, version: int | None) -> list[tuple[s
         further.c.global_tag_id == row.id, further.c.tag_id > tags.c.tag_id
     )
     tags = tags.union_all(sa.select(step.scalar_subquery()).where(tags.c.tag_id.is_not(None)))
-    newest = sa.select(sa.func.max(rows.c.version)).where(
+    newest = sa.select(rows.c.tag_version).where(
         rows.c.global_tag_id == row.id, rows.c.tag_id == tags.c.tag_id, rows.c.version <= wanted
     )
-    same = (table.c.global_tag_id == row.id, table.c.tag_id == tags.c.tag_id)
-    query = (
-        sa.select(schema.tag.c.name, table.c.tag_id, table.c.tag_version)
-        .select_from(tags)
-        .join(table, sa.and_(*same, table.c.version == newest.scalar_subquery()))
-        .join(schema.tag, schema.tag.c.id == table.c.tag_id)
-        .order_by(schema.tag.c.name)
+    used = newest.order_by(rows.c.version.desc()).limit(1).scalar_subquery()
+    query = sa.select(schema.tag.c.name, tags.c.tag_id, used.label("tag_version")).join(
+        tags, schema.tag.c.id == tags.c.tag_id
     )
-    return [(name, tag_id, v) for name, tag_id, v in conn.execute(query)]
+    found = conn.execute(query.order_by(schema.tag.c.name))
+    return [(name, tag_id, v) for name, tag_id, v in found if v is not None]
 
 
 def _intervals(
     conn: sa.Connection, tag_id: int, version: int, overlapping: Interval | None
 ) -> list[Validity]:
+    return sorted(map(_validity, _rows(conn, tag_id, version, overlapping)), key=_place)
+
+
+def _rows(conn: sa.Connection, tag_id: int, version: int, overlapping: Interval | None) -> list[Any]:
+    """Return the rows of a version of a tag: all, or those that meet an interval."""
     table = schema.iov
+    # The sum keeps the index of versions, of little use here, out of the database's choice.
     held = sa.or_(table.c.removed.is_(None), table.c.removed > version)
-    query = sa.select(table).where(table.c.tag_id == tag_id, table.c.added <= version, held)
+    query = sa.select(table).where(table.c.tag_id == tag_id, table.c.added + 0 <= version, held)
     if overlapping is None:
-        return sorted((_validity(row) for row in conn.execute(query)), key=lambda v: v.interval)
-    # No two of a version overlap: of those that begin before, only the last one can reach into the interval.
-    earlier = query.where(*_begins_before(overlapping)).order_by(*(table.c[name].desc() for name in _FIRST))
-    rows = [*conn.execute(earlier.limit(1)), *conn.execute(query.where(*_begins_in(overlapping)))]
-    found = [v for v in map(_validity, rows) if v.interval.last >= overlapping.first]
-    return sorted(found, key=lambda v: v.interval)
+        return list(conn.execute(query))
+    # No two of a version overlap: of those that begin before, only the last can reach into the interval.
+    before = [table.c.tag_id == tag_id, table.c.added + 0 <= version, held, *_begins_before(overlapping)]
+    newest = sa.select(table.c.first_run).where(*before).order_by(table.c.first_run.desc()).limit(1)
+    run = newest.correlate(None).scalar_subquery()
+    earlier = conn.execute(query.where(*_begins_before(overlapping), table.c.first_run == run))
+    reaching = [row for row in earlier if interval_of(row).last >= overlapping.first]
+    return [*reaching, *conn.execute(query.where(*_begins_in(overlapping)))]
+
+
+def _place(v: Validity) -> tuple[str, Position]:
+    return v.interval.series, v.interval.first
+
+
+def _meeting(conn: sa.Connection, tag_id: int, version: int, asked: Sequence[Interval]) -> list[Validity]:
+    """Return the intervals of a version of a tag that meet any of those asked for, which are a union."""
+    if len(asked) <= _PLACES:
+        found = {v.id: v for interval in asked for v in _intervals(conn, tag_id, version, interval)}
+        return list(found.values())
+    series = [list(some) for _, some in groupby(asked, key=lambda interval: interval.series)]
+    hulls = [Interval(some[0].series, some[0].first, some[-1].last) for some in series]
+    wanted: list[Validity] = []
+    for some, hull in zip(series, hulls, strict=True):
+        lasts = [interval.last[0] for interval in some]
+        for row in _rows(conn, tag_id, version, hull):
+            place = bisect_left(lasts, row.first_run)
+            if place < len(some) and some[place].first[0] <= row.last_run:
+                wanted.append(_validity(row))
+    return [v for v in wanted if meeting(asked, v.interval)]
 
 
 def _begins_before(interval: Interval) -> list[sa.ColumnElement[bool]]:
@@ -456,20 +490,6 @@ def interval_of(row: Any) -> Interval:
 def _validity(row: Any) -> Validity:
     place = (row.id, interval_of(row), row.payload_id)
     return Validity(*place, row.origin, row.reason, row.generation, row.added, row.removed)
-
-
-def _touched(conn: sa.Connection, tag: Any, rows: Sequence[Row]) -> list[Validity]:
-    """Return the present intervals of a tag that any of the rows meets; of many rows, also others."""
-    asked = union(interval for interval, *_ in rows)
-    if len(asked) > _PLACES:
-        asked = [_hull(list(some)) for _, some in groupby(asked, key=lambda interval: interval.series)]
-    version = int(tag.version)
-    found = {v.id: v for interval in asked for v in _intervals(conn, tag.id, version, interval)}
-    return list(found.values())
-
-
-def _hull(ordered: Sequence[Interval]) -> Interval:
-    return Interval(ordered[0].series, ordered[0].first, ordered[-1].last)
 
 
 def _check_own(conn: sa.Connection, kind: str, name: str) -> None:
