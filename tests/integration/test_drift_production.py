@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from beamwright.agents.loop import Produce
+from beamwright.cli.report import compile_document
 from beamwright.core.errors import ConfigError
 from beamwright.core.settings import DEFAULT_SETTINGS
 from beamwright.db import schema
@@ -108,6 +109,20 @@ def test_bad_and_missing_data_carry_the_constants_of_the_run_before(done: Done) 
     for links, run in ((offsets, 5), (offsets, 8), (align, 10)):
         assert links[run].state == "carried" and links[run].result == links[run - 1].result
     assert fsck(done.workspace.db, done.workspace.root) == []
+
+
+def test_the_report_draws_references_and_trends_over_the_runs(done: Done) -> None:
+    figures = {section["name"]: section for section in compile_document(done.workspace, "drift")["figures"]}
+    plots = {plot["title"]: plot for plot in figures["quality"]["plots"]}
+    assert [curve["label"] for curve in plots["residuals to the track"]["curves"]] == [
+        "series drift",
+        "reference",
+    ]
+    trend = plots["width_ns: value by run, series drift"]
+    value, low, high = trend["curves"]
+    assert value["x"] == [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12] and trend["verdict"] == "good"
+    assert (low["y"], high["y"]) == ([1.5, 1.5], [2.5, 2.5])
+    assert figures["quality"]["plots"][0]["verdict"] == "good"
 
 
 def test_skipping_back_takes_the_chains_along_that_read_its_constants(done: Done) -> None:

@@ -58,13 +58,15 @@ def _figures(conn: sa.Connection, production: dict[str, Any]) -> list[dict[str, 
     from beamwright.production import experiment as experiments
     from beamwright.production.access import Access
     from beamwright.production.figures import Figures
+    from beamwright.quality import verdicts
     from beamwright.quality.references import load_references
     from beamwright.report.judged import add_judged
 
     experiment = experiments.load(production["experiment"])
     access = Access(conn, production["name"])
     made = experiment.figures(access) if experiment.figures else Figures()
-    add_judged(made, access, load_references(experiment.references))
+    put = verdicts.references_of(conn, experiment.name)
+    add_judged(made, access, put or load_references(experiment.references))
     return made.document()
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from beamwright.core.histogram import Histogram
 from beamwright.production.access import Access
 from beamwright.production.figures import Curve, Figures, Plot, Section
 from beamwright.quality.checks import Check, check_histogram
-from beamwright.quality.references import HistogramLimits, References
+from beamwright.quality.references import HistogramLimits, References, TrendLimits
+from beamwright.quality.statistics import change_point
 
 QUALITY = "quality"
 Found = dict[str, Histogram]
@@ -22,12 +23,33 @@ def add_judged(figures: Figures, access: Access, references: References) -> None
     """
     drawn = [(limits, _histograms(access, limits)) for limits in references.histogram]
     drawn = [(limits, found) for limits, found in drawn if found]
-    if not drawn:
+    trends = [plot for limits in references.trend for plot in _trends(access, limits)]
+    if not drawn and not trends:
         return
     section = next((s for s in figures.sections if s.name == QUALITY), None)
-    section = section or figures.section(QUALITY, "Data quality", "Histograms against their references.")
+    section = section or figures.section(QUALITY, "Data quality", "Histograms and trends against references.")
     for limits, found in drawn:
         _place(section, limits, found)
+    section.plots += trends
+
+
+def _trends(access: Access, limits: TrendLimits) -> Iterator[Plot]:
+    """Draw a quantity over the runs of each series, with its limits and where its mean changes."""
+    for (series, _), held in access.checked(limits.subject, *limits.key).items():
+        runs, values = [one.run for one in held], [one.value for one in held]
+        change = change_point(values, limits.least)
+        has_changed = change is not None and change.p_value < limits.p_value
+        marks = [(float(runs[change.index]), "changes")] if change is not None and has_changed else []
+        lines = [
+            Curve.of(label, [runs[0], runs[-1]], [limit, limit])
+            for label, limit in (("lowest allowed", held[-1].low), ("highest allowed", held[-1].high))
+            if limit is not None and len(runs) > 1
+        ]
+        title = f"{limits.name}: {limits.quantity} by run, series {series}"
+        note = "" if change is None else f"most probable change: p = {change.p_value:.2g}"
+        curves = [Curve.of(limits.quantity, runs, values, "points"), *lines]
+        verdict = "bad" if has_changed else "good"
+        yield Plot.of(title, "run", limits.quantity, curves, marks=marks, verdict=verdict, note=note)
 
 
 def _place(section: Section, limits: HistogramLimits, found: Found) -> None:
@@ -64,8 +86,24 @@ def _judged(plot: Plot, limits: HistogramLimits, found: Found) -> Plot:
     told = [f"series {name}: {text}" for name, done in checks.items() if (text := _told(done))]
     note = "; ".join([*([plot.note] if plot.note else []), *told])
     return replace(
-        plot, bands=bands, verdict=_worst(check for done in checks.values() for check in done), note=note
+        plot,
+        curves=(*plot.curves, *_reference(limits, found)),
+        bands=bands,
+        verdict=_worst(check for done in checks.values() for check in done),
+        note=note,
     )
+
+
+def _reference(limits: HistogramLimits, found: Found) -> list[Curve]:
+    """Return the reference, brought to the entries of what it is drawn with."""
+    histogram = next(iter(found.values()))
+    total, axis = sum(limits.reference), histogram.axes[0]
+    if not total or len(limits.reference) != axis.bins:
+        return []
+    scale = histogram.values.sum() if len(found) == 1 else axis.bins / (axis.high - axis.low)
+    counts = [count * float(scale) / total for count in limits.reference]
+    edges = axis.edges()
+    return [Curve.of("reference", (edges[1:] + edges[:-1]) / 2, counts)]
 
 
 def _worst(checks: Iterable[Check]) -> str:

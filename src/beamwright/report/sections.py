@@ -353,6 +353,8 @@ def _chunk(link: Row) -> list[Content]:
 
 def _constants(before: str | None, after: str | None) -> Markup:
     """Return payloads as ``before → after``; constants that were kept are pale."""
+    if before is None and after is None:
+        return Markup("")
     if after is None or before == after:
         return tag("div", tag("code", (after or before or "–")[:8]), " kept", class_="w faint")
     return tag(

@@ -98,6 +98,8 @@ def _links(document: Row) -> list[str]:
 
 
 def _constants(before: str | None, after: str | None) -> str:
+    if before is None and after is None:
+        return ""
     if after is None or before == after:
         return f"{(after or before or '–')[:8]} kept"
     return f"{(before or '–')[:8]} → {after[:8]}"
