@@ -18,7 +18,7 @@ from beamwright.event.evolution import Evolution
 from beamwright.event.keys import Index
 from beamwright.event.metadata import FileMetadata, metadata_of
 from beamwright.event.reader import OneKindReader
-from beamwright.event.rntuple import ColumnData, NTupleFile
+from beamwright.event.rntuple import ColumnData, Keeper, NTupleFile
 from beamwright.event.sources import Borrower, SourceFiles
 from beamwright.event.table import Table
 from beamwright.event.tuples import KEYS, PARENTS, SOURCES, tables_of
@@ -26,6 +26,8 @@ from beamwright.event.tuples import KEYS, PARENTS, SOURCES, tables_of
 BATCH = 4096
 MAX_GAP = 2000
 """Records not asked for that are read along rather than starting another read."""
+MAX_OPEN = 200
+"""Files of a collection that are open at the same time."""
 
 
 class CollectionReader(OneKindReader):
@@ -43,10 +45,7 @@ class CollectionReader(OneKindReader):
         banks: BankSet | None = None,
     ) -> None:
         with ExitStack() as stack:
-            self.files: list[NTupleFile] = []
-            for path in paths:
-                like = self.files[0] if self.files else None
-                self.files.append(stack.enter_context(NTupleFile(path, like=like)))
+            self.files = list(_opened(paths, stack))
             if not self.files:
                 raise FormatError("a collection without files cannot be read", hint="name at least one file")
             self.metadata = [metadata_of(file) for file in self.files]
@@ -262,6 +261,16 @@ class CollectionReader(OneKindReader):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _opened(paths: Iterable[str | os.PathLike[str]], stack: ExitStack) -> Iterator[NTupleFile]:
+    """Open files, of which a process may not have any number open at once."""
+    keeper, first = Keeper(MAX_OPEN), None
+    for path in paths:
+        file = stack.enter_context(NTupleFile(path, like=first))
+        first = first or file
+        keeper.awake(file)
+        yield file
 
 
 def _borrows(metadata: FileMetadata) -> tuple[Any, ...]:

@@ -289,3 +289,34 @@ def test_inputs_without_events_are_merged(tmp_path):
     with CollectionReader([tmp_path / "merged.root"]) as reader:
         assert isinstance(reader.read("event", np.zeros(0, np.int64)), Batch)
         assert len(reader.index("event")) == 0
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(1500, marks=pytest.mark.slow)])
+def test_a_collection_has_more_files_than_a_process_may_open(tmp_path, monkeypatch, count):
+    monkeypatch.setattr("beamwright.event.collection.MAX_OPEN", count // 10)
+    names = [tmp_path / f"{n}.root" for n in range(count)]
+    for n, name in enumerate(names):
+        write_stream(name, batch(3, 10 * n, 10 * n + 10))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + count // 10 + 5, limit[1]))
+    try:
+        with CollectionReader(names[::-1]) as reader:
+            found = list(reader.batches(size=1000))
+            assert reader["Head.time"].tolist() == [e * 1.5 + 3 for e in range(10 * count)]
+            assert reader.read("event", np.array([0, 10 * count - 1])).event.tolist() == [0, 10 * count - 1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert len(os.listdir("/proc/self/fd")) == used
+    assert same_batches(Batch.concatenate(found), batch(3, 0, 10 * count))
+
+
+def test_a_file_that_was_replaced_while_it_rested_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("beamwright.event.collection.MAX_OPEN", 1)
+    for n in range(2):
+        write_stream(tmp_path / f"{n}.root", batch(3, 10 * n, 10 * n + 10))
+    with CollectionReader([tmp_path / "0.root", tmp_path / "1.root"]) as reader:
+        (tmp_path / "0.root").unlink()
+        write_stream(tmp_path / "0.root", batch(3, 0, 9))
+        with pytest.raises(FormatError, match=r"0\.root was replaced while it was read"):
+            list(reader.batches())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from beamwright.event.rntuple.cluster import CLUSTER_BYTES, ClusterCutter, SealedCluster, seal_cluster
 from beamwright.event.rntuple.columns import empty_columns
+from beamwright.event.rntuple.file import Keeper
 from beamwright.event.rntuple.merge import MergeResult, copy_cluster, merge_files, sealed_cluster
 from beamwright.event.rntuple.reader import NTupleFile
 from beamwright.event.rntuple.schema import (
@@ -34,6 +35,7 @@ __all__ = [
     "ColumnData",
     "Field",
     "FileWriter",
+    "Keeper",
     "MergeResult",
     "NTupleFile",
     "Schema",

@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -50,6 +51,11 @@ def located(path: Path) -> Iterator[None]:
         raise FormatError(f"{path}: a record cannot be read", hint=DAMAGED) from error
 
 
+def _identity(fd: int) -> tuple[int, ...]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def count_elements(pages: Array) -> int:
     """Return the elements in the pages of a list."""
     return int(np.abs(pages["elements"].astype(np.int64)).sum())
@@ -60,6 +66,21 @@ def page_extents(pages: Array) -> Array:
     begins = pages["offset"].astype(np.int64)
     sizes = pages["size"].astype(np.int64)
     return np.stack([begins, sizes, begins + sizes + 8 * (pages["elements"] < 0)], axis=1)
+
+
+class Keeper:
+    """Keeps at most so many files of one reader open: others rest, and wake when they are read again."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._awake: deque[TupleFile] = deque()
+
+    def awake(self, file: TupleFile) -> None:
+        """Take note that a file was opened; where there are too many, the one opened first may rest."""
+        file.keeper = self
+        self._awake.append(file)
+        if len(self._awake) > self._most:
+            self._awake.popleft().rest()
 
 
 def _cycle(key: tfile.Key) -> int:
@@ -90,6 +111,8 @@ class TupleFile:
     writer: str
     header_checksum: int
     description: Description
+    keeper: Keeper | None = None
+    _identity: tuple[int, ...] | None = None
 
     def _open(self, name: str | None, like: TupleFile | None) -> None:
         self.size = os.fstat(self.fd).st_size
@@ -128,8 +151,28 @@ class TupleFile:
 
     # --- bytes
 
+    def rest(self) -> None:
+        """Close the file until it is read again."""
+        if self.fd >= 0:
+            identity = _identity(self.fd)
+            self.close()
+            self._identity = identity
+
+    def _wake(self) -> None:
+        """Open a resting file again; another one in its place is refused."""
+        if self._identity is None:
+            return
+        self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        if _identity(self.fd) != self._identity:
+            self.close()
+            raise FormatError(f"{self.path} was replaced while it was read", hint="open it anew")
+        if self.keeper is not None:
+            self.keeper.awake(self)
+
     def pread(self, offset: int, size: int) -> bytes:
         """Read bytes of the file; raise FormatError beyond its end."""
+        if self.fd < 0:
+            self._wake()
         if offset < 0 or size < 0 or offset + size > self.size:
             raise FormatError(f"the file ends before byte {offset + size}", hint=DAMAGED)
         data = os.pread(self.fd, size, offset)
@@ -142,6 +185,8 @@ class TupleFile:
 
     def _pread_scratch(self, offset: int, size: int) -> memoryview:
         """Read into this thread's buffer: fresh memory for every read would cost more than the read."""
+        if self.fd < 0:
+            self._wake()
         if offset < 0 or offset + size > self.size:
             raise FormatError(f"the file ends before byte {offset + size}", hint=DAMAGED)
         buffer: bytearray = getattr(_scratch, "buffer", EMPTY)
@@ -284,6 +329,7 @@ class TupleFile:
 
     def close(self) -> None:
         """Close the file; harmless when closed already."""
+        self._identity = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
