@@ -56,4 +56,6 @@ def test_a_production_moved_half_way_and_back_has_the_same_results(
     assert moved.collections() == undisturbed.collections()
     assert moved.produce() and moved.collections() == undisturbed.collections()
     assert run(["db", "verify", "-w", str(root)]) == 0
+    with moved.workspace.db.read() as conn:
+        assert conn.scalar(sa.select(sa.func.count()).select_from(schema.seal)) > 2
     moved.workspace.db.close()

@@ -81,6 +81,7 @@ class Produce:
                     live.hide(self.workspace, one.spec.name)
             for one in self._all:
                 one._freeze()
+            Sealer(self.workspace).finish()
         return self.production_id
 
     @property

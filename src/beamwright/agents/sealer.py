@@ -26,3 +26,7 @@ class Sealer:
             done = seals.seal(self.workspace.db, now, PATIENCE_SECONDS, most=1)
             self._due = now if done == seals.LINES else now + EVERY_SECONDS
         return 0
+
+    def finish(self) -> None:
+        """Seal all that is settled: a production ends with a history that nobody can change unnoticed."""
+        seals.seal(self.workspace.db, self.workspace.clock.now(), PATIENCE_SECONDS)

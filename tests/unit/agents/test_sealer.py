@@ -52,4 +52,7 @@ def test_a_turn_seals_a_part_until_all_is_sealed_and_then_waits(
     clock.time += EVERY_SECONDS
     sealer.turn()
     assert left() == 0
+    write(9)
+    sealer.finish()
+    assert left() == 0
     workspace.db.close()
