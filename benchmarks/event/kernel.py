@@ -21,7 +21,7 @@ from beamwright.event.kernel import Counts
 from beamwright.event.loop import run_path
 from beamwright.event.path import Path as Steps
 from beamwright.event.table import Table, offsets_of
-from dimuon import BANKS, kernel_module
+from dimuon import BANKS, kernel_class
 
 BENCH = "event/kernel"
 
@@ -47,7 +47,7 @@ def measure(n: int, repeat: int) -> list[Figure]:
     """Compare the event loop with one call of the compiled function."""
     muons = sample(n)
     reader = MemoryReader(n, {"Muon": muons}, BANKS)
-    kernel = numba.njit(type(kernel_module()).kernel)  # type: ignore[attr-defined]
+    kernel = numba.njit(kernel_class().kernel)  # type: ignore[attr-defined]
     columns = [muons.columns[name] for name in ("pt", "eta", "phi", "charge")]
     begun = time.perf_counter()
     kernel(0, muons.offsets, *columns, *counters())
@@ -55,7 +55,7 @@ def measure(n: int, repeat: int) -> list[Figure]:
     bins: dict[str, list[list[int]]] = {}
 
     def ours() -> None:
-        steps = Steps("kernel", "event", [kernel_module()], [])
+        steps = Steps("kernel", "event", [kernel_class()()], [])
         found = run_path(steps, reader, RUN, banks=BANKS)
         bins["ours"] = [found.histograms[name].counts.tolist() for name in AXES]
 

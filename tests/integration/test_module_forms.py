@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -14,12 +15,14 @@ from beamwright.core.histogram import Axis, HistogramSet
 from beamwright.core.lineage import Lineage
 from beamwright.core.runs import Interval
 from beamwright.event import kernel as kernel_module
+from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch, Table
 from beamwright.event.kernel import KernelModule, fill
 from beamwright.event.loop import Limits, run_path
 from beamwright.event.module import Parameter
 from beamwright.event.path import Output, Path, When
 from beamwright.event.perevent import Event, EventModule
+from beamwright.event.store import CollectionReader, StreamWriter
 from support import toy
 
 pytest.importorskip("numba", reason="the extra `numba` is not installed")
@@ -469,3 +472,35 @@ def test_lists_are_read_by_a_kernel_through_their_offsets(lab: Lab) -> None:
 
     lab.run(Path("k", "event", [made(), Look()], []), limits=Limits(quarantined=0))
     assert sum(table.records for table in seen) == 300
+
+
+# --- the guide
+
+
+def test_the_modules_of_the_guide_give_the_same(tmp_path: FilePath) -> None:
+    page = FilePath(__file__).resolve().parents[2] / "docs" / "how-to" / "write-modules.md"
+    defined: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        exec(compile(block, str(page), "exec"), defined)  # noqa: S102 - the guide's own code
+    columns = {"columns": {"energy": {"type": "f4"}}}
+    banks = BankSet.from_document({"Hit": columns, "Sum": columns | {"rows": "one"}})
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(2, 200)
+    batch = Batch("event", "A", 7, np.zeros(200), np.arange(200), banks=banks)
+    batch["Hit"] = Table.from_counts("Hit", counts, {"energy": rng.exponential(2, counts.sum())})
+    lineage = Lineage("toy", "p", "s", "path", "dst", "dst", "A", "release", "config")
+    with StreamWriter(tmp_path / "in.root", "dst", banks.subset(["Hit"]), lineage) as writer:
+        writer.write(batch)
+        writer.close()
+    found = set()
+    for name in ("SumColumns", "SumEvents", "SumKernel"):
+        path = Path("guide", "event", [defined[name](threshold=4.0)], [Output("o", ["Sum"], "loud")])
+        with CollectionReader([tmp_path / "in.root"]) as reader:
+            run_path(
+                path, reader, RUN, banks=banks, outputs={"o": tmp_path / f"{name}.root"},
+                lineage=lambda stream: lineage, batch_events=64,
+            )  # fmt: skip
+        found.add((tmp_path / f"{name}.root").read_bytes())
+    assert len(found) == 1
+    with CollectionReader([tmp_path / "SumKernel.root"]) as reader:
+        assert 0 < len(reader) < 200

@@ -20,7 +20,6 @@ from beamwright.event.banks import BankSet
 from beamwright.event.collection import CollectionReader
 from beamwright.event.commit import LoopResult
 from beamwright.event.evolution import united
-from beamwright.event.following import Feed, FollowReader, follow_path, stoppable
 from beamwright.event.loop import Limits, run_path
 from beamwright.event.metadata import read_metadata
 from beamwright.event.path import Path
@@ -85,6 +84,8 @@ def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
 
 def _follow(request: Request, path: Path, defined: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Run the path over a stream that is still being written; outputs are closed whatever ends it."""
+    from beamwright.event.following import Feed, FollowReader, follow_path, stoppable
+
     if len(request.inputs) != 1 or request.events or request.quarantine_only:
         raise UsageError(
             "--follow takes one input and all of its records", hint="leave --events and --quarantine-only out"

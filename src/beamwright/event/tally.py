@@ -18,8 +18,8 @@ _MOST_SAMPLES = 512
 
 
 Call: TypeAlias = tuple[int, int, int, int, int]
-"""One call of a hook: the number of its step, of the hook, of records, its ns, and the bytes by which the process
-grew, -1 where that was not measured."""
+"""One call of a hook: the numbers of its step, of the hook, of records, its ns, and the bytes by which the
+process grew, -1 where that was not measured."""
 
 _statm: dict[int, int] = {}
 
