@@ -58,8 +58,10 @@ def show(name: str, deadline: str | None, folder: Path | None, as_json: bool) ->
         with workspace.db.read() as conn:
             found = pick(views.productions(conn), "name", "production", name)
             shown = grid.grid(conn, found)
-            now = workspace.clock.now()
-            rows = projection.project(conn, tasks.plan(conn, found["id"]), now, by)
+            rows = []
+            if by is not None or found["finished"] is None:
+                plan = tasks.plan(conn, found["id"])
+                rows = projection.project(conn, plan, workspace.clock.now(), by)
     finally:
         workspace.db.close()
     document = {key: value for key, value in found.items() if key != "id"} | {"grid": shown}
