@@ -229,7 +229,7 @@ def test_statements_are_written_where_the_tables_are_spoken_for() -> None:
 
 
 # Each name as imported, with the distribution that brings it.
-DISTRIBUTIONS = {"sqlalchemy": "SQLAlchemy"}
+DISTRIBUTIONS = {"sqlalchemy": "SQLAlchemy", "pydantic_core": "pydantic"}
 OPTIONAL = {
     "numba",
     "psycopg",

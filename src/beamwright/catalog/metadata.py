@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic_core import to_json
 
 from beamwright.core.canonical import canonical_json
 from beamwright.core.clock import seconds_of
@@ -76,39 +77,38 @@ class Kind:
         keys = [{k: v for k, v in asdict(key).items() if k != "id"} for key in self.keys.values()]
         return {"name": self.name, "subject": self.subject, "doc": self.doc, "keys": keys}
 
-    def checked(self, content: Any, owner: str) -> Content:
+    def checked(self, content: Any) -> Content:
         """Return the content as it is stored.
 
         Raises: FormatError for an unknown key, a missing one, a value of another type, NaN, or too much.
         """
         if not isinstance(content, dict):
-            raise FormatError(
-                f"{owner}: the metadata {self.name} are no table of keys", hint="write key: value"
-            )
+            raise FormatError(f"the metadata {self.name} are no table of keys", hint="write key: value")
         found: Content = {}
         for name, value in content.items():
             key = self.keys.get(name)
             if key is None:
-                raise FormatError(
-                    f"{owner}: {self.name} has no key {str(name)[:80]!r}", hint=nearest(str(name), self.keys)
-                )
-            found[name] = _value(key, value, f"{owner}: {self.name}.{name}")
-        for key in self.keys.values():
-            if key.is_required and key.name not in found:
-                raise FormatError(f"{owner}: {self.name}.{key.name} is missing", hint="it is a required key")
+                hint = nearest(str(name)[:80], self.keys)
+                raise FormatError(f"{self.name} has no key {str(name)[:80]!r}", hint=hint)
+            found[name] = _value(self.name, key, value)
+        for name in self.required:
+            if name not in found:
+                raise FormatError(f"{self.name}.{name} is missing", hint="it is a required key")
         if len(found) > 6 and len(canonical_json(found)) > MAX_DOCUMENT:
             raise FormatError(
-                f"{owner}: the metadata {self.name} have more than {MAX_DOCUMENT} bytes", hint=_FILE_HINT
+                f"the metadata {self.name} have more than {MAX_DOCUMENT} bytes", hint=_FILE_HINT
             )
         return found
 
-    def indexed(self, content: Mapping[str, Value]) -> Iterator[tuple[sa.Table, int, Value]]:
-        """Yield table, key and value of what has to be found by queries."""
-        for key in self.keys.values():
-            if key.is_indexed and key.name in content:
-                value = content[key.name]
-                _check_indexed(key, value, f"{self.name}.{key.name}")
-                yield INDEXES[key.type], key.id, int(value) if key.type == "bool" else value
+    @cached_property
+    def required(self) -> list[str]:
+        """The names of the keys that each document must have."""
+        return [key.name for key in self.keys.values() if key.is_required]
+
+    @cached_property
+    def indexed(self) -> list[Key]:
+        """The keys that queries find by an index."""
+        return [key for key in self.keys.values() if key.is_indexed]
 
 
 _FILE_HINT = "metadata describe; what is long belongs into a file"
@@ -175,7 +175,7 @@ def attach(
     table = schema.metadata_kind
     conn.execute(sa.select(table.c.id).where(table.c.id == kind.id).with_for_update())
     present = _live(conn, kind, contents)
-    checked = {n: kind.checked(dict(c), f"{kind.subject} {n}") for n, c in contents.items()}
+    checked = {n: kind.checked(dict(c)) for n, c in contents.items()}
     fresh = {n: content for n, content in checked.items() if n not in present or present[n][1] != content}
     document = schema.metadata_document
     for document_id in (present[n][0] for n in fresh if n in present):
@@ -193,15 +193,24 @@ def write(conn: sa.Connection, rows: Iterable[tuple[Kind, int, Content]], now: f
     ids = bulk.reserve(conn, schema.metadata_document, len(found))
     # A key may have got its index since the documents were checked; from here on none does.
     present = kinds(conn, lock="share")
-    documents: list[tuple[Any, ...]] = []
-    indexes: dict[sa.Table, list[tuple[int, Value, int]]] = {table: [] for table in INDEXES.values()}
-    for document_id, (kind, n, content) in zip(ids, found, strict=True):
-        documents.append((document_id, kind.id, n, canonical_json(content).decode(), now))
-        for table, key_id, value in present[kind.name].indexed(content):
-            indexes[table].append((key_id, value, document_id))
-    bulk.load(conn, schema.metadata_document, ("id", "kind_id", "object", "content", "added"), documents)
-    for table, values in sorted(indexes.items(), key=lambda item: item[0].name):
-        bulk.load(conn, table, ("key_id", "value", "document_id"), values)
+    indexes: dict[str, list[tuple[int, Value, int]]] = {type_: [] for type_ in TYPES}
+    keys = {name: [(key, indexes[key.type].append) for key in k.indexed] for name, k in present.items()}
+    for document_id, (kind, _, content) in zip(ids, found, strict=True):
+        for key, enter in keys[kind.name]:
+            value = content.get(key.name)
+            if value is not None:
+                _check_indexed(kind.name, key, value)
+                enter((key.id, value, document_id))
+    if found:
+        columns = {
+            "id": ids,
+            "kind_id": [kind.id for kind, _, _ in found],
+            "object": [n for _, n, _ in found],
+        }
+        texts = [to_json(content).decode() for _, _, content in found]
+        bulk.load(conn, schema.metadata_document, columns | {"content": texts, "added": now})
+    for type_, entries in indexes.items():
+        _load_index(conn, type_, entries)
 
 
 def of(
@@ -302,11 +311,16 @@ def _fill(conn: sa.Connection, kind: Kind, key: Key) -> None:
     while rows := conn.execute(mine.where(table.c.id > last).limit(_PAGE)).all():
         found = [(key.id, row.content[key.name], row.id) for row in rows if key.name in row.content]
         for _, value, _document in found:
-            _check_indexed(key, value, f"{kind.name}.{key.name}")
-        if key.type == "bool":
-            found = [(key_id, int(value), document) for key_id, value, document in found]
-        bulk.load(conn, INDEXES[key.type], ("key_id", "value", "document_id"), found)
+            _check_indexed(kind.name, key, value)
+        _load_index(conn, key.type, found)
         last = rows[-1].id
+
+
+def _load_index(conn: sa.Connection, type_: str, entries: list[tuple[int, Value, int]]) -> None:
+    if entries:
+        keys, values, documents = zip(*entries, strict=True)
+        kept = [int(value) for value in values] if type_ == "bool" else values
+        bulk.load(conn, INDEXES[type_], {"key_id": keys, "value": kept, "document_id": documents})
 
 
 def _live(conn: sa.Connection, kind: Kind, objects: Iterable[int]) -> dict[int, tuple[int, Content]]:
@@ -321,42 +335,43 @@ def _live(conn: sa.Connection, kind: Kind, objects: Iterable[int]) -> dict[int, 
 # --- values ---------------------------------------------------------------------------------------
 
 
-def _value(key: Key, value: Any, owner: str) -> Value:
-    kind = type(value)
-    if key.type == "text" and kind is str:
-        _check_text(key, value, owner)
-        return sys.intern(value) if len(value) < 20 else str(value)
-    if key.type == "int" and kind is int and value in _INTEGERS:
+def _value(kind: str, key: Key, value: Any) -> Value:
+    """Return a value as it is stored."""
+    type_, found = key.type, type(value)
+    if type_ == "text" and found is str:
+        _check_text(kind, key, value)
+        return str(value)
+    if type_ == "int" and found is int and value in _INTEGERS:
         return int(value)
-    if key.type == "float" and kind is float and math.isfinite(value):
+    if type_ == "float" and found is float and math.isfinite(value):
         return float(value)
-    if key.type == "float" and kind is int and abs(value) < 2**1000:
+    if type_ == "float" and found is int and abs(value) < 2**1000:
         return float(value)
-    if key.type == "bool" and kind is bool:
+    if type_ == "bool" and found is bool:
         return bool(value)
-    if key.type == "time" and kind in (str, int, float):
-        return seconds_of(value, owner)
+    if type_ == "time" and found in (str, int, float):
+        return seconds_of(value, f"{kind}.{key.name}")
     shown = repr(value)
     shown = shown if len(shown) <= 80 else f"{shown[:60]}… ({len(shown)} characters)"
     wanted = {"int": "a whole number of 64 bits", "float": "a finite number", "bool": "true or false"}
-    raise FormatError(f"{owner} is {shown}", hint=f"it holds {wanted.get(key.type, key.type)}")
+    raise FormatError(f"{kind}.{key.name} is {shown}", hint=f"it holds {wanted.get(type_, type_)}")
 
 
-def _check_text(key: Key, value: str, owner: str) -> None:
+def _check_text(kind: str, key: Key, value: str) -> None:
     if len(value) > MAX_TEXT:
-        raise FormatError(f"{owner} has {len(value)} characters, {MAX_TEXT} are allowed", hint=_FILE_HINT)
+        told = f"{kind}.{key.name} has {len(value)} characters, {MAX_TEXT} are allowed"
+        raise FormatError(told, hint=_FILE_HINT)
     if key.is_indexed:
-        _check_indexed(key, value, owner)
+        _check_indexed(kind, key, value)
     if "\0" in value or not (value.isascii() or _is_unicode(value)):
-        raise FormatError(f"{owner} holds a character that is no text", hint="write Unicode without NUL")
+        told = f"{kind}.{key.name} holds a character that is no text"
+        raise FormatError(told, hint="write Unicode without NUL")
 
 
-def _check_indexed(key: Key, value: Any, owner: str) -> None:
+def _check_indexed(kind: str, key: Key, value: Any) -> None:
     if key.type == "text" and len(value) > MAX_INDEXED:
-        hint = "declare the key without an index, or shorten the value"
-        raise FormatError(
-            f"{owner} has {len(value)} characters; indexed are at most {MAX_INDEXED}", hint=hint
-        )
+        told = f"{kind}.{key.name} has {len(value)} characters; indexed are at most {MAX_INDEXED}"
+        raise FormatError(told, hint="declare the key without an index, or shorten the value")
 
 
 def _is_unicode(text: str) -> bool:

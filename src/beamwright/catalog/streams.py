@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,12 +17,35 @@ _ROWS = 5000
 Record = dict[str, Any]
 
 
-def read_records(path: Path, position: list[int] | None = None) -> Iterator[tuple[int, Record]]:
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of JSON that nobody has looked into yet."""
+
+    source: str
+    number: int
+    data: bytes
+
+    def members(self) -> Record:
+        """Return the members of its object.
+
+        Raises: FormatError, which names the line, for what is no record and where a stream was cut.
+        """
+        try:
+            record = _decode(self.data.decode())
+        except (ValueError, RecursionError) as error:
+            raise _broken(self.source, self.number, self.data, error) from None
+        if not isinstance(record, dict):
+            told = f"{self.source}, line {self.number}: no record"
+            raise FormatError(told, hint="each line is one JSON object")
+        return record
+
+
+def read_records(path: Path, position: list[int] | None = None) -> Iterator[tuple[int, Record | Line]]:
     """Yield (line or row number, record) of a ``.jsonl`` or ``.parquet`` file; ``-`` is standard input.
 
     ``position`` is a list of one number that is kept at the bytes (rows for Parquet) read so far.
 
-    Raises: FormatError, which names the line, for what is no record and where a stream was cut.
+    Raises: FormatError.
     """
     place = [0] if position is None else position
     if path.suffix == ".parquet":
@@ -45,9 +69,8 @@ def size_of(path: Path) -> int:
     return _opened(path).metadata.num_rows if path.suffix == ".parquet" else path.stat().st_size
 
 
-def read_lines(stream: IO[bytes], name: str, position: list[int]) -> Iterator[tuple[int, Record]]:
-    """Yield (line number, record) of JSON lines; empty lines are left out."""
-    loads = json.JSONDecoder(parse_constant=_constant).decode
+def read_lines(stream: IO[bytes], name: str, position: list[int]) -> Iterator[tuple[int, Line]]:
+    """Yield (line number, line) of JSON lines; empty lines are left out."""
     number = 0
     while line := stream.readline(MAX_LINE + 1):
         number += 1
@@ -56,19 +79,15 @@ def read_lines(stream: IO[bytes], name: str, position: list[int]) -> Iterator[tu
             raise FormatError(
                 f"{name}, line {number}: more than {MAX_LINE} bytes", hint="a record describes one object"
             )
-        if line.isspace():
-            continue
-        try:
-            record = loads(line.decode())
-        except (ValueError, RecursionError) as error:
-            raise _broken(name, number, line, error) from None
-        if not isinstance(record, dict):
-            raise FormatError(f"{name}, line {number}: no record", hint="each line is one JSON object")
-        yield number, record
+        if not line.isspace():
+            yield number, Line(name, number, line)
 
 
 def _constant(text: str) -> float:
     raise ValueError(f"{text} is no number that can be kept")
+
+
+_decode = json.JSONDecoder(parse_constant=_constant).decode
 
 
 def _broken(name: str, number: int, line: bytes, error: Exception) -> BeamwrightError:

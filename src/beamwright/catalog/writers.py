@@ -17,8 +17,9 @@ from beamwright.db import bulk, history, schema
 
 ACTOR = "registrar"
 PAGE = 5000
-_HISTORY = ("at", "kind", "object", "source", "target", "actor", "reason", "data")
 _ENDS = ("first_run", "first_section", "first_event", "last_run", "last_section", "last_event")
+
+_FLAGS = ("is_mc", "is_resampled")
 
 R = TypeVar("R", FileRecord, RunRecord, CollectionRecord)
 Metadata = list[tuple[metadata.Kind, int, metadata.Content]]
@@ -123,10 +124,10 @@ class Writer(ABC, Generic[R]):
 
     def _created(self, kind: str, ids: Iterable[int], states: Iterable[str]) -> None:
         """Write the lines of history of objects that begin in a state."""
-        at, actor, reason = self.source.now, self.source.actor, f"from {self.source.name}"
-        pairs = zip(ids, states, strict=True)
-        rows = ((at, kind, str(n), None, state, actor, reason, "{}") for n, state in pairs)
-        bulk.load(self.conn, schema.history, _HISTORY, rows)
+        said = {"at": self.source.now, "kind": kind, "source": None, "actor": self.source.actor}
+        said |= {"reason": f"from {self.source.name}", "data": "{}"}
+        objects = [str(n) for n in ids]
+        bulk.load(self.conn, schema.history, {"object": objects, "target": list(states), **said})
 
     @abstractmethod
     def _known(self, batch: Sequence[R]) -> dict[Any, Any]:
@@ -179,18 +180,15 @@ class FileWriter(Writer[FileRecord]):
                         raise self._contradiction(record, how)
 
     def _insert(self, batch: Sequence[FileRecord]) -> list[int]:
+        ids = bulk.reserve(self.conn, schema.file, len(batch))
         source = {"by": self.source.actor, "source": self.source.name}
-        ids, now = bulk.reserve(self.conn, schema.file, len(batch)), self.source.now
-        columns = (
-            "id", "scope", "name", "kind", "size", "sha256", "adler32", "uuid", "tier", "lineage", "created",
-        )  # fmt: skip
         plain = canonical_json({"registered": source}).decode()
-        rows = (
-            (n, *r.key, r.kind, r.size, r.sha256, r.adler32, r.uuid, r.tier,
-             canonical_json({**r.origin, "registered": source}).decode() if r.origin else plain, now)
-            for n, r in zip(ids, batch, strict=True)
-        )  # fmt: skip
-        bulk.load(self.conn, schema.file, columns, rows)
+        origins = [r.origin for r in batch]
+        lineages = [canonical_json({**o, "registered": source}).decode() if o else plain for o in origins]
+        copied = ("scope", "name", "size", "sha256", "adler32", "kind", "tier", "uuid")
+        columns = dict(zip(FileRecord._fields, zip(*batch, strict=True), strict=True))
+        made = {"id": ids, "lineage": lineages, "created": self.source.now}
+        bulk.load(self.conn, schema.file, {name: columns[name] for name in copied} | made)
         self._add_parents([(n, r) for n, r in zip(ids, batch, strict=True) if r.parents])
         self._add_replicas([(n, r) for n, r in zip(ids, batch, strict=True) if r.replicas])
         return ids
@@ -198,16 +196,18 @@ class FileWriter(Writer[FileRecord]):
     def _add_parents(self, files: Sequence[tuple[int, FileRecord]]) -> None:
         if files:
             known = _named(self.conn, {name for _, record in files for name in record.parents}, "parent")
-            rows = [(n, known[name]) for n, record in files for name in record.parents]
-            bulk.load(self.conn, schema.file_parent, ("file_id", "parent_id"), rows)
+            children = [n for n, record in files for _ in record.parents]
+            parents = [known[name] for _, record in files for name in record.parents]
+            bulk.load(self.conn, schema.file_parent, {"file_id": children, "parent_id": parents})
 
     def _add_replicas(self, files: Sequence[tuple[int, FileRecord]]) -> None:
         """Add replicas as present: nobody here has read them yet."""
         if files:
             places = [(n, *place) for n, record in files for place in record.replicas]
+            owners, endpoints, paths = zip(*places, strict=True)
             ids = bulk.reserve(self.conn, schema.replica, len(places))
-            rows = ((n, *place, "present") for n, place in zip(ids, places, strict=True))
-            bulk.load(self.conn, schema.replica, ("id", "file_id", "endpoint", "path", "state"), rows)
+            columns = {"id": ids, "file_id": owners, "endpoint": endpoints, "path": paths}
+            bulk.load(self.conn, schema.replica, columns | {"state": "present"})
             self._created("replica", ids, ["present"] * len(ids))
 
 
@@ -238,17 +238,18 @@ class RunWriter(Writer[RunRecord]):
 
     def _insert(self, batch: Sequence[RunRecord]) -> list[int]:
         ids = bulk.reserve(self.conn, schema.run, len(batch))
-        columns = (
-            "id", "series", "number", "tier", "state", "version", "expected", "end_marker", "luminosity",
-            "livetime", "is_mc", "is_resampled", "conditions", "created",
-        )  # fmt: skip
-        rows = (
-            (n, *r.key, r.state, 1, canonical_json({"records": r.expected}).decode() if r.expected else None,
-             False, r.luminosity, r.livetime, r.is_mc, r.is_resampled, canonical_json(r.conditions).decode(),
-             self.source.now)
-            for n, r in zip(ids, batch, strict=True)
-        )  # fmt: skip
-        bulk.load(self.conn, schema.run, columns, rows)
+        columns = dict(zip(RunRecord._fields, zip(*batch, strict=True), strict=True))
+        copied = ("series", "number", "tier", "state", "luminosity", "livetime", "is_mc", "is_resampled")
+        expected = [canonical_json({"records": r.expected}).decode() if r.expected else None for r in batch]
+        made = {
+            "id": ids,
+            "expected": expected,
+            "created": self.source.now,
+            "version": 1,
+            "end_marker": False,
+        }
+        conditions = {"conditions": [canonical_json(r.conditions).decode() for r in batch]}
+        bulk.load(self.conn, schema.run, {name: columns[name] for name in copied} | made | conditions)
         self._created("run", ids, [r.state for r in batch])
         return ids
 
@@ -312,18 +313,24 @@ class CollectionWriter(Writer[CollectionRecord]):
     def _insert(self, batch: Sequence[CollectionRecord]) -> list[int]:
         known = _named(self.conn, {name for r in batch for name in r.files}, "file")
         ids, now = bulk.reserve(self.conn, schema.collection, len(batch)), self.source.now
-        columns = (
-            "id", "scope", "name", "tier", "stream", "state", "events", "series", *_ENDS, "release",
-            "config_hash", "global_tag", "resolved_hash", "is_mc", "is_resampled", "created",
-        )  # fmt: skip
-        rows = (
-            (n, r.did.scope, self._name(r), r.tier, r.stream, "valid", r.events, *r.interval, r.release,
-             r.config_hash, r.global_tag, r.resolved_hash, r.is_mc, r.is_resampled, now)
-            for n, r in zip(ids, batch, strict=True)
-        )  # fmt: skip
-        bulk.load(self.conn, schema.collection, columns, rows)
+        columns = dict(zip(CollectionRecord._fields, zip(*batch, strict=True), strict=True))
+        copied = (
+            "tier",
+            "stream",
+            "events",
+            "release",
+            "config_hash",
+            "global_tag",
+            "resolved_hash",
+            *_FLAGS,
+        )
+        ends = dict(zip(("series", *_ENDS), zip(*columns["interval"], strict=True), strict=True))
+        names = {"scope": [r.did.scope for r in batch], "name": [self._name(r) for r in batch]}
+        made = {"id": ids, "state": "valid", "created": now}
+        bulk.load(self.conn, schema.collection, {n: columns[n] for n in copied} | ends | names | made)
         links = [(n, known[f], i) for n, r in zip(ids, batch, strict=True) for i, f in enumerate(r.files)]
-        bulk.load(self.conn, schema.collection_file, ("collection_id", "file_id", "position"), links)
+        linked = zip(("collection_id", "file_id", "position"), zip(*links, strict=True), strict=True)
+        bulk.load(self.conn, schema.collection_file, dict(linked))
         self._created("collection", ids, ["valid"] * len(ids))
         self._supersede(batch, ids)
         return ids

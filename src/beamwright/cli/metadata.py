@@ -121,7 +121,7 @@ def set_(
         declared = catalogue.find_kind(conn, kind, subject)
         identity = _object(conn, subject, name)
         said = catalogue.of(conn, subject, [identity])[identity].get(kind, {})
-        content = declared.checked(_changed(declared, dict(said), values), name)
+        content = declared.checked(_changed(declared, dict(said), values))
         if dry_run:
             say(f"would say of {name}: {content}")
             return

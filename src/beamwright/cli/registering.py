@@ -99,7 +99,7 @@ def _register(
 
 def _records(
     place: Path | None, record: str | None, position: list[int]
-) -> Iterable[tuple[int, dict[str, Any]]]:
+) -> Iterable[tuple[int, Any]]:
     from beamwright.catalog.streams import read_records
     from beamwright.core.errors import UsageError
 

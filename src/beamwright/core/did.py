@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from beamwright.core.errors import UsageError
 
-_SCOPE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=@/-]{0,249}")
+# Beside these, a name has no ".." and no "//".
+SCOPE, NAME = r"[a-z0-9][a-z0-9_.-]{0,63}", r"[A-Za-z0-9][A-Za-z0-9_.+=@/-]{0,249}"
+
+_SCOPE, _NAME = re.compile(SCOPE), re.compile(NAME)
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -1,32 +1,38 @@
-"""Writing many rows at once: COPY on PostgreSQL, one prepared statement on SQLite."""
+"""Writing many rows at once, column by column: COPY on PostgreSQL, one prepared statement on SQLite."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NoReturn
 
 import sqlalchemy as sa
 
 from beamwright.core.errors import ConflictError, StorageError
 
-Values = Sequence[Any]
+_SPECIAL = re.compile(r"[\\\t\n\r]")
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_NULL = r"\N"
 
 
-def load(conn: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Values]) -> None:
-    """Insert rows, given as values in the order of ``columns``; JSON is text already, flags are bool.
+def load(conn: sa.Connection, table: sa.Table, columns: Mapping[str, Any]) -> None:
+    """Insert rows, given as columns: each a sequence of values, or one value for all rows.
 
-    Raises: sqlalchemy.exc.IntegrityError when one breaks a constraint; then none is there.
+    At least one column is a sequence. JSON is text already, flags are bool.
+
+    Raises: sqlalchemy.exc.IntegrityError when a row breaks a constraint; then none is there.
     """
-    if conn.dialect.name == "postgresql":
-        _copy(conn, table, columns, rows)
+    number = next(len(values) for values in columns.values() if _is_many(values))
+    if number == 0:
         return
-    found = list(rows)
-    if found:
-        statement = sa.insert(table).compile(dialect=conn.dialect, column_keys=list(columns))
-        names = statement.positiontup or []
-        place = [columns.index(name) for name in names]
-        ordered = found if place == list(range(len(columns))) else [[row[n] for n in place] for row in found]
-        conn.exec_driver_sql(str(statement), [tuple(row) for row in ordered])
+    if conn.dialect.name == "postgresql":
+        _copy(conn, table, columns, number)
+        return
+    statement = sa.insert(table).compile(dialect=conn.dialect, column_keys=list(columns))
+    ordered = [columns[name] for name in statement.positiontup or ()]
+    rows = zip(*(v if _is_many(v) else repeat(v, number) for v in ordered), strict=True)
+    conn.exec_driver_sql(str(statement), list(rows))
 
 
 def reserve(conn: sa.Connection, table: sa.Table, number: int) -> list[int]:
@@ -43,20 +49,50 @@ def reserve(conn: sa.Connection, table: sa.Table, number: int) -> list[int]:
     return list(range(last + 1, last + number + 1))
 
 
-def _copy(conn: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Values]) -> None:
+def _is_many(values: Any) -> bool:
+    return isinstance(values, list | tuple | range)
+
+
+def _copy(conn: sa.Connection, table: sa.Table, columns: Mapping[str, Any], number: int) -> None:
     from psycopg import sql
 
     names = sql.SQL(", ").join(sql.Identifier(name) for name in columns)
     statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table.name), names)
+    texts = [
+        _texts(table.c[name], v) if _is_many(v) else repeat(next(iter(_texts(table.c[name], [v]))), number)
+        for name, v in columns.items()
+    ]
+    block = "\n".join(map("\t".join, zip(*texts, strict=True))) + "\n"
     driver = conn.connection.driver_connection
     assert driver is not None
     with driver.cursor() as cursor:
         try:
             with cursor.copy(statement) as copy:
-                for row in rows:
-                    copy.write_row(row)
+                copy.write(block)
         except driver.Error as error:
             _raise(error)
+
+
+def _texts(column: sa.Column[Any], values: Sequence[Any]) -> Iterable[str]:
+    """Return a column in COPY's text form."""
+    if column.nullable and None in values:
+        plain = [value for value in values if value is not None]
+        found = iter(_texts(sa.Column(column.name, column.type, nullable=False), plain))
+        return [_NULL if value is None else next(found) for value in values]
+    if isinstance(column.type, sa.Boolean):
+        return ["t" if value else "f" for value in values]
+    if isinstance(column.type, sa.Integer):
+        return map(str, values)
+    if isinstance(column.type, sa.Float):
+        return map(repr, map(float, values))
+    return _escaped(values)
+
+
+def _escaped(values: Sequence[str]) -> Iterator[str]:
+    # Hardly any text needs it, and one look at all of them is quick.
+    if _SPECIAL.search("".join(values)) is None:
+        return iter(values)
+    return (value.translate(_ESCAPES) for value in values)
 
 
 def _raise(error: Exception) -> NoReturn:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from beamwright.catalog import metadata, registering, runs
 from beamwright.catalog.registering import Outcome, register, rehearse
-from beamwright.catalog.streams import read_records
+from beamwright.catalog.streams import Line, read_records
 from beamwright.catalog.writers import Source
 from beamwright.core.canonical import sha256_hex
 from beamwright.core.errors import BeamwrightError, ConflictError, FormatError, UnknownNameError
@@ -221,7 +221,7 @@ def test_what_is_no_json_line_is_refused(tmp_path: Path, text: str, words: str) 
     path = tmp_path / "list.jsonl"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(FormatError, match=words):
-        list(read_records(path))
+        [line.members() for _, line in read_records(path) if isinstance(line, Line)]
 
 
 def test_parquet_gives_the_same_records(kinds: Database, tmp_path: Path) -> None:
