@@ -21,10 +21,10 @@ class Monitor:
 
     def turn(self) -> int:
         """Look a few times in a heartbeat; what is shown is no work that keeps a production going."""
-        now = self.workspace.clock.now()
-        if now < self._next:
+        now, pause = self.workspace.clock.now(), self.workspace.settings.limits.heartbeat_s / 2
+        if self._next - pause < now < self._next:  # a clock that was set back does not stop it
             return 0
-        self._next = now + self.workspace.settings.limits.heartbeat_s / 2
+        self._next = now + pause
         with self.workspace.db.read() as conn:
             flights = live.flights(conn, self.production_id)
             seen = {flight.attempt_id: live.stamp(flight) for flight in flights}

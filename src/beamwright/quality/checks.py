@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beamwright.core.errors import SchemaMismatchError
 from beamwright.core.histogram import Histogram
 from beamwright.quality.references import FigureLimits, HistogramLimits, References, TrendLimits
 from beamwright.quality.statistics import agreement, anderson, change_point, kolmogorov
 
+SHOWN = 8
 Outcome = Literal["good", "bad", "unknown"]
 Past = Mapping[tuple[str, str, str], Sequence[tuple[int, float]]]
 """Values by subject, name and quantity: (run, value) of earlier runs."""
@@ -168,12 +170,22 @@ def _channels(histogram: Histogram, limits: HistogramLimits) -> list[Check]:
         return [_unknown(limits.name, "median", f"{limits.name}: the median channel is empty")]
     found = []
     if limits.dead is not None:
-        dead = float((counts < limits.dead_below * median).mean())
-        found.append(_within(limits.name, "fraction dead", dead, None, limits.dead))
+        is_dead = counts < limits.dead_below * median
+        found.append(_named(limits.name, "fraction dead", is_dead, limits.dead))
     if limits.hot is not None:
-        hot = float((counts > limits.hot_above * median).mean())
-        found.append(_within(limits.name, "fraction hot", hot, None, limits.hot))
+        is_hot = counts > limits.hot_above * median
+        found.append(_named(limits.name, "fraction hot", is_hot, limits.hot))
     return found
+
+
+def _named(name: str, quantity: str, is_so: NDArray[np.bool_], limit: float) -> Check:
+    """Check the fraction of bins that are so, and name them where there are too many."""
+    check = _within(name, quantity, float(is_so.mean()), None, limit)
+    if check.outcome != "bad":
+        return check
+    bins = np.flatnonzero(is_so)
+    told = ", ".join(map(str, bins[:SHOWN])) + (f" and {bins.size - SHOWN} more" if bins.size > SHOWN else "")
+    return replace(check, message=f"{check.message}: bins {told}")
 
 
 def _shapes(histogram: Histogram, limits: HistogramLimits) -> list[Check]:

@@ -122,3 +122,25 @@ def test_figures_become_plain_json() -> None:
         "d": (True, None),
     }
     assert calibrating.plain(figures) == {"a": 0.5, "b": [3, None], "c": [1.0, None], "d": [True, None]}
+
+
+# --- channels of a fit
+
+
+def _bad(new: dict[str, list[float]], old: dict[str, list[float]] | None = None) -> list[str]:
+    previous = None if old is None else Constants({name: np.array(v) for name, v in old.items()})
+    return calibrating.bad_channels(Payload.arrays({name: np.array(v) for name, v in new.items()}), previous)
+
+
+def test_channels_without_a_finite_value_are_named() -> None:
+    found = _bad({"channel": [4, 5, 6], "gain": [1.0, float("nan"), float("inf")]})
+    assert found == ["gain of channel 5 is not finite", "gain of channel 6 is not finite"]
+    assert _bad({"gain": [float("nan")]}) == ["gain of channel 0 is not finite"]
+    assert _bad({"channel": [4, 5], "gain": [1.0, 2.0]}) == []
+
+
+def test_channels_that_were_there_before_are_missed() -> None:
+    old = {"channel": [4, 5, 6], "gain": [1.0, 1.0, 1.0]}
+    assert _bad({"channel": [4, 6, 9], "gain": [1.0, 1.0, 1.0]}, old) == ["channel 5 is missing"]
+    assert _bad({"gain": [1.0]}, {"gain": [1.0, 1.0]}) == ["gain has 1 entries, there were 2"]
+    assert _bad({"other": [1.0]}, old) == []

@@ -142,3 +142,13 @@ def test_a_trend_makes_a_verdict_bad() -> None:
     assert found.value == "bad" and "changes by" in found.reason
     (found,) = judge(references, {"fit": Reported({}, {"width": 2.01})}, past)
     assert found.value == "good"
+
+
+def test_dead_and_hot_channels_are_named() -> None:
+    counts = np.full(20, 100)
+    counts[[3, 7]] = 0
+    counts[11] = 900
+    histogram = Histogram("h", (Axis(20, 0.0, 20.0),), "", np.concatenate([[0], counts, [0]]))
+    dead, hot = check_histogram(histogram, HistogramLimits(name="h", subject="s", dead=0.05, hot=0.01))
+    assert (dead.outcome, hot.outcome) == ("bad", "bad")
+    assert dead.message.endswith(": bins 3, 7") and hot.message.endswith(": bins 11")
