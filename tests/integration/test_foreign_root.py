@@ -13,9 +13,11 @@ import pytest
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.foreign import ForeignReader
+from beamwright.event.rntuple import NTupleFile, Schema, collection, leaf, merge_files
 from beamwright.event.store import StreamWriter
 from beamwright.event.table import Jagged, Table
 from support.streams import LINEAGE
+from support.tuples import write_file
 
 pytest.importorskip("uproot")
 pytestmark = [
@@ -120,3 +122,41 @@ def test_root_reads_text_and_lists_in_banks(tmp_path):
     found = json.loads(done.stdout)
     assert [item["Head"] for item in found] == rows
     assert [item["Row"] for item in found] == [[row] * (n % 3) for n, row in enumerate(rows)]
+
+
+SUMS = """
+import json, sys
+import ROOT
+reader = ROOT.RNTupleReader.Open("events", sys.argv[1])
+numbers, weights = reader.GetView["std::uint32_t"]("run"), reader.GetView["double"]("weight")
+hits, times = reader.GetCollectionView("Hit"), reader.GetView["float"]("Hit._0.t")
+found = []
+for n in range(0, reader.GetNEntries(), 61):
+    inner = hits.GetCollectionRange(n)
+    found.append([numbers(n), weights(n), [times(i) for i in inner]])
+del numbers, weights, hits, times, reader
+print(json.dumps(found))
+"""
+
+
+def test_root_reads_clusters_that_were_joined_with_their_pages(tmp_path):
+    schema = Schema([leaf("run", "u4"), leaf("weight", "f8"), collection("Hit", [leaf("t", "f4")])])
+    expected, names = [], []
+    for number, n in enumerate((9000, 300, 200, 8800)):
+        counts = np.arange(n) % 4
+        arrays = {"run": np.arange(n, dtype="u4"), "weight": np.arange(n) * 0.5 + number}
+        arrays |= {
+            "Hit@0": np.concatenate([[0], np.cumsum(counts)]),
+            "Hit.t": np.arange(counts.sum(), dtype="f4"),
+        }
+        cuts = arrays["Hit@0"]
+        expected += [[k, k * 0.5 + number, arrays["Hit.t"][cuts[k] : cuts[k + 1]].tolist()] for k in range(n)]
+        names.append(write_file(tmp_path / f"{number}.root", [arrays], schema))
+    with (tmp_path / "merged.root").open("xb", buffering=0) as out:
+        assert merge_files(names, out, {}).resealed == 4
+    with NTupleFile(tmp_path / "merged.root") as file:
+        assert [len(column.pages) for column in file.clusters[0].columns] == [1, 3, 1, 1]
+    command = [sys.executable, "-c", SUMS, str(tmp_path / "merged.root")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == expected[::61]
