@@ -59,7 +59,6 @@ def reader(folder: Path | None) -> Iterator[sa.Connection]:
     """Give a reading connection to the workspace's database."""
     workspace = open_workspace(folder)
     try:
-        workspace.db.check()
         with workspace.db.read() as connection:
             yield connection
     finally:

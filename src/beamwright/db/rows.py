@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -290,12 +290,12 @@ def _read_postgresql(conn: sa.Connection, shape: Shape) -> Iterator[bytes]:
         sql.SQL(", ").join(order),
     )
     reals = [position for position, (_, kind) in enumerate(shape.columns) if kind == "real"]
-    blocks = _whole_lines(_copied(conn, statement))
+    blocks = _whole_lines(_copied(conn, shape, statement))
     return (_plain_reals(block, reals) for block in blocks) if reals else blocks
 
 
-def _copied(conn: sa.Connection, statement: Any) -> Iterator[bytes]:
-    with _driver(conn).cursor() as cursor, cursor.copy(statement) as copy:
+def _copied(conn: sa.Connection, shape: Shape, statement: Any) -> Iterator[bytes]:
+    with _named(shape), _driver(conn).cursor() as cursor, cursor.copy(statement) as copy:
         for chunk in copy:
             yield bytes(chunk)
 
@@ -326,15 +326,22 @@ def _plain_reals(block: bytes, reals: Sequence[int]) -> bytes:
 
 
 def _write_postgresql(conn: sa.Connection, shape: Shape, blocks: Iterable[bytes]) -> None:
-    import psycopg
     from psycopg import sql
 
     names = sql.SQL(", ").join(sql.Identifier(name) for name, _ in shape.columns)
     statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(shape.name), names)
+    with _named(shape), _driver(conn).cursor() as cursor, cursor.copy(statement) as copy:
+        for block in blocks:
+            copy.write(block)
+
+
+@contextmanager
+def _named(shape: Shape) -> Iterator[None]:
+    """Give the driver's errors names of ours: its own cursor is not watched over by SQLAlchemy."""
+    import psycopg
+
     try:
-        with _driver(conn).cursor() as cursor, cursor.copy(statement) as copy:
-            for block in blocks:
-                copy.write(block)
+        yield
     except psycopg.DataError as error:
         message = f"table {shape.name} holds a value that PostgreSQL does not take: {error}"
         raise FormatError(message, hint="mend the row that it names") from error

@@ -412,6 +412,25 @@ def test_a_backup_without_room_leaves_nothing(sqlite_database: Database, tmp_pat
     assert not list(tmp_path.glob("*saved*")) and not list(tmp_path.glob(".*part*"))
 
 
+def test_a_session_that_is_lost_while_it_copies_is_named(
+    postgresql_database: Database, tmp_path: Path
+) -> None:
+    with postgresql_database.begin() as conn:
+        conn.execute(
+            sa.insert(schema.workspace), [{"name": f"{n}", "value": {"x": "y" * 5000}} for n in range(2000)]
+        )
+    with (
+        pytest.raises(StorageError, match="lost"),
+        postgresql_database.read() as conn,
+    ):
+        number = conn.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        blocks = rows.read(conn, next(shape for shape in rows.shapes(conn) if shape.name == "workspace"))
+        next(blocks)
+        with postgresql_database.begin() as other:
+            other.exec_driver_sql("SELECT pg_terminate_backend(%s)", (number,))
+        list(blocks)
+
+
 def test_a_missing_backup_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"no backup .*nowhere\.zip"):
         archive.read(tmp_path / "nowhere.zip")
