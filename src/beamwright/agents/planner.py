@@ -14,8 +14,9 @@ from beamwright.agents.watch import Watch
 from beamwright.catalog import ledger
 from beamwright.core import bundle
 from beamwright.event.collection import CollectionReader
-from beamwright.production import grouping, inputs, inspection, merging, smaller, splitting
+from beamwright.production import grouping, inputs, inspection, merging, redoing, smaller, splitting
 from beamwright.production.closing import close
+from beamwright.production.interventions import Why
 from beamwright.production.progress import Progress
 from beamwright.production.publishing import cover
 from beamwright.production.spec import split_input
@@ -27,13 +28,14 @@ from beamwright.production.workspace import Workspace
 
 @dataclass(frozen=True)
 class Step:
-    """What is due for one task; ``smaller`` holds failed units with what takes their place, ``closing`` is
-    empty, balanced or unbalanced.
+    """What is due for one task; ``smaller`` holds failed units with what takes their place, ``replaced``
+    those that new ones stand in for; ``closing`` is empty, balanced or unbalanced.
     """
 
     task: Task
     units: list[UnitPlan] = field(default_factory=list)
     smaller: list[tuple[Any, list[UnitPlan]]] = field(default_factory=list)
+    replaced: list[int] = field(default_factory=list)
     closing: str = ""
 
 
@@ -62,11 +64,15 @@ class Planner:
         """Decide what is due for a task: units to be made or, where there are none, its closing."""
         if task.state not in ("active", "draining"):
             return Step(task)
-        find = {"process": self._process, "merge": self._merge}.get(task.step.kind)
-        units = find(progress, task) if find else []
-        cut = self._smaller(progress.conn, task) if task.step.kind == "process" else []
+        units: list[UnitPlan] = []
+        cut: list[tuple[Any, list[UnitPlan]]] = []
+        replaced: list[int] = []
+        if task.step.kind == "process":
+            units, cut = self._process(progress, task), self._smaller(progress.conn, task)
+        if task.step.kind == "merge":
+            units, replaced = self._merge(progress, task)
         if units or cut or not progress.is_done(task):
-            return Step(task, units, cut)
+            return Step(task, units, cut, replaced)
         is_balanced = not ledger.imbalances(progress.conn, task.id)
         return Step(task, closing="balanced" if is_balanced else "unbalanced")
 
@@ -76,6 +82,10 @@ class Planner:
         done, now = 0, self.workspace.clock.now()
         with self.workspace.db.begin() as conn:
             for step in steps:
+                if step.replaced:
+                    why = Why(ACTOR, "an input came late or was done again", now)
+                    redoing.supersede(conn, step.replaced, why)
+                    redoing.redo(conn, plan(conn, self.production_id), why)
                 done += len(add_units(conn, step.task, step.units, now))
                 for row, children in step.smaller:
                     done += 1 + smaller.take_place(conn, step.task, row, children, now)
@@ -149,12 +159,17 @@ class Planner:
 
     # --- merge steps
 
-    def _merge(self, progress: Progress, task: Task) -> list[UnitPlan]:
-        planned = []
+    def _merge(self, progress: Progress, task: Task) -> tuple[list[UnitPlan], list[int]]:
+        """Return the merges that can be made now, and the units whose place they take."""
+        planned, replaced = [], []
         for name in task.step.inputs:
             stream = split_input(name)[1]
             for group in merging.closed_groups(progress, task, name):
-                item = inputs.collection_item(progress.conn, group)
+                item = inputs.collection_item(progress.conn, group.rows)
                 item = inputs.with_edition(progress.conn, task, item, stream)
-                planned.append(splitting.merge_unit(task, item, stream, group[0].tier, 1, self.run))
-        return planned
+                earlier = [int(unit.definition.get("edition") or 0) + 1 for unit in group.replaces]
+                item = replace(item, edition=max([item.edition, *earlier]))
+                tier = group.rows[0].tier
+                planned.append(splitting.merge_unit(task, item, stream, tier, 1, self.run))
+                replaced += [int(unit.id) for unit in group.replaces]
+        return planned, replaced

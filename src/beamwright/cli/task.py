@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from beamwright.cli.analyse import analyse
 from beamwright.cli.common import (
     Columns,
     F,
@@ -175,6 +176,39 @@ def ignore(**options: Any) -> None:
     _move_jobs("ignore", **options)
 
 
+@task.command("redo")
+@click.option("--run", "runs", multiple=True, metavar="SERIES/NUMBER", help="This run; may be repeated.")
+@_handling
+def redo(
+    name: str, runs: tuple[str, ...], by: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool
+) -> None:
+    """Do finished work of a task anew: what another configuration made or, with --run, all of a run.
+
+    What was made from it is done anew, too. The outputs stay on disk, superseded; the next `produce` makes
+    the new ones.
+    """
+    from beamwright.cli.calibration import writing
+    from beamwright.core.errors import UsageError
+    from beamwright.production import handling
+
+    wanted = []
+    for run in runs:
+        series, slash, number = run.rpartition("/")
+        if not slash or not number.isdigit():
+            raise UsageError(f"{run!r} is no run", hint="write SERIES/NUMBER, as `beamwright run ls` does")
+        wanted.append((series, int(number)))
+    with writing(folder, by, reason, dry_run) as (conn, why):
+        found = handling.find_task(conn, name)
+        rows = handling.outdated(conn, found, wanted)
+        after = handling.redo(conn, found, rows, why) if rows else []
+    shown = [{"unit": row.key, "task": name, "run": f"{row.series}/{row.first_run}"} for row in rows]
+    shown += [
+        {"unit": "", "task": one.step, "run": f"{one.interval.series}/{one.interval.first[0]}"}
+        for one in after
+    ]
+    write_rows(shown, {"unit": lambda r: r["unit"][:12], "task": "task", "run": "run"}, as_json)
+
+
 def _move_task(
     verb: Any, name: str, by: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool
 ) -> None:
@@ -213,3 +247,6 @@ def _move_jobs(
 def _named(row: dict[str, object]) -> dict[str, object]:
     kept = {key: value for key, value in row.items() if key not in ("id", "production_id")}
     return {"name": f"{row['production']}/{row['step']}"} | kept
+
+
+task.add_command(analyse)

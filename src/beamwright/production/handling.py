@@ -11,7 +11,9 @@ from beamwright.core import states
 from beamwright.core.errors import StateError, UnknownNameError
 from beamwright.db import history, schema
 from beamwright.db.engine import batched
+from beamwright.production import redoing
 from beamwright.production.interventions import Why
+from beamwright.production.tasks import plan
 
 Verb = Literal["hold", "release", "cancel", "retry", "ignore"]
 
@@ -83,6 +85,33 @@ def move_task(conn: sa.Connection, task: Any, verb: Literal["hold", "release"], 
         message = f"task {task.step} is {task.state}: only one that is {source} can be taken for {verb}"
         raise StateError(message, hint="`beamwright task ls` shows the states")
     history.move(conn, schema.task, task.id, source, target, actor=why.actor, reason=why.reason, at=why.now)
+
+
+def outdated(conn: sa.Connection, task: Any, runs: Sequence[tuple[str, int]] = ()) -> list[Any]:
+    """Return the finished units of a task that another configuration made; or, with ``runs``, all of them."""
+    job, unit = schema.job, schema.unit
+    query = (
+        sa.select(job, unit.c.key, unit.c.task_id, unit.c.series, unit.c.first_run, unit.c.config_hash)
+        .join(unit, job.c.unit_id == unit.c.id)
+        .where(unit.c.task_id == task.id, job.c.state == "ok")
+        .order_by(job.c.id)
+    )
+    rows = conn.execute(query).all()
+    if runs:
+        return [row for row in rows if (row.series, row.first_run) in runs]
+    return [row for row in rows if row.config_hash != task.config_hash]
+
+
+def redo(conn: sa.Connection, task: Any, rows: Sequence[Any], why: Why) -> list[redoing.Stale]:
+    """Let finished units, and all that was made from them, be done anew; return what was made from them.
+
+    The outputs stay on disk and in the catalogue, as superseded.
+    """
+    ids = [int(row.unit_id) for row in rows]
+    redoing.supersede(conn, ids, why)
+    if ids:
+        _reopen(conn, int(task.id), why)
+    return redoing.redo(conn, plan(conn, int(task.production_id)), why)
 
 
 def find_task(conn: sa.Connection, name: str) -> Any:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from beamwright.db import schema
+from beamwright.db.engine import batched
 from beamwright.production.inputs import collections
 from beamwright.production.progress import Progress
 from beamwright.production.spec import split_input
 from beamwright.production.tasks import Task
+from beamwright.production.units import row_interval
 
 
 def cut(sizes: Sequence[int], target: int, is_complete: bool) -> list[slice]:
@@ -30,20 +33,75 @@ def cut(sizes: Sequence[int], target: int, is_complete: bool) -> list[slice]:
     return groups
 
 
-def closed_groups(progress: Progress, task: Task, name: str) -> list[list[Any]]:
-    """Return the groups of collections of ``step.stream`` that a task can merge now and has not merged."""
+@dataclass(frozen=True)
+class Group:
+    """Collections that are merged together, and the units whose place that takes."""
+
+    rows: list[Any]
+    replaces: tuple[Any, ...] = ()
+
+
+def closed_groups(progress: Progress, task: Task, name: str) -> list[Group]:
+    """Return the groups of collections of ``step.stream`` that a task can merge now and has not merged.
+
+    A late or redone collection makes a new version of the one unit that it falls in; others stay as they are.
+    """
     head, stream = split_input(name)
-    rows = collections(progress.conn, progress.plan.tasks[head].id, stream)
     new = {row.id for row in progress.new_collections(task, name)}
-    target = round(task.step.target_mb * 1e6)
-    found = []
+    if not new:
+        return []
+    rows = collections(progress.conn, progress.plan.tasks[head].id, stream)
+    made = _made(progress.conn, task.id, stream)
+    target, found = round(task.step.target_mb * 1e6), []
     for (series, *_), members in sorted(compatible(rows).items()):
         done, is_complete = progress.finished_prefix(head, series)
         ready = [row for row in members if row.first_run in done]
+        falling, rest = _fall(ready, new, made, is_complete)
         known = sizes(progress.conn, [row.id for row in ready])
-        groups = cut([known[row.id] for row in ready], target, is_complete)
-        found += [ready[group] for group in groups if all(row.id in new for row in ready[group])]
+        found += falling
+        for part, ends in rest:
+            found += [Group(part[one]) for one in cut([known[row.id] for row in part], target, ends)]
     return found
+
+
+def _fall(
+    ready: Sequence[Any], new: set[int], made: Sequence[tuple[Any, set[int]]], is_complete: bool
+) -> tuple[list[Group], list[tuple[list[Any], bool]]]:
+    """Sort new collections into those that fall into a unit and stretches of others; with each stretch goes
+    whether nothing can follow in it.
+    """
+    falls: dict[int, list[Any]] = {}
+    stretches: list[tuple[list[Any], bool]] = [([], is_complete)]
+    mine = [(unit, ids) for unit, ids in made if ids & {row.id for row in ready}]
+    for row in ready:
+        place = next((i for i, (u, ids) in enumerate(mine) if row.id in ids or _meets(u, row)), None)
+        if place is not None:
+            falls.setdefault(place, []).append(row)
+            stretches[-1] = (stretches[-1][0], True)
+            stretches.append(([], is_complete))
+        else:
+            stretches[-1][0].append(row)
+    again = [Group(rows, (mine[i][0],)) for i, rows in falls.items() if any(row.id in new for row in rows)]
+    return again, [stretch for stretch in stretches if stretch[0]]
+
+
+def _meets(unit: Any, row: Any) -> bool:
+    return row_interval(unit).intersect(row_interval(row)) is not None
+
+
+def _made(conn: sa.Connection, task_id: int, stream: str) -> list[tuple[Any, set[int]]]:
+    """Return the units of a merge that stand, with the ids of their collections."""
+    unit, job, link = schema.unit, schema.job, schema.unit_input
+    query = sa.select(unit, job.c.state).join(job, job.c.unit_id == unit.c.id).order_by(unit.c.id)
+    mine = (unit.c.task_id == task_id, unit.c.stream == stream, job.c.state != "superseded")
+    rows = conn.execute(query.where(*mine)).all()
+    inputs: dict[int, set[int]] = defaultdict(set)
+    for part in batched([row.id for row in rows]):
+        for unit_id, collection_id in conn.execute(
+            sa.select(link.c.unit_id, link.c.collection_id).where(link.c.unit_id.in_(part))
+        ):
+            inputs[unit_id].add(collection_id)
+    return [(row, inputs[row.id]) for row in rows]
 
 
 def compatible(rows: Sequence[Any]) -> dict[tuple[Any, ...], list[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,14 @@ def redo(conn: sa.Connection, plan: Plan, why: Why) -> list[Stale]:
     The outputs stay on disk and in the catalogue, as superseded.
     """
     found = stale(conn, plan)
-    unit_ids = [one.unit_id for one in found]
+    supersede(conn, [one.unit_id for one in found], why)
+    for step in sorted({one.step for one in found}):
+        reopen(conn, plan.tasks[step], why)
+    return found
+
+
+def supersede(conn: sa.Connection, unit_ids: Sequence[int], why: Why) -> None:
+    """Let units and the collections that they wrote count no more."""
     supersede_jobs(conn, unit_ids, why)
     collection = schema.collection
     wanted = sa.select(collection.c.id).where(
@@ -61,9 +68,6 @@ def redo(conn: sa.Connection, plan: Plan, why: Why) -> list[Stale]:
     history.move_all(
         conn, collection, ids, "valid", "superseded", actor=why.actor, reason=why.reason, at=why.now
     )
-    for step in sorted({one.step for one in found}):
-        reopen(conn, plan.tasks[step], why)
-    return found
 
 
 def _units(conn: sa.Connection, plan: Plan) -> list[Any]:

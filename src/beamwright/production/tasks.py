@@ -15,6 +15,7 @@ from beamwright.db.engine import insert_id
 from beamwright.production.spec import DatasetSpec, ProductionSpec, StepSpec, split_input
 
 ACTOR = "planner"
+UNFINISHED = ("prepared", "submitted", "running", "failed", "held")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def start(
     """Make the production and its tasks, or bring their configuration up to the file; return its id.
 
     ``facts`` holds, by step, what the experiment's code says of it. Finished work stays: a changed step
-    gets a new configuration version, which only units made from now on use.
+    gets a new configuration version, under which all else is planned.
     Raises: ReleaseError when a uniform production meets another release, or any release that is not an
     exact one.
     """
@@ -156,6 +157,7 @@ def config_hash(step: StepSpec, facts: Facts) -> str:
     """Return the hash of what decides the content of a step's outputs (not where and how fast it runs)."""
     elsewhere = {"farms", "priority", "target_mb", "split", "inputs", "max_wait_s"}
     elsewhere |= {"split_mb", "files", "group_mb", "by_run", "scouts", "max_failed", "retry", "state"}
+    elsewhere |= set() if step.kind == "analyse" else {"code", "outputs"}
     document = step.model_dump(mode="json", exclude=elsewhere)
     return content_hash([document, facts.document()])
 
@@ -225,27 +227,25 @@ def _update(
     }
     for step in spec.step:
         if step.name in old:
-            _configure(conn, old[step.name], step, facts[step.name], now)
+            _configure(conn, spec.name, old[step.name], step, facts[step.name], now)
         else:
             _create_task(conn, row.id, step, facts[step.name], spec.uniform, now)
 
 
-def _configure(conn: sa.Connection, task: Any, step: StepSpec, facts: Facts, now: float) -> None:
+def _configure(
+    conn: sa.Connection, production: str, task: Any, step: StepSpec, facts: Facts, now: float
+) -> None:
     """Give a task a new configuration version where what it produces changed; reopen it for new inputs."""
     new = config_hash(step, facts)
+    if new != task.config_hash and task.uniform:
+        _refuse_mixing(conn, production, task)
     version: int = task.config_version + (new != task.config_hash)
     values = {"config": _configuration(step, facts), "config_hash": new, "config_version": version}
     conn.execute(sa.update(schema.task).where(schema.task.c.id == task.id).values(values))
     if version != task.config_version:
-        history.record(
-            conn,
-            "task",
-            task.id,
-            "configured",
-            actor=ACTOR,
-            reason=f"configuration version {version}",
-            at=now,
-        )
+        reason = f"configuration version {version}"
+        history.record(conn, "task", task.id, "configured", actor=ACTOR, reason=reason, at=now)
+        _drop_unfinished(conn, task, reason, now)
     if task.state == "closed":
         history.move(
             conn,
@@ -257,6 +257,37 @@ def _configure(conn: sa.Connection, task: Any, step: StepSpec, facts: Facts, now
             reason="the production was configured again",
             at=now,
         )
+
+
+def _refuse_mixing(conn: sa.Connection, name: str, task: Any) -> None:
+    """Refuse another configuration of a step of a uniform production that has finished work.
+
+    Raises: StateError.
+    """
+    unit, job = schema.unit, schema.job
+    query = sa.select(sa.func.count()).select_from(unit).join(job, job.c.unit_id == unit.c.id)
+    done = conn.execute(query.where(unit.c.task_id == task.id, job.c.state == "ok")).scalar_one()
+    if done:
+        message = (
+            f"production {name} is uniform, and step {task.step} has done {done} unit(s) under configuration "
+            f"version {task.config_version}: another one would mix"
+        )
+        hint = "take the change back, or start a production of another name"
+        raise StateError(message, hint=hint)
+
+
+def _drop_unfinished(conn: sa.Connection, task: Any, reason: str, now: float) -> None:
+    """Let what was not done under the old configuration be planned anew, and its scouts go first again.
+
+    Chains keep theirs: a link ends with what it began with.
+    """
+    job, unit = schema.job, schema.unit
+    query = sa.select(job.c.id, job.c.state).join(unit, job.c.unit_id == unit.c.id)
+    mine = (unit.c.task_id == task.id, unit.c.kind.in_(("process", "merge")))
+    rows = conn.execute(query.where(*mine, job.c.state.in_(UNFINISHED)).order_by(job.c.id)).all()
+    moves = [history.Move(row.id, row.state, "superseded", reason) for row in rows]
+    history.move_each(conn, job, moves, actor=ACTOR, at=now)
+    conn.execute(sa.update(schema.task).where(schema.task.c.id == task.id).values(released=None, needs=None))
 
 
 def _task(row: Any, production: Any, step: StepSpec) -> Task:
