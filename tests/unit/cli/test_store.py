@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from beamwright import fsck
 from beamwright.core.errors import UnknownNameError
 from beamwright.core.runs import EventKey, Interval
 from beamwright.db import schema
@@ -267,6 +268,13 @@ def test_the_deep_copy_of_a_collection_becomes_one_with_its_lineage(call, regist
     one = call("collection", "show", "own:some", "--json").document
     other = call("collection", "show", "own:some.deep", "--json").document
     assert (other["interval"], other["stream"], other["state"]) == (one["interval"], "points", "valid")
+    broken = fsck.run(registered.db, registered.root, deep=True)
+    registered.db.close()
+    assert not [
+        violation
+        for violation in broken
+        if "some.deep" in violation.object or "deep.root" in violation.message
+    ]
     dst.unlink()
     assert call("event", "show", "44:3:1:104", "--in", "own:some.deep").code == 0
 
