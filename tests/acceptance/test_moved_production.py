@@ -30,6 +30,7 @@ class Halfway:
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_production_moved_half_way_and_back_has_the_same_results(
     tmp_path: Path, postgresql_new: sa.URL
 ) -> None:

@@ -154,7 +154,7 @@ def test_a_target_that_holds_something_is_left_alone(source: Database, target: s
     moved.close()
 
 
-@pytest.mark.parametrize("at", ["write", "read"])
+@pytest.mark.parametrize("at", ["write", pytest.param("read", marks=pytest.mark.slow)])
 def test_an_interrupted_move_leaves_nothing_and_can_be_repeated(
     source: Database, target: sa.URL, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
