@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +36,7 @@ std::vector<std::vector<double>> dimuon(const char *file) {
   auto pt = pairs.Histo1D<double>({"p", "", 100, 0, 200}, "pt0");
   auto eta = pairs.Histo1D<double>({"e", "", 100, -5, 5}, "eta0");
   std::vector<std::vector<double>> found;
-  for (auto &h : {mass, pt, eta}) {
+  for (auto h : {mass, pt, eta}) {
     std::vector<double> bins;
     for (int i = 0; i < h->GetNbinsX() + 2; ++i) bins.push_back(h->GetBinContent(i));
     found.push_back(bins);
@@ -48,11 +47,13 @@ std::vector<std::vector<double>> dimuon(const char *file) {
 
 
 def rdf_compiled() -> Callable[[str], Bins]:
-    """Return RDataFrame with typed functions, compiled with optimisation."""
+    """Return RDataFrame with typed functions, compiled with optimisation once and kept beside the file."""
     import ROOT
 
-    path = Path(tempfile.mkdtemp()) / "dimuon.C"
-    path.write_text(CODE)
+    path = Path(sys.argv[2]).parent / "rdf" / "dimuon.C"
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists() or path.read_text() != CODE:
+        path.write_text(CODE)
     ROOT.gROOT.ProcessLine(f".L {path}+O")
     return lambda file: [list(bins) for bins in ROOT.dimuon(file)]
 

@@ -38,6 +38,8 @@ class CollectionReader(OneKindReader):
     files of other versions are read as these declare.
     """
 
+    reads_ahead = True
+
     def __init__(
         self,
         paths: Iterable[str | os.PathLike[str]],

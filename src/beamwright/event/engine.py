@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from beamwright.core.errors import BeamwrightError, FormatError, ModuleError, UnknownNameError
 from beamwright.core.histogram import HistogramSet
+from beamwright.event.ahead import ReadAhead
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch, Deposits
 from beamwright.event.keys import are_among, is_ascending
@@ -106,6 +107,7 @@ class Engine:
     run_info: Callable[[int], RunInfo] | None = None
     histograms: HistogramSet = field(default_factory=HistogramSet)
     progress: Progress = field(default_factory=lambda: [0])
+    ahead: ReadAhead | None = None
     _run: RunInfo | None = None
     _payloads: dict[int, dict[str, str]] = field(default_factory=dict)
     _calls: list[Call] = field(default_factory=list)
@@ -200,7 +202,10 @@ class Engine:
         plan = self.plan
         positions = plan.positions(task.start, task.stop)
         try:
-            batch = self.reader.read(plan.record, positions, self.read_banks)
+            if self.ahead is not None:
+                batch = self.ahead.read(task, positions)
+            else:
+                batch = self.reader.read(plan.record, positions, self.read_banks)
         except BeamwrightError:
             raise
         except MemoryError as error:

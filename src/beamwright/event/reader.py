@@ -29,6 +29,9 @@ class Reader(ABC):
     series: str
     roles: ClassVar[tuple[str, ...]] = ()
     """The roles of the files that a delivery for this reader may have; () for any."""
+    reads_ahead: ClassVar[bool] = False
+    """Whether ``read`` may be called from another thread, one call at a time: a gain where unpacking does not
+    hold the interpreter."""
 
     @classmethod
     @abstractmethod

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from beamwright.event.ahead import ReadAhead
 from beamwright.event.engine import Engine, Failure, Result, Stumble
 from beamwright.event.patience import Patience
 from beamwright.event.plan import Task
@@ -25,6 +26,8 @@ class SerialPool:
 
     def __init__(self, engine: Engine, event_s: float | None) -> None:
         self._engine = engine
+        if engine.reader.reads_ahead and len(engine.plan.spans) > 1:
+            engine.ahead = ReadAhead(engine.reader, engine.plan, engine.read_banks)
         is_main = threading.current_thread() is threading.main_thread()
         self._patience = Patience(event_s if is_main else None)
         self._task: Task | None = None
@@ -55,7 +58,10 @@ class SerialPool:
         return [self._engine.finish()]
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """End the thread that reads ahead."""
+        if self._engine.ahead is not None:
+            self._engine.ahead.close()
+            self._engine.ahead = None
 
 
 @contextmanager
