@@ -100,9 +100,8 @@ def register(conn: sa.Connection, path: Path, name: str, stream: str) -> None:
     whole = Interval.runs("44", 3, 3)
     ends = {f"{end}_{part}": value for end, position in (("first", whole.first), ("last", whole.last))
             for part, value in zip(("run", "section", "event"), position, strict=True)}  # fmt: skip
-    collection = add(
-        schema.collection, stream=stream, state="valid", events=events, series="44", **ends, **common
-    )
+    known = {"stream": stream, "events": events, "series": "44", "release": "dev+0"}
+    collection = add(schema.collection, state="valid", **known, **ends, **common)
     add(schema.collection_file, collection_id=collection, file_id=file, position=0)
 
 
