@@ -14,6 +14,7 @@ from beamwright.cli.main import run as command
 from beamwright.core.errors import ConfigError, ConflictError, ProductionFailedError, UsageError
 from beamwright.db import schema
 from beamwright.production.experiment import Experiment
+from beamwright.production.explain import explain
 from beamwright.production.spec import read_spec
 from beamwright.quality import verdicts
 from support import toy_production
@@ -82,6 +83,10 @@ def test_pass_two_waits_for_the_verdict_of_pass_one(gated: tuple[ToyProduction, 
     toy, _, message = gated
     assert "step reco: run A:2 waits for a good verdict: gain is bad" in message
     assert units(toy, "reco") == [1]
+    with toy.workspace.db.read() as conn:
+        told = explain(conn, "A/2")
+    assert "step reco waits for a good verdict: gain is bad" in told.holds
+    assert any("quality set" in step for step in told.next)
     history = {(row.kind, row.object, row.target): row.id for row in toy.rows(schema.history)}
     judged = history["verdict", "A:1/raw/gain", "good"]
     jobs = {row.id: row.unit_id for row in toy.rows(schema.job)}

@@ -17,6 +17,7 @@ from beamwright.core.messages import FAILURES
 from beamwright.core.runs import SECTION_MAX, EventKey, Interval
 from beamwright.db import lookup, schema, views
 from beamwright.db.lookup import Found
+from beamwright.production import inspection
 
 Row = dict[str, Any]
 
@@ -130,6 +131,9 @@ def _run(conn: sa.Connection, found: Found) -> Explanation:
     for chunk in chunks:
         _follow(conn, told, lookup.users_of(conn, chunk_id=chunk["id"]), f"chunk {chunk['sequence']}")
         _follow_links(conn, told, chunk["id"])
+    for reason in inspection.gates(conn, row["series"], row["number"]):
+        told.holds.append(reason)
+        told.next.append(f"look at it (`beamwright quality show {found.name}`) and decide (`quality set`)")
     return _finished(
         told, f"nothing: `beamwright run show {row['series']}/{row['number']}` shows how far every step is"
     )

@@ -29,9 +29,29 @@ def tier_of(task: Task) -> str:
 def gate(conn: sa.Connection, task: Task, interval: Interval) -> str:
     """Say which verdict of pass 1 keeps a step from a run; nothing where it may start."""
     run = (interval.series, interval.first[0])
-    found = verdicts.standing(conn, *run, "raw", task.step.verdict)
-    left = [f"{subject} is {value}" for subject, value in found.items() if value != "good"]
-    return f"run {run[0]}:{run[1]} waits for a good verdict: {', '.join(left)}" if left else ""
+    left = _not_good(conn, run, task.step.verdict)
+    return f"run {run[0]}:{run[1]} waits for a good verdict: {left}" if left else ""
+
+
+def gates(conn: sa.Connection, series: str, run: int) -> list[str]:
+    """Say which active steps a verdict keeps from a run, in any production."""
+    task, unit = schema.task, schema.unit
+    begun = sa.select(unit.c.task_id).where(unit.c.series == series, unit.c.first_run == run)
+    query = sa.select(task.c.step, task.c.config).where(
+        task.c.kind == "process", task.c.state == "active", task.c.id.not_in(begun)
+    )
+    found = []
+    for row in conn.execute(query.order_by(task.c.id)):
+        subjects = row.config.get("step", {}).get("verdict", [])
+        left = _not_good(conn, (series, run), subjects)
+        found += [f"step {row.step} waits for a good verdict: {left}"] if left else []
+    return found
+
+
+def _not_good(conn: sa.Connection, run: RunKey, subjects: list[str]) -> str:
+    """Say which subjects of pass 1 are not good."""
+    found = verdicts.standing(conn, *run, "raw", subjects)
+    return ", ".join(f"{subject} is {value}" for subject, value in found.items() if value != "good")
 
 
 def check_export(conn: sa.Connection, name: str) -> None:
