@@ -16,6 +16,7 @@ from beamwright.core.histogram import Axis, HistogramSet
 from beamwright.core.messages import HISTOGRAMS, PARTIAL_FILE
 from beamwright.db import schema
 from beamwright.db.engine import insert_id
+from beamwright.fsck import run as fsck
 from beamwright.production import live
 from beamwright.production.access import Access
 from beamwright.production.workspace import Workspace
@@ -72,6 +73,7 @@ def test_a_run_is_shown_while_its_jobs_run_and_hidden_afterwards(
     assert (row["step"], row["series"], row["run"], row["units"]) == ("pass2", "A", 1, 2)
     assert row["histograms"]["charge"]["entries"] in entries
     assert live.shown(toy.workspace, "slow") == []
+    assert fsck(toy.workspace.db, toy.workspace.root) == []
     assert command(["quality", "watch", "-w", str(tmp_path / "workspace")]) == 0
 
 
