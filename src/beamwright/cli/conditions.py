@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from beamwright.cli import constants
+from beamwright.cli import constants, mirroring
 from beamwright.cli.common import Columns, pick, reader, reading, write_document, write_rows
 
 
@@ -16,7 +16,7 @@ def conditions() -> None:
     """Conditions: tags, intervals, payloads."""
 
 
-for _command in constants.COMMANDS:
+for _command in (*constants.COMMANDS, *mirroring.COMMANDS):
     conditions.add_command(_command)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,10 @@ class Snapshot:
         arrays = {id: np.frombuffer(payload.data, np.uint8) for id, payload in self._payloads.items()}
         return bundle.pack(arrays, document)
 
+    def __iter__(self) -> Iterator[Piece]:
+        """Give all pieces, by role and in order."""
+        return (piece for key in sorted(self._lines) for piece in self._lines[key])
+
     def resolve(self, role: str, at: EventKey | tuple[str, Position]) -> tuple[Interval, str]:
         """Return the interval around a position (an event key, or series and position) and its payload's id.
 
@@ -155,15 +159,22 @@ class Snapshot:
         Raises: ChecksumError, UnknownNameError.
         """
         if payload_id not in self._unpacked:
-            if payload_id not in self._payloads:
-                raise UnknownNameError("payload of this snapshot", payload_id, self._payloads)
-            payload = self._payloads[payload_id]
-            if payload.id != payload_id:
-                raise ChecksumError(
-                    f"payload {payload_id} of the snapshot has other content", hint="fetch it again"
-                )
-            self._unpacked[payload_id] = payload.unpack()
+            self._unpacked[payload_id] = self.payload(payload_id).unpack()
         return self._unpacked[payload_id]
+
+    def payload(self, payload_id: str) -> Payload:
+        """Return a payload; its bytes are checked against its id.
+
+        Raises: ChecksumError, UnknownNameError.
+        """
+        if payload_id not in self._payloads:
+            raise UnknownNameError("payload of this snapshot", payload_id, self._payloads)
+        payload = self._payloads[payload_id]
+        if payload.id != payload_id:
+            raise ChecksumError(
+                f"payload {payload_id} of the snapshot has other content", hint="fetch it again"
+            )
+        return payload
 
     def _clipped(self, role: str, interval: Interval) -> list[Piece]:
         line = self._lines.get((role, interval.series), [])

@@ -148,16 +148,18 @@ def append(
     now: float,
     generation: int = 0,
     replace: bool = False,
+    source: str | None = None,
 ) -> int:
     """Add intervals to a tag as its next version; return that version.
 
     Rows that the tag holds already, exactly, are left out; with none left the version stays. ``replace`` cuts
-    away what the new intervals cover, in the new version only.
+    away what the new intervals cover, in the new version only. Of a mirror, only its ``source`` may add.
 
-    Raises: ConflictError for overlaps, ConditionsError for an unknown origin or another kind of payload.
+    Raises: ConflictError for overlaps, ConditionsError for an unknown origin or another kind of payload,
+    StateError for a mirror.
     """
     row = _tag(conn, tag, lock=True)
-    _check_own(conn, "tag", tag)
+    _check_own(conn, "tag", tag, source)
     _check_rows(conn, row, rows)
     held = _meeting(conn, row.id, int(row.version), union(interval for interval, *_ in rows))
     known = {(v.interval, v.payload_id, v.origin) for v in held}
@@ -235,7 +237,9 @@ def create_global_tag(conn: sa.Connection, name: str, now: float, actor: str = "
     return int(_global(conn, name).id)
 
 
-def sweep(conn: sa.Connection, global_tag: str, versions: Mapping[str, int], now: float) -> int:
+def sweep(
+    conn: sa.Connection, global_tag: str, versions: Mapping[str, int], now: float, source: str | None = None
+) -> int:
     """Let the global tag use these versions of these tags, as its next version; return that version.
 
     Nothing new means no new version. Members that are not named stay as they are.
@@ -249,7 +253,7 @@ def sweep(conn: sa.Connection, global_tag: str, versions: Mapping[str, int], now
         return int(row.version)
     if row.state != "open":
         raise StateError(f"global tag {global_tag} is {row.state}", hint="publish into an open one")
-    _check_own(conn, "global_tag", global_tag)
+    _check_own(conn, "global_tag", global_tag, source)
     _check_members(conn, global_tag, held, changed)
     version = int(row.version) + 1
     rows = [
@@ -492,17 +496,16 @@ def _validity(row: Any) -> Validity:
     return Validity(*place, row.origin, row.reason, row.generation, row.added, row.removed)
 
 
-def _check_own(conn: sa.Connection, kind: str, name: str) -> None:
-    """Refuse to change what is a copy.
+def _check_own(conn: sa.Connection, kind: str, name: str, source: str | None = None) -> None:
+    """Refuse to change what is a copy, unless on behalf of what it is a copy of.
 
     Raises: StateError.
     """
     table = schema.mirrored
-    source = conn.execute(
-        sa.select(table.c.source).where(table.c.kind == kind, table.c.name == name)
-    ).scalar()
-    if source is not None:
-        message = f"{kind.replace('_', ' ')} {name} is a mirror of the one at {source}"
+    query = sa.select(table.c.source).where(table.c.kind == kind, table.c.name == name)
+    found = conn.execute(query).scalar()
+    if found is not None and found != source:
+        message = f"{kind.replace('_', ' ')} {name} is a mirror of the one at {found}"
         raise StateError(message, hint="change it there, or make a global tag of your own with its tags")
 
 

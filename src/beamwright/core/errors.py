@@ -159,6 +159,12 @@ class SchedulerDownError(SchedulerError):
     code = "scheduler-down"
 
 
+class RemoteError(BeamwrightError):
+    """Another site did not answer, or what it answered was cut or changed on the way."""
+
+    code, http_status, exit_code = "remote", 502, 14
+
+
 class ProductionFailedError(BeamwrightError):
     """A production ended with work that did not succeed."""
 

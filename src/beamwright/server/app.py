@@ -15,7 +15,7 @@ from beamwright.production.explain import explain
 from beamwright.production.workspace import Workspace
 from beamwright.report import document, html
 from beamwright.report.grid import grid
-from beamwright.server import auth, catalogue
+from beamwright.server import auth, catalogue, conditions
 
 Row = dict[str, Any]
 OPEN_PATHS = frozenset({"/login"})
@@ -34,7 +34,8 @@ def create_app(workspace: Workspace) -> FastAPI:
     @app.middleware("http")
     async def guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await go_on(request) if _may_pass(workspace, request) else _denied()
-        response.headers.update(HEADERS)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
         return response
 
     @app.exception_handler(BeamwrightError)
@@ -44,6 +45,7 @@ def create_app(workspace: Workspace) -> FastAPI:
 
     _add_pages(app, workspace)
     catalogue.add_pages(app, workspace)
+    conditions.add_pages(app, workspace)
     return app
 
 
@@ -93,7 +95,9 @@ def _may_pass(workspace: Workspace, request: Request) -> bool:
     if request.url.path in OPEN_PATHS:
         return True
     header, cookie = request.headers.get("authorization"), request.cookies.get(auth.COOKIE)
-    return auth.is_allowed(workspace.secret, header, cookie)
+    is_conditions = request.url.path.startswith(conditions.ROOT)
+    purposes = (auth.CONSOLE, auth.CONDITIONS) if is_conditions else (auth.CONSOLE,)
+    return auth.is_allowed(workspace.secret, header, cookie, purposes)
 
 
 def _denied() -> Response:

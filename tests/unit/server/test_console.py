@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.sample_production import Sample
+from support.serving import Console
 
 pytest.importorskip("fastapi", reason="the extra `server` is not installed")
 
@@ -18,7 +19,6 @@ from beamwright.core.histogram import Axis, HistogramSet
 from beamwright.production import live
 from beamwright.production.workspace import Workspace
 from beamwright.server import auth
-from beamwright.server.app import create_app
 
 PAGES = (
     "/", "/index.json", "/production/sample", "/production/sample.json", "/explain/A/2", "/live/sample.json",
@@ -38,24 +38,6 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
 @pytest.fixture
 def console(workspace: Workspace) -> Iterator[Console]:
     yield Console(workspace)
-
-
-class Console:
-    """Asks the application without a network."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self.app = create_app(workspace)
-        self.bearer = {"Authorization": f"Bearer {auth.token(workspace.secret)}"}
-
-    def get(self, path: str, **options: object) -> httpx.Response:
-        import asyncio
-
-        async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self.app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://console") as client:
-                return await client.get(path, **options)
-
-        return asyncio.run(ask())
 
 
 @pytest.mark.parametrize("path", PAGES)
