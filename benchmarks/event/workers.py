@@ -117,7 +117,7 @@ def measure(n: int, repeat: int) -> Figure:
 
 def main() -> None:
     """Measure at N and 10 N."""
-    options = arguments(__doc__, 5_000)
+    options = arguments(__doc__, 20_000)
     report([measure(n, options.repeat) for n in (options.events, 10 * options.events)], options.json)
 
 

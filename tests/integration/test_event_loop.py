@@ -421,8 +421,9 @@ def test_a_module_that_breaks_its_contract_ends_the_pass_and_is_named(
     lab: Lab, what: Callable[[Batch], None], message: str, workers: int
 ) -> None:
     path = Path("odd", "event", [Odd(what)], [Output("o", ["Header"])])
-    with pytest.raises((ModuleError, UnknownNameError), match=message):
+    with pytest.raises((ModuleError, UnknownNameError), match=message) as caught:
         lab.run(path, workers=workers)
+    assert caught.value.hint  # the next step
     assert not list(lab.folder.glob("*.root"))
 
 
