@@ -404,6 +404,9 @@ def test_columns_that_root_added_later_are_refused_and_the_others_read(special_f
         assert file.read()["a"].tolist() == list(range(20))
         with pytest.raises(FormatError, match="b cannot be read: column added after the first event"):
             file.read(["b"])
+        with NTupleFile(special_files[0], like=file) as other:
+            assert other.description == file.description and len(other.description.fields) == 2
+            assert other.read()["a"].tolist() == list(range(20))
     assert verify(special_files[0]).ok
 
 

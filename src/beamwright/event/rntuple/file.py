@@ -133,10 +133,15 @@ class TupleFile:
         self.stored_header = stored
         if like is not None and stored == like.stored_header and length == like.anchor.header_length:
             self.writer, self.header_checksum = like.writer, like.header_checksum
-            self.description = Description([*like.description.fields], [*like.description.columns])
+            fields, columns = like._in_header
+            self.description = Description(
+                like.description.fields[:fields], like.description.columns[:columns]
+            )
         else:
             header = read_header(decompress(stored, length))
             _, self.writer, self.description, self.header_checksum = header
+        # The footer may add to the description.
+        self._in_header = len(self.description.fields), len(self.description.columns)
 
     def _find_anchor(self, name: str | None) -> tfile.Key:
         anchors: dict[str, tfile.Key] = {}
