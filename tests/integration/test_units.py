@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 
 from beamwright import fsck
 from beamwright.agents.planner import Planner
+from beamwright.cli.main import run as beamwright
 from beamwright.core.errors import ConfigError
 from beamwright.core.runs import after
 from beamwright.db import schema
@@ -134,3 +136,22 @@ def test_an_impossible_split_is_refused_when_the_file_is_read(tmp_path: Path, mo
         read_spec(SPEC.replace("split = 25", more), "toy.toml")
     with pytest.raises(ConfigError, match="only `process` steps"):
         read_spec(SPEC.replace("target_mb = 1000", "split = 5"), "toy.toml")
+
+
+def test_a_dry_run_prints_the_jobs_that_would_be_made_and_makes_none(
+    done: ToyProduction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "other.toml"
+    more = '\n[[step]]\nname = "more"\npath = "bursts"\ninputs = ["raw"]\nsplit = 20\n'
+    file.write_text(CUT.replace("freeze = true", "freeze = false") + more)
+    monkeypatch.chdir(done.workspace.root)
+    before = {t.name: done.rows_of(t) for t in schema.metadata.sorted_tables}
+    snapshots = set((done.workspace.root / "snapshots").iterdir())
+    assert beamwright(["produce", str(file), "--dry-run", "--json"]) == 0
+    found = [row for row in json.loads(capsys.readouterr().out)["jobs"] if row["step"] == "more"]
+    records = {len(row["inputs"]) for row in found}
+    assert len(found) >= 4 and records == {1} and {row["kind"] for row in found} == {"process"}
+    assert beamwright(["produce", str(file), "--dry-run"]) == 0
+    assert "more" in capsys.readouterr().out
+    assert {t.name: done.rows_of(t) for t in schema.metadata.sorted_tables} == before
+    assert set((done.workspace.root / "snapshots").iterdir()) == snapshots

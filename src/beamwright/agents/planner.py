@@ -57,10 +57,10 @@ class Planner:
             return 0
         with self.workspace.db.read() as conn:
             progress = Progress(conn, plan(conn, self.production_id))
-            steps = [self._decide(progress, task) for task in progress.plan.tasks.values()]
+            steps = [self.decide(progress, task) for task in progress.plan.tasks.values()]
         return self._perform([step for step in steps if step.units or step.smaller or step.closing])
 
-    def _decide(self, progress: Progress, task: Task) -> Step:
+    def decide(self, progress: Progress, task: Task) -> Step:
         """Decide what is due for a task: units to be made or, where there are none, its closing."""
         if task.state not in ("active", "draining"):
             return Step(task)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from beamwright.cli.common import dry_run_option, dumps, open_workspace, reading, say, write_document
+from beamwright.cli.common import (
+    Columns,
+    dry_run_option,
+    dumps,
+    open_workspace,
+    reading,
+    say,
+    write_document,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from beamwright.agents.loop import Produce
     from beamwright.production.experiment import Experiment
     from beamwright.production.spec import ProductionSpec
+    from beamwright.production.tasks import Facts
     from beamwright.production.workspace import Workspace
 
 
@@ -47,7 +57,13 @@ def produce(
     if dry_run:
         facts = production_facts(experiment, spec)
         plan = {name: sorted(found.streams) for name, found in facts.items()}
-        write_document({"production": spec.name, "experiment": spec.experiment, "steps": plan}, as_json)
+        document = {"production": spec.name, "experiment": spec.experiment, "steps": plan}
+        jobs = _jobs(folder, spec, experiment, facts)
+        write_document(document | ({"jobs": jobs} if as_json else {}), as_json)
+        if not as_json:
+            names = ("step", "kind", "interval", "records")
+            columns: Columns = {**{name: name for name in names}, "inputs": lambda r: len(r["inputs"])}
+            write_rows(jobs, columns, as_json)
         return
     workspace = open_workspace(folder)
     if release:
@@ -56,6 +72,26 @@ def produce(
         release = installing.find(workspace, release).release
     others = [load_spec(path) for path in beside]
     finish(workspace, spec, experiment, workers=workers, release=release, beside=others, as_json=as_json)
+
+
+def _jobs(
+    folder: Path | None, spec: ProductionSpec, experiment: Experiment, facts: Mapping[str, Facts]
+) -> list[dict[str, Any]]:
+    """Return the jobs that would be made now in the workspace, if there is one."""
+    from beamwright.agents.preview import preview
+    from beamwright.core.errors import ConfigError
+    from beamwright.production import release as releases
+
+    try:
+        workspace = open_workspace(folder)
+    except ConfigError:
+        return []
+    try:
+        workspace.db.check()
+        current = releases.current(experiment.distributions)
+        return preview(workspace, spec, experiment, facts, current)
+    finally:
+        workspace.db.close()
 
 
 def _beside(
