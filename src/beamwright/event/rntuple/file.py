@@ -113,6 +113,7 @@ class TupleFile:
     description: Description
     keeper: Keeper | None = None
     _identity: tuple[int, ...] | None = None
+    _in_header: tuple[int, int]
 
     def _open(self, name: str | None, like: TupleFile | None) -> None:
         self.size = os.fstat(self.fd).st_size
