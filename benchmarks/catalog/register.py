@@ -1,8 +1,8 @@
 """Registering files with five keys of metadata each, two of them indexed: on SQLite and PostgreSQL.
 
-Ours is `file register --from LIST.jsonl` without the start of the interpreter: every record is read, checked and written
-in durable batches. Beside it: a bare COPY of the same rows, prepared beforehand, into the tables of MetaCat (written
-down here from its public structure), and daf_butler's registry on SQLite with fewer files.
+Ours is `file register --from LIST.jsonl` without the start of the interpreter: every record is read, checked
+and written in durable batches. Beside it: a bare COPY of the same rows, prepared beforehand, into the tables of
+MetaCat (written down here from its public structure), and daf_butler's registry on SQLite with fewer files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from beamwright.db import schema  # noqa: E402
 from beamwright.db.engine import Database  # noqa: E402
 
 BUTLER_FILES = 20_000
-PER_RUN = 200
+PER_RUN, PER_ENERGY = 200, 10_000
 KIND = {
     "name": "dq",
     "subject": "file",
@@ -51,8 +51,8 @@ METACAT = (
     "CREATE UNIQUE INDEX files_names ON files (namespace, name)",
     "CREATE INDEX files_metadata ON files USING gin (metadata jsonb_path_ops)",
     "CREATE INDEX files_created ON files (created_timestamp)",
-    "CREATE TABLE files_datasets (file_id text REFERENCES files(id), dataset_namespace text, dataset_name text, "
-    "PRIMARY KEY (dataset_namespace, dataset_name, file_id))",
+    "CREATE TABLE files_datasets (file_id text REFERENCES files(id), dataset_namespace text, "
+    "dataset_name text, PRIMARY KEY (dataset_namespace, dataset_name, file_id))",
     "INSERT INTO namespaces VALUES ('dst', 'bench', '')",
 )
 
@@ -61,7 +61,7 @@ def said(number: int) -> dict[str, Any]:
     """Return what is said of a file."""
     run = number // PER_RUN
     return {
-        "energy": run * 0.25,
+        "energy": number // PER_ENERGY * 0.25,
         "run": run,
         "site": f"site{number % 7}",
         "events": number % 5000,
@@ -155,8 +155,8 @@ Butler.makeRepo(root)
 butler = Butler.from_config(root, writeable=True)
 registry = butler.registry
 butler.collections.register("run")
-registry.insertDimensionData("instrument", {"name": "cam", "class_name": "x.Y", "visit_max": n, "exposure_max": n,
-                                            "detector_max": n})
+known = {"name": "cam", "class_name": "x.Y", "visit_max": n, "exposure_max": n, "detector_max": n}
+registry.insertDimensionData("instrument", known)
 kind = DatasetType("dst", {"instrument", "detector"}, "StructuredDataDict", universe=butler.dimensions)
 registry.registerDatasetType(kind)
 start = time.perf_counter()
@@ -177,7 +177,8 @@ def butler(files: int) -> tuple[float, int] | None:
     try:
         if not python.exists():
             subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-        if subprocess.run([python, "-c", "import lsst.daf.butler"], capture_output=True).returncode:
+        known = subprocess.run([python, "-c", "import lsst.daf.butler"], capture_output=True, check=False)
+        if known.returncode:
             subprocess.run([python, "-m", "pip", "install", "-q", "lsst-daf-butler"], check=True)
         done = subprocess.run(
             [python, "-c", BUTLER, str(files)], check=True, capture_output=True, text=True, timeout=600

@@ -74,7 +74,7 @@ def ask(
     columns: tuple[sa.ColumnElement[Any], ...] = (),
     join: sa.Table | None = None,
 ) -> Iterator[Row]:
-    """Yield the rows of the subject that meet the question, by name.
+    """Yield the rows of the subject that meet the question, by name; without the lineage of files.
 
     ``state`` is that of the time asked for; ``further`` are conditions of the caller; ``columns`` stand
     beside those of the table, from other tables with ``join``.
@@ -83,8 +83,9 @@ def ask(
     """
     statement = _statement(conn, question, further, columns, join)
     with bounded(conn, question), conn.execute(statement.execution_options(yield_per=_PAGE)) as found:
-        for row in found.mappings():
-            yield dict(row)
+        names = list(found.keys())
+        for row in found:
+            yield dict(zip(names, row, strict=True))
 
 
 def explain(conn: sa.Connection, question: Question, *further: Condition) -> Row:
@@ -166,13 +167,19 @@ def _statement(
 ) -> sa.Select[Any]:
     known = words(conn, question.subject, question.as_of)
     table = known.table
-    own = [column for column in table.c if column.name != "state"]
+    own = [column for column in table.c if column.name not in ("state", "lineage")]
     state = [] if known.state is None else [known.state.label("state")]
     found = sa.select(*own, *state, *columns).where(*condition(conn, question), *further)
     if join is not None:
         found = found.select_from(table.outerjoin(join))
-    found = found.order_by(*(table.c[name] for name in _ORDER[question.subject]))
+    found = found.order_by(*(_ordered(conn, table.c[name]) for name in _ORDER[question.subject]))
     return found if question.limit is None else found.limit(question.limit)
+
+
+def _ordered(conn: sa.Connection, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Return a column as it is sorted: text by its characters, on every database alike."""
+    is_text = isinstance(column.type, sa.Text) and conn.dialect.name == "postgresql"
+    return sa.collate(column, "C") if is_text else column
 
 
 class _Plan(sa.sql.expression.Executable, sa.sql.expression.ClauseElement):

@@ -39,6 +39,7 @@ INDEXES: dict[str, sa.Table] = {
     "text": schema.metadata_text,
 }
 TYPES = tuple(INDEXES)
+TABLES = (schema.metadata_document, *dict.fromkeys(INDEXES.values()))
 MAX_DOCUMENT, MAX_TEXT, MAX_INDEXED = 64_000, 10_000, 500
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _WORDS = frozenset({"and", "or", "not", "in", "true", "false", "quality"})

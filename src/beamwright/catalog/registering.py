@@ -21,6 +21,7 @@ from beamwright.catalog.records import Checker
 from beamwright.catalog.streams import Line
 from beamwright.catalog.writers import WRITERS, Source, Writer
 from beamwright.core.errors import BeamwrightError, ConflictError
+from beamwright.db import bulk
 from beamwright.db.engine import Database
 
 BATCH = 5000
@@ -61,6 +62,9 @@ def register(
                 made = _write(db, WRITERS[subject], batch, source)
                 found = Outcome(found.new + made.new, found.equal + made.equal)
                 progress(found.new + found.equal)
+    if found.new >= BATCH and db.is_postgresql:
+        with db.begin() as conn:
+            bulk.analyse(conn, WRITERS[subject].tables)
     return found
 
 

@@ -42,6 +42,7 @@ class Writer(ABC, Generic[R]):
     """Writes batches of records of one subject in a transaction."""
 
     subject: str
+    tables: tuple[sa.Table, ...] = ()
     hint = "new content needs a new name"
 
     def __init__(self, conn: sa.Connection, source: Source) -> None:
@@ -150,6 +151,7 @@ class FileWriter(Writer[FileRecord]):
     """Files, with the replicas and parents that their records name."""
 
     subject = "file"
+    tables = (schema.file, schema.replica, schema.file_parent, *metadata.TABLES)
 
     def _known(self, batch: Sequence[FileRecord]) -> dict[Any, Any]:
         found = by_did(self.conn, schema.file, [r.key for r in batch])
@@ -215,6 +217,7 @@ class RunWriter(Writer[RunRecord]):
     """Runs; what was announced waits for its chunks, and what is closed is known from elsewhere."""
 
     subject = "run"
+    tables = (schema.run, *metadata.TABLES)
     hint = "a run keeps what it is; another run needs another number"
 
     def _known(self, batch: Sequence[RunRecord]) -> dict[Any, Any]:
@@ -258,6 +261,7 @@ class CollectionWriter(Writer[CollectionRecord]):
     """Collections over files that are registered: visible only when all of them are."""
 
     subject = "collection"
+    tables = (schema.collection, schema.collection_file, schema.history, *metadata.TABLES)
     hint = "say that it takes its place, and why: `beamwright collection register --supersede REASON`"
 
     def _known(self, batch: Sequence[CollectionRecord]) -> dict[Any, Any]:

@@ -35,6 +35,17 @@ def load(conn: sa.Connection, table: sa.Table, columns: Mapping[str, Any]) -> No
     conn.exec_driver_sql(str(statement), list(rows))
 
 
+def analyse(conn: sa.Connection, tables: Iterable[sa.Table]) -> None:
+    """Let PostgreSQL look at tables that have grown: until it does, it plans for what they were."""
+    from psycopg import sql
+
+    driver = conn.connection.driver_connection
+    assert driver is not None
+    with driver.cursor() as cursor:
+        for table in tables:
+            cursor.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table.name)))
+
+
 def reserve(conn: sa.Connection, table: sa.Table, number: int) -> list[int]:
     """Return so many ids for new rows, which nobody else will get."""
     if number <= 0:
