@@ -151,25 +151,13 @@ def backup(path: Path | None, folder: Path | None, as_json: bool) -> None:
 @reading
 def backups(folder: Path | None, as_json: bool) -> None:
     """List the backups in the workspace's folder backups/."""
-    from beamwright.db import archive
-
-    found = [archive.read(path) for path in _found(open_workspace(folder))]
-    rows = [
-        {
-            "backup": str(one.path),
-            "taken": datetime.fromtimestamp(one.taken, UTC).isoformat(timespec="seconds"),
-            "schema": one.revision,
-            "rows": one.rows,
-            "bytes": one.path.stat().st_size,
-        }
-        for one in found
-    ]
+    rows = [_row(path) for path in _found(open_workspace(folder))]
     names = ("backup", "taken", "schema", "rows", "bytes")
     write_rows(rows, {name: name for name in names}, as_json)
 
 
 @db.command("restore")
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("path", type=click.Path(exists=True, path_type=Path, dir_okay=False))
 @click.option("--to", "target", help="An empty database other than the workspace's own.")
 @dry_run_option
 @reading
@@ -201,7 +189,7 @@ def restore(path: Path, target: str | None, dry_run: bool, folder: Path | None, 
 
 
 @db.command("drill")
-@click.argument("path", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("path", required=False, type=click.Path(exists=True, path_type=Path, dir_okay=False))
 @reading
 def drill(path: Path | None, folder: Path | None, as_json: bool) -> int:
     """Restore a backup (the newest) into a scratch database, judge it there, and keep the result on record.
@@ -210,24 +198,24 @@ def drill(path: Path | None, folder: Path | None, as_json: bool) -> int:
     the live database.
     """
     from beamwright.core.errors import IntegrityError, UsageError
-    from beamwright.db import archive, operations
+    from beamwright.db import operations
 
     workspace = open_workspace(folder)
     known = _found(workspace)
     if path is None and not known:
         raise UsageError("there is no backup to drill with", hint="make one with `beamwright db backup`")
-    saved = archive.read(path or known[-1])
-    rows = _drilled(workspace, saved)
-    document = {"backup": str(saved.path), "taken": saved.taken, "rows": saved.rows, "faults": rows}
+    chosen = path or known[-1]
+    number, rows = _drilled(workspace, chosen)
+    document = {"backup": str(chosen), "rows": number, "faults": rows}
     outcome = "drill-failed" if rows else "drilled"
-    operations.note(workspace.db, saved.path.name, outcome, _ACTOR, workspace.clock.now(), document)
+    operations.note(workspace.db, chosen.name, outcome, _ACTOR, workspace.clock.now(), document)
     workspace.db.close()
     columns: Columns = {"invariant": "invariant", "object": "object", "what is wrong": "message"}
     if as_json:
         write_document(document, as_json)
     elif rows:
         write_rows(rows, columns, as_json)
-    say(f"{len(rows)} faults" if rows else f"{saved.rows} rows restored; every invariant holds on them")
+    say(f"{len(rows)} faults" if rows else f"{number} rows restored; every invariant holds on them")
     return IntegrityError.exit_code if rows else 0
 
 
@@ -302,14 +290,26 @@ def _backups(workspace: Workspace) -> Path:
 
 
 def _found(workspace: Workspace) -> list[Path]:
+    """Return the backups that are there, the newest last; damaged ones as well."""
+    paths = [path for path in workspace.backups.glob("*.zip") if path.is_file()]
+    return sorted(paths, key=lambda path: (_row(path)["taken"], path))
+
+
+def _row(path: Path) -> dict[str, Any]:
+    from beamwright.core.errors import FormatError
     from beamwright.db import archive
 
-    paths = [path for path in sorted(workspace.backups.glob("*.zip")) if path.is_file()]
-    return sorted(paths, key=lambda path: (archive.read(path).taken, path))
+    status = path.stat()
+    row = {"backup": str(path), "bytes": status.st_size}
+    try:
+        saved = archive.read(path)
+    except FormatError as error:
+        return row | {"taken": _date(status.st_mtime), "schema": "damaged", "rows": 0, "fault": error.message}
+    return row | {"taken": _date(saved.taken), "schema": saved.revision, "rows": saved.rows, "fault": ""}
 
 
-def _drilled(workspace: Workspace, saved: Any) -> list[dict[str, Any]]:
-    """Return what is wrong with a restored backup."""
+def _drilled(workspace: Workspace, path: Path) -> tuple[int, list[dict[str, Any]]]:
+    """Return the number of rows of a backup, and what is wrong with them once they are restored."""
     import tempfile
 
     import sqlalchemy as sa
@@ -319,24 +319,28 @@ def _drilled(workspace: Workspace, saved: Any) -> list[dict[str, Any]]:
     from beamwright.db import archive
     from beamwright.db.engine import Database
 
-    with tempfile.TemporaryDirectory(dir=saved.path.parent, prefix=".drill-") as scratch:
+    with tempfile.TemporaryDirectory(dir=_backups(workspace), prefix=".drill-") as scratch:
         url = sa.URL.create("sqlite", database=str(Path(scratch) / "restored.db"))
         try:
+            saved = archive.read(path)
             archive.restore(saved, url, say)
         except BeamwrightError as error:
-            return [{"invariant": 23, "object": str(saved.path), "message": error.message}]
+            return 0, [{"invariant": 23, "object": str(path), "message": error.message}]
         restored = Database(url)
         found = fsck.run(restored, workspace.root, now=saved.taken, on_storage=False)
         restored.close()
-    rows = [
-        violation.document() for violation in found if violation.invariant != 24 or "seal" in violation.object
-    ]
+    # Whether an earlier drill failed says nothing of this one; broken seals do.
+    rows = [v.document() for v in found if v.invariant != 24 or v.object.startswith("seal")]
     with workspace.db.read() as conn:
         lost = archive.lost_since(saved, conn)
-    return rows + [
+    return saved.rows, rows + [
         {"invariant": 23, "object": name, "message": "is in the backup and not, or not so, in the database"}
         for name in lost
     ]
+
+
+def _date(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 def _stamp(now: float) -> str:

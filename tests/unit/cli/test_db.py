@@ -166,6 +166,16 @@ def test_a_damaged_backup_fails_its_drill_and_that_is_kept(world: Workspace, cal
     assert call("db", "show", "--json").document["drill-failed"] is not None
 
 
+def test_a_cut_backup_fails_its_drill_and_is_listed_as_damaged(world: Workspace, call: Call) -> None:
+    path = Path(call("db", "backup", "--json").document["backup"])
+    path.write_bytes(path.read_bytes()[:-300])
+    done = call("db", "drill", "--json")
+    assert done.code == 12 and "no sound backup" in done.document["faults"][0]["message"]
+    (row,) = call("db", "backups", "--json").rows
+    assert row["schema"] == "damaged" and "no sound backup" in row["fault"]
+    assert call("db", "backup", world.root / "nowhere" / "x.zip").code == 9
+
+
 def test_seal_and_verify(world: Workspace, call: Call) -> None:
     done = call("db", "seal", "--json").document
     assert done["sealed"] > 0 and done["open"] == 0
