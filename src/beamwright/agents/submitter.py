@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from beamwright.batch.scheduler import JobSpec, Scheduler
 from beamwright.core.errors import SchedulerDownError, SchedulerError, StorageError
 from beamwright.db import history, schema
-from beamwright.production import installing, jobs, scouting
+from beamwright.production import fairness, installing, jobs, scouting
 from beamwright.production.broker import Candidate, assign
 from beamwright.production.workspace import Workspace
 
@@ -67,7 +67,8 @@ class Submitter:
             taken = {name: count for name, count in busy.items() if count is not None}
             farms = {name: farms[name] for name in taken}
             free = sum(max(0, farms[name].room - taken[name]) for name in farms)
-            found = jobs.prepared(conn, now, AHEAD * free, self._releases()) if free else []
+            shares = self.workspace.settings.analyses
+            found = fairness.prepared(conn, now, AHEAD * free, self._releases(), shares) if free else []
         able = {release: self._able(release) for _, _, release in found}
         bound = [
             (job_id, [f for f in able[release] if f in (only or able[release])])

@@ -18,6 +18,7 @@ from beamwright.catalog.vocabulary import Vocabulary, there
 from beamwright.core.canonical import content_hash
 from beamwright.core.did import Did
 from beamwright.core.errors import ConflictError, UnknownNameError, UsageError, nearest
+from beamwright.core.owners import owner
 from beamwright.core.runs import Interval, overlaps
 from beamwright.db import history, schema
 from beamwright.db.engine import insert_id
@@ -89,6 +90,7 @@ def create(
     Raises: ConflictError when an open one of this name has another query.
     """
     conditions(criteria, asking.words(conn, "collection"))
+    _check_owner(did, str(criteria.get("production", "")))
     latest = _latest(conn, did)
     if latest is not None and latest.state == "open":
         if latest.query != dict(criteria):
@@ -110,6 +112,16 @@ def create(
     )
     history.record(conn, "dataset", dataset_id, "open", actor=actor, at=now)
     return find(conn, did)
+
+
+def _check_owner(did: Did, production: str) -> None:
+    """Nothing that an analyst made enters anybody else's datasets.
+
+    Raises: UsageError, naming it.
+    """
+    if owner(production) not in ("", owner(did.scope)):
+        message = f"dataset {did} cannot hold what {production} made: it belongs to {owner(production)}"
+        raise UsageError(message, hint=f"make a dataset in the scope {production}")
 
 
 def find(conn: sa.Connection, did: Did, version: int | None = None) -> Dataset:
@@ -153,7 +165,8 @@ def collections(conn: sa.Connection, dataset: Dataset, as_of: float | None = Non
     With a time, what was in it then.
     """
     if dataset.state == "open" or (as_of is not None and (dataset.frozen or 0.0) > as_of):
-        return find_collections(conn, dataset.query, as_of)
+        found = find_collections(conn, dataset.query, as_of)
+        return [one for one in found if owner(one.did.scope) in ("", owner(dataset.did.scope))]
     table, link = schema.collection, schema.dataset_collection
     listed = sa.select(table).join(link, link.c.collection_id == table.c.id)
     rows = conn.execute(listed.where(link.c.dataset_id == dataset.id))

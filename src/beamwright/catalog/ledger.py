@@ -198,7 +198,11 @@ def _shares(conn: sa.Connection, task_id: int, lines: Sequence[Line]) -> list[Sh
     query = (
         sa.select(unit)
         .join(job, job.c.unit_id == unit.c.id)
-        .where(unit.c.task_id == task_id, job.c.state.in_(("ok", *_GIVEN_UP)), unit.c.kind != "fit")
+        .where(
+            unit.c.task_id == task_id,
+            job.c.state.in_(("ok", *_GIVEN_UP)),
+            unit.c.kind.not_in(("fit", "gather")),
+        )
     )
     rows = conn.execute(query.order_by(unit.c.id)).all()
     sources = _sources(conn, [row.id for row in rows])

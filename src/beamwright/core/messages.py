@@ -111,6 +111,7 @@ class JobDoc(TypedDict):
     prescale: dict[str, int]
     limits: LimitsDoc
     commands: dict[str, list[str]]
+    sandbox: dict[str, str]
 
 
 class LedgerDoc(TypedDict):

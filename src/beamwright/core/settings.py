@@ -139,6 +139,30 @@ class Reconcile(Declaration):
     max_per_cent: float = Field(default=1.0, ge=0, le=100)
 
 
+class Analyst(Declaration):
+    """What one analyst may have; ``weight`` is relative to other analysts."""
+
+    quota_gb: float | None = Field(default=None, gt=0)
+    weight: float = Field(default=1.0, gt=0)
+
+
+class Analyses(Declaration):
+    """What analyses may use beside productions: a quota each, and a share of the slots for all."""
+
+    quota_gb: float = Field(default=100.0, gt=0)
+    share: float = Field(default=0.2, gt=0, lt=1)
+    scope: dict[str, Analyst] = Field(default_factory=dict)
+
+    def quota_of(self, scope: str) -> float:
+        """Return how many GB an analyst's outputs may take."""
+        own = self.scope.get(scope)
+        return self.quota_gb if own is None or own.quota_gb is None else own.quota_gb
+
+    def weight_of(self, scope: str) -> float:
+        """Return an analyst's weight."""
+        return self.scope[scope].weight if scope in self.scope else 1.0
+
+
 class Settings(Declaration):
     """``beamwright.toml``: the workspace."""
 
@@ -148,6 +172,7 @@ class Settings(Declaration):
     limits: Limits = Limits()
     endpoint: dict[str, Endpoint] = Field(default_factory=dict)
     reconcile: Reconcile = Reconcile()
+    analyses: Analyses = Analyses()
     farm: dict[str, Farm] = Field(default_factory=lambda: {"near": Farm(), "far": Farm()})
 
 

@@ -282,7 +282,9 @@ def _check_outputs(case: _Case, records: Mapping[str, int | None]) -> Expected:
         raise _Refused("output_invalid", f"the outputs are {sorted(outputs)}, declared are {sorted(streams)}")
     for stream, output in outputs.items():
         _check_content(stream, output, streams[stream], examined.contents[stream])
-    events = {s: o["events"] for s, o in outputs.items() if not jobs.is_bundle(unit.kind, s)}
+    kinds = {s: jobs.file_kind(unit.kind, s, streams[s]) for s in outputs}
+    has_lines = unit.kind != "gather"
+    events = {s: o["events"] for s, o in outputs.items() if has_lines and kinds[s] != "bundle"}
     prescaled = frozenset(r for r, factor in (unit.definition.get("prescale") or {}).items() if factor > 1)
     return Expected(row_interval(unit), records, events, frozenset(streams), prescaled)
 

@@ -217,12 +217,20 @@ def facts(workspace: Workspace, spec: ProductionSpec, release: str) -> dict[str,
 
     Raises: ReleaseError where it is installed nowhere, or says that the file does not fit it.
     """
+    said = _ask(anywhere(workspace, release), _FACTS, text=spec.model_dump_json())
+    return {name: Facts.from_document(document) for name, document in json.loads(said).items()}
+
+
+def anywhere(workspace: Workspace, release: str) -> Path:
+    """Return the folder of a release at any farm.
+
+    Raises: ReleaseError.
+    """
     farm = next((n for n in workspace.settings.farm if is_installed(workspace, n, release)), None)
     if farm is None:
         hint = f"`beamwright release install {next(iter(workspace.settings.farm))} {short(release)}`"
         raise ReleaseError(f"release {short(release)} is installed at no farm", hint=hint)
-    said = _ask(place(workspace, farm, release), _FACTS, text=spec.model_dump_json())
-    return {name: Facts.from_document(document) for name, document in json.loads(said).items()}
+    return place(workspace, farm, release)
 
 
 def verify_made(folder: Path) -> list[str]:

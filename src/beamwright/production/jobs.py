@@ -130,10 +130,15 @@ def lease(
 
 
 def prepared(
-    conn: sa.Connection, now: float, limit: int, releases: Collection[str] | None = None
+    conn: sa.Connection,
+    now: float,
+    limit: int,
+    releases: Collection[str] | None = None,
+    productions: Sequence[int] | None = None,
 ) -> list[tuple[int, tuple[str, ...], str]]:
-    """Return the jobs (of some releases) that may start now, the most urgent first, each with the farms that
-    it is bound to and its release.
+    """Return the jobs (of some releases and productions) that may start now, the most urgent first.
+
+    Each comes with the farms that it is bound to and its release.
     """
     job, unit, task, production = schema.job, schema.unit, schema.task, schema.production
     query = (
@@ -145,7 +150,11 @@ def prepared(
         .order_by(job.c.priority.desc(), job.c.id)
         .limit(limit)
     )
-    rows = conn.execute(query if releases is None else query.where(production.c.release.in_(releases)))
+    if releases is not None:
+        query = query.where(production.c.release.in_(releases))
+    if productions is not None:
+        query = query.where(production.c.id.in_(productions))
+    rows = conn.execute(query)
     return [(row.id, tuple(row.definition.get("farms") or ()), row.release) for row in rows]
 
 
@@ -355,9 +364,10 @@ def declared_name(production: str, stream: Mapping[str, Any]) -> tuple[str, str]
     return (scope, name) if colon else (production, str(stream["name"]))
 
 
-def is_bundle(kind: str, stream: str) -> bool:
-    """Tell whether a stream of a unit of this kind holds arrays rather than events."""
-    return kind in ("collect", "fit") or stream == "histograms" or stream.startswith(PAYLOAD_PREFIX)
+def file_kind(kind: str, stream: str, declared: Mapping[str, Any]) -> str:
+    """Return the kind of file that a stream of a unit is: ``bundle``, ``rntuple`` or ``parquet``."""
+    is_bundle = kind in ("collect", "fit") or stream == "histograms" or stream.startswith(PAYLOAD_PREFIX)
+    return str(declared.get("format") or ("bundle" if is_bundle else "rntuple"))
 
 
 def _attempts() -> sa.Select[Any]:

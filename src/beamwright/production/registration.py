@@ -92,8 +92,8 @@ class _Output:
     sources: tuple[str, ...]
 
     @property
-    def is_bundle(self) -> bool:
-        return jobs.is_bundle(self.unit.kind, self.stream)
+    def kind(self) -> str:
+        return jobs.file_kind(self.unit.kind, self.stream, self.declared)
 
 
 def _outputs(one: Accepted) -> list[_Output]:
@@ -125,7 +125,7 @@ def _file(output: _Output, now: float) -> dict[str, Any]:
     if output.sources:
         lineage["sources"] = sorted(output.sources)
     origin = {"attempt_id": output.row.id, "lineage": lineage}
-    kind = {"kind": "bundle" if output.is_bundle else "rntuple", "tier": output.declared["tier"]}
+    kind = {"kind": output.kind, "tier": output.declared["tier"]}
     place = {"scope": output.did[0], "name": output.did[1], "created": now}
     return place | kind | origin | content
 
@@ -164,7 +164,7 @@ def _add_collections(
     conn: sa.Connection, outputs: Sequence[_Output], files: Sequence[int], now: float
 ) -> dict[int, int]:
     """Make a collection of each output of events; return their ids by file."""
-    events = [(o, file_id) for o, file_id in zip(outputs, files, strict=True) if not o.is_bundle]
+    events = [(o, file_id) for o, file_id in zip(outputs, files, strict=True) if o.kind == "rntuple"]
     ids = insert_ids(conn, schema.collection, [_collection(output, now) for output, _ in events])
     made = {file_id: collection_id for (_, file_id), collection_id in zip(events, ids, strict=True)}
     links = [{"collection_id": c, "file_id": f, "position": 0} for f, c in made.items()]

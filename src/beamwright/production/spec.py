@@ -12,7 +12,7 @@ from beamwright.core.errors import ConfigError, nearest
 from beamwright.core.settings import Declaration, declare, parse_toml
 from beamwright.production.rules import RetryRule, StateSpec
 
-Kind = Literal["calibrate", "process", "merge"]
+Kind = Literal["calibrate", "process", "merge", "analyse"]
 
 
 class DatasetSpec(Declaration):
@@ -78,6 +78,8 @@ class StepSpec(Declaration):
     max_failed: float = Field(default=1.0, gt=0, le=1)
     retry: list[RetryRule] = []
     state: list[StateSpec] = []
+    code: str = ""
+    outputs: dict[str, str] = {}
 
 
 class ProductionSpec(Declaration):
@@ -87,7 +89,7 @@ class ProductionSpec(Declaration):
     ``freeze`` freezes the global tags when all is done.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    name: str = Field(pattern=r"^(user\.[a-z0-9_-]{1,31}\.)?[a-z0-9][a-z0-9_-]{0,62}$")
     experiment: str
     title: str = ""
     deliveries: str = ""
@@ -115,6 +117,7 @@ def read_spec(text: str, source: str) -> ProductionSpec:
     """
     spec = declare(ProductionSpec, parse_toml(text, source), source)
     _check_names(spec, source)
+    _check_owner(spec, source)
     _check_graph(spec, source)
     return spec
 
@@ -141,6 +144,21 @@ def _check_names(spec: ProductionSpec, source: str) -> None:
     if twice:
         hint = "datasets and steps share one set of names: give each a name of its own"
         raise ConfigError(f"{source}: the name {twice[0]!r} stands twice", hint=hint)
+
+
+def _check_owner(spec: ProductionSpec, source: str) -> None:
+    """Analyses are declared in files of their own, and have the scopes of analysts to themselves."""
+    hint = "an analysis has a file of its own: `beamwright task analyse FILE`"
+    if spec.name.startswith("user."):
+        raise ConfigError(f"{source}: {spec.name!r} is a name in the scope of an analyst", hint=hint)
+    odd = [s.name for s in spec.step if s.kind == "analyse" or s.code or s.outputs]
+    if odd:
+        raise ConfigError(f"{source}: step {odd[0]!r} is an analysis", hint=hint)
+    for step in spec.step:
+        foreign = [name for name in step.inputs if name.startswith("user.")]
+        if foreign:
+            message = f"{source}: step {step.name!r} reads {foreign[0]!r}, which belongs to an analyst"
+            raise ConfigError(message, hint="nothing of an analysis enters a production")
 
 
 def _check_graph(spec: ProductionSpec, source: str) -> None:

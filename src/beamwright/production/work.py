@@ -45,18 +45,21 @@ from beamwright.core.messages import (
 )
 from beamwright.core.runs import Interval
 from beamwright.event import calibration as calibrating
+from beamwright.event import columnar
 from beamwright.event.calibration import Calibration
 from beamwright.event.collection import CollectionReader
 from beamwright.event.commit import LoopResult
 from beamwright.event.loop import Limits, run_path
 from beamwright.event.metadata import read_metadata
 from beamwright.event.module import RunInfo
+from beamwright.event.path import Path as EventPath
 from beamwright.event.reader import JoinedReader, Reader
 from beamwright.event.sources import SourceFiles
 from beamwright.event.store import Written, merge_collections
 from beamwright.event.validate import validate_file
 from beamwright.production import experiment as experiments
 from beamwright.production import release as releases
+from beamwright.production import sandboxes, tables
 from beamwright.production.experiment import Experiment
 
 PROGRESS_FILE = "progress.json"
@@ -95,6 +98,8 @@ def validate(
 def _verdict(path: Path, expected: Mapping[str, Any] | None, sources: SourceFiles | None) -> dict[str, Any]:
     with path.open("rb") as stream:
         head = stream.read(len(bundle.MAGIC))
+    if head.startswith(tables.MAGIC):
+        return tables.validate(path)
     return _validate_bundle(path) if head == bundle.MAGIC else validate_file(path, expected, sources)
 
 
@@ -238,7 +243,8 @@ def _work(job: JobDoc, scratch: Path) -> dict[str, Any]:
     experiment = experiments.load(job["experiment"])
     releases.check(job["release"], experiment.distributions)
     kinds: dict[str, Callable[[_Job], dict[str, Any]]] = {
-        "process": _process, "collect": _collect, "fit": _fit, "merge": _merge,
+        "process": _process, "collect": _collect, "fit": _fit, "merge": _merge, "analyse": _analyse,
+        "gather": _gather,
     }  # fmt: skip
     if job["kind"] not in kinds:
         raise UnknownNameError("kind of job", job["kind"], kinds)
@@ -252,8 +258,43 @@ def _process(job: _Job) -> dict[str, Any]:
     """Run a path over the records of the unit."""
     document = job.document
     path = job.experiment.make_path(document["path"], document["config"])
-    job.check_reads(path.conditions)
     files = {stream: job.output(stream) for stream in document["streams"] if stream != HISTOGRAMS}
+    return _run_path(job, path, files)
+
+
+def _analyse(job: _Job) -> dict[str, Any]:
+    """Run the path of an analyst's own code; tables are made of what it writes."""
+    document = job.document
+    sandboxes.unpack(Path(document["sandbox"]["path"]), document["sandbox"]["sha256"], job.scratch / "code")
+    path = sandboxes.load(job.scratch / "code", document["path"], document["config"])
+    formats = {stream: declared.get("format") for stream, declared in document["streams"].items()}
+    files = {stream: job.output(stream).with_suffix(".root") for stream in formats if stream != HISTOGRAMS}
+    payload = _run_path(job, path, files)
+    for output in payload["outputs"]:
+        if formats[output["stream"]] == "parquet":
+            with CollectionReader([files[output["stream"]]]) as reader:
+                columnar.export(reader, job.output(output["stream"]))
+            output |= {"file": job.output(output["stream"]).name, "uuid": None, "kind": "parquet"}
+    return payload
+
+
+def _gather(job: _Job) -> dict[str, Any]:
+    """Put what the units of an analysis gave into one file, in the order in which the job lists them."""
+    ((stream, declared),) = job.document["streams"].items()
+    if declared.get("format") == "parquet":
+        rows = tables.concatenate([Path(item["path"]) for item in job.document["inputs"]], job.output(stream))
+        job.outputs.append(
+            {"stream": stream, "file": declared["file"], "events": rows, "uuid": None, "kind": "parquet"}
+        )
+        return job.payload()
+    parts = [HistogramSet.from_bytes(_read_input(item), item["name"]) for item in job.document["inputs"]]
+    job.add_bundle(stream, HistogramSet.merged(parts).to_bytes())
+    return job.payload()
+
+
+def _run_path(job: _Job, path: EventPath, files: dict[str, Path]) -> dict[str, Any]:
+    document = job.document
+    job.check_reads(path.conditions)
     with open_inputs(job.experiment, document["inputs"]) as reader:
         result: LoopResult = run_path(
             path, reader, job.interval, outputs=files, lineage=job.lineage,
