@@ -23,7 +23,6 @@ from beamwright.event.evolution import united
 from beamwright.event.loop import Limits, run_path
 from beamwright.event.metadata import read_metadata
 from beamwright.event.path import Path
-from beamwright.event.plan import BATCH_EVENTS
 from beamwright.event.reader import Reader
 from beamwright.event.rolling import Source
 from beamwright.event.workers import check_forkable
@@ -65,7 +64,7 @@ def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
     progress = Progress()
     options: dict[str, Any] = {
         "outputs": _outputs(path, request.outputs), "workers": request.workers,
-        "isolated": _is_isolated(request, say), "batch_events": request.batch_events or BATCH_EVENTS,
+        "isolated": _is_isolated(request, say), "batch_events": request.batch_events,
         "limits": Limits(request.event_seconds, request.most_quarantined, request.memory_mb),
         "profile": request.profile or request.profile_file is not None, "progress": progress,
     }  # fmt: skip

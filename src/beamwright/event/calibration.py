@@ -30,7 +30,7 @@ from beamwright.event.module import (
     conditions_among,
 )
 from beamwright.event.path import Path
-from beamwright.event.plan import BATCH_BYTES, BATCH_EVENTS
+from beamwright.event.plan import BATCH_BYTES
 from beamwright.event.reader import Reader
 from beamwright.event.table import Array
 
@@ -151,7 +151,7 @@ def collect_path(
     snapshot: Snapshot | None = None,
     workers: int = 1,
     isolated: bool | None = None,
-    batch_events: int = BATCH_EVENTS,
+    batch_events: int | None = None,
     batch_bytes: int = BATCH_BYTES,
     prescale: Mapping[str, int] | None = None,
     seed: int = 0,

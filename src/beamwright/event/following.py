@@ -44,7 +44,7 @@ from beamwright.event.loop import (
 from beamwright.event.module import RunInfo
 from beamwright.event.path import Path
 from beamwright.event.plan import (
-    BATCH_EVENTS,
+    UNSIZED_EVENTS,
     ConditionsSource,
     Piece,
     Span,
@@ -374,7 +374,7 @@ def follow_path(
     lineage: Callable[[str], Lineage] | None = None,
     workers: int = 1,
     isolated: bool | None = None,
-    batch_events: int = BATCH_EVENTS,
+    batch_events: int | None = None,
     seed: int = 0,
     limits: Limits = NO_LIMITS,
     run_info: Callable[[int], RunInfo] | None = None,
@@ -397,8 +397,9 @@ def follow_path(
     with opened_pass(engine, workers, isolated, limits, make, profile=profile) as (pool, commit):
         conductor = Conductor(pool, plan, path, commit, limits, progress)
         try:
-            while frames := feed.take(2 * workers * batch_events):
-                plan.extend(frames, batch_events)
+            size = batch_events or UNSIZED_EVENTS
+            while frames := feed.take(2 * workers * size):
+                plan.extend(frames, size)
                 conductor.run()
         except StreamError as damage:
             error = damage

@@ -26,7 +26,7 @@ from beamwright.event.engine import Engine
 from beamwright.event.evolution import differences
 from beamwright.event.module import RunInfo
 from beamwright.event.path import Output, Path
-from beamwright.event.plan import BATCH_BYTES, BATCH_EVENTS, ConditionsSource, make_plan, pieces_of
+from beamwright.event.plan import BATCH_BYTES, ConditionsSource, make_plan, pieces_of
 from beamwright.event.pointer import PointerWriter
 from beamwright.event.reader import Reader
 from beamwright.event.serial import SerialPool
@@ -48,7 +48,7 @@ def run_path(
     lineage: Callable[[str], Lineage] | None = None,
     workers: int = 1,
     isolated: bool | None = None,
-    batch_events: int = BATCH_EVENTS,
+    batch_events: int | None = None,
     batch_bytes: int = BATCH_BYTES,
     prescale: int = 1,
     seed: int = 0,

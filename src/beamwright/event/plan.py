@@ -19,7 +19,9 @@ from beamwright.core.runs import EventKey, Interval, Position
 from beamwright.event.keys import Index, prescaled
 from beamwright.event.module import Conditions, Constants
 
-BATCH_EVENTS = 32_768
+BATCH_EVENTS = 65_536
+UNSIZED_EVENTS = 10_000
+"""The most records of a batch, and the most where their size is not known beforehand."""
 BATCH_BYTES = 16 << 20
 
 
@@ -173,7 +175,7 @@ def make_plan(
     pieces: Sequence[Piece],
     *,
     prescale: int = 1,
-    batch_events: int = BATCH_EVENTS,
+    batch_events: int | None = None,
     batch_bytes: int = BATCH_BYTES,
     only: Sequence[Position] | None = None,
 ) -> Plan:
@@ -181,9 +183,12 @@ def make_plan(
 
     Raises: UsageError where there is no record of a key.
     """
-    if min(prescale, batch_events, batch_bytes) < 1:
+    most = batch_events
+    if most is None:
+        most = UNSIZED_EVENTS if index.size is None else BATCH_EVENTS
+    if min(prescale, most, batch_bytes) < 1:
         raise UsageError(
-            f"prescale {prescale}, {batch_events} events or {batch_bytes} bytes per batch", hint="from 1 on"
+            f"prescale {prescale}, {most} events or {batch_bytes} bytes per batch", hint="from 1 on"
         )
     start, stop = index.span(interval)
     positions = np.arange(start, stop) if only is None else _named(index, only, series, (start, stop))
@@ -191,7 +196,7 @@ def make_plan(
     if prescale > 1:
         run, section, event = (column[positions] for column in (index.run, index.section, index.event))
         kept = positions[prescaled(run, section, event, prescale)]
-    spans = tuple(_spans(index, kept, pieces, batch_events, batch_bytes))
+    spans = tuple(_spans(index, kept, pieces, most, batch_bytes))
     left_out = len(positions) - len(kept)
     return Plan(series, record, index, kept, len(positions), left_out, tuple(pieces), spans)
 
