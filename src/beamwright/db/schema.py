@@ -518,6 +518,7 @@ chain_link = sa.Table(
     _int("round", nullable=True),
     _json("proposed", nullable=True),
     sa.UniqueConstraint("chain_id", "chunk_id", "generation"),
+    sa.Index(None, "chain_id", "state", "first_run"),
 )
 
 # --- quality --------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ COLUMNS = (
     ("task", "needs", JSON),
 )  # fmt: skip
 INDEXES = (
+    ("ix_chain_link_chain_id_state_first_run", "chain_link", ("chain_id", "state", "first_run",)),
     ("ix_collection_series_first_run", "collection", ("series", "first_run",)),
     ("ix_file_uuid", "file", ("uuid",)),
     ("ix_global_tag_member_global_tag_id_tag_id_version", "global_tag_member", ("global_tag_id", "tag_id", "version",)),
@@ -101,9 +102,7 @@ def _tables_1() -> None:
         _c("added", REAL), _c("removed", REAL, null=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_metadata_document")),
     )  # fmt: skip
-    op.create_index(
-        op.f("ix_metadata_document_object_kind_id"), "metadata_document", ["object", "kind_id"], unique=False
-    )
+    op.create_index(op.f("ix_metadata_document_object_kind_id"), "metadata_document", ["object", "kind_id"], unique=False)
     op.create_table(
         "metadata_integer", _c("key_id", INT), _c("value", INT), _c("document_id", INT),
         sa.PrimaryKeyConstraint("key_id", "value", "document_id", name=op.f("pk_metadata_integer")),
