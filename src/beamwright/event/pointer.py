@@ -7,7 +7,7 @@ copy that the same path would have written.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from beamwright.event.keys import Index
 from beamwright.event.metadata import FileMetadata
 from beamwright.event.rntuple import CLUSTER_BYTES, ColumnData, NTupleFile
 from beamwright.event.sources import SourceFiles, halves, stretches
-from beamwright.event.store import StreamWriter, Written
+from beamwright.event.store import StreamWriter, Written, check_lineages, joined_interval, joined_lineage
 from beamwright.event.tuples import SOURCES
 
 
@@ -111,7 +111,7 @@ def positions_of(
 
 
 def promote(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     path: str | os.PathLike[str],
     sources: SourceFiles | None = None,
     *,
@@ -120,20 +120,32 @@ def promote(
 ) -> Written:
     """Write the deep copy of a pointer skim: byte for byte what its path writes without pointers.
 
-    Raises: ConfigError where the file is no pointer skim, StorageError where a file it leads into is missing.
+    The files of one skim, if it has several, become one. Raises: ConfigError where a file is no pointer skim,
+    SchemaMismatchError where files do not belong together, StorageError where one they lead into is missing.
     """
-    with CollectionReader([source], sources) as reader:
+    names = [source] if isinstance(source, str | os.PathLike) else list(source)
+    with CollectionReader(names, sources) as reader:
         if not reader.points:
-            raise ConfigError(f"{source} is no pointer skim", hint="it holds all its banks already")
-        metadata = reader.metadata[0]
+            raise ConfigError(f"{names[0]} is no pointer skim", hint="it holds all its banks already")
+        check_lineages([(m, file.path) for m, file in zip(reader.metadata, reader.files, strict=True)])
         made = StreamWriter(
-            path, metadata.stream, reader.declarations, metadata.lineage,
+            path, reader.metadata[0].stream, reader.declarations, _lineage(reader.metadata),
             record=reader.record, built=reader.built, level=level, target=target,
         )  # fmt: skip
         with made as writer:
             for batch in reader.batches():
                 writer.write(batch)
             return writer.close()
+
+
+def _lineage(metadata: Sequence[FileMetadata]) -> Lineage:
+    """Return the lineage of a deep copy: that of the skim, or of all its files."""
+    lineages = [item.lineage for item in metadata]
+    if len(lineages) == 1:
+        return lineages[0]
+    parents = tuple(sorted({parent for lineage in lineages for parent in lineage.parents}))
+    whole = replace(lineages[0], parents=parents, interval=joined_interval(lineages))
+    return joined_lineage(whole, lineages)
 
 
 def pointer_problems(file: NTupleFile, metadata: FileMetadata, sources: SourceFiles | None) -> list[str]:

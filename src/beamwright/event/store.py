@@ -323,13 +323,7 @@ def merge_collections(
     described = sorted(describe_files(inputs), key=_merge_order)
     check_lineages(described)
     metadata = [item for item, _ in described]
-    keys = {key for item in metadata for key in item.lineage.quarantined} | set(lineage.quarantined)
-    whole = replace(
-        lineage,
-        quarantined=tuple(sorted(keys)),
-        global_tag=metadata[0].lineage.global_tag,
-        resolved_hash=_constants({item.lineage.resolved_hash for item in metadata}),
-    )
+    whole = joined_lineage(lineage, [item.lineage for item in metadata])
     filled = [item for item in metadata if item.events]
     runs = tuple(sorted({run for item in metadata for run in item.runs}))
     merged = replace(
@@ -346,6 +340,17 @@ def merge_collections(
         done = merge_files(names, out, merged.document(), lineage=whole.hash, level=level, target=target)
         size = os.fstat(out.fileno()).st_size
     return Written(Path(path), done.n_entries, str(done.uuid), size, sources=merged.sources)
+
+
+def joined_lineage(lineage: Lineage, parts: Sequence[Lineage]) -> Lineage:
+    """Return a lineage with the quarantined keys and the constants of parts."""
+    keys = {key for part in parts for key in part.quarantined} | set(lineage.quarantined)
+    return replace(
+        lineage,
+        quarantined=tuple(sorted(keys)),
+        global_tag=parts[0].global_tag,
+        resolved_hash=_constants({part.resolved_hash for part in parts}),
+    )
 
 
 def joined_interval(lineages: Iterable[Lineage]) -> tuple[Any, ...]:

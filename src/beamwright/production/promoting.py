@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from beamwright import durable
 from beamwright.catalog.files import ENDPOINT
 from beamwright.core.did import Did
-from beamwright.core.errors import ConflictError, UsageError, ValidationError
+from beamwright.core.errors import ConflictError, ValidationError
 from beamwright.db import history, schema
 from beamwright.db.engine import insert_id
 from beamwright.event import pointer
@@ -36,22 +36,20 @@ class Promoted:
 def promote(workspace: Workspace, name: str, output: Path, made: Did | None = None) -> Promoted:
     """Write the deep copy of a pointer skim, prove it, and register it; ``made`` is its name.
 
-    Raises: UnknownNameError, UsageError for a collection of several files, ConflictError where the name or
-    the file is taken, ConfigError where the collection is no pointer skim.
+    Raises: UnknownNameError, ConflictError where the name or the file is taken, ConfigError where the
+    collection is no pointer skim.
     """
     with workspace.db.read() as conn:
         files = valid_collection(conn, name).files
         target = made or _default_name(Did.parse(name))
         _refuse_taken(conn, target)
-    if len(files) != 1:
-        raise UsageError(f"collection {name} has {len(files)} files", hint="promote them one by one")
     output = output.absolute()
     if output.exists():
         raise ConflictError(f"{output} exists already", hint="name another file, or remove it")
     temporary = output.with_name(f".{output.name}{durable.PARTIAL}")
     temporary.unlink(missing_ok=True)
     try:
-        pointer.promote(files[0], temporary, source_files(workspace))
+        pointer.promote(files, temporary, source_files(workspace))
         verdict = _proved(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -93,7 +91,7 @@ def _register(
 ) -> None:
     """Write file, replica and collection, and what they were made of: the skim and what it leads into."""
     _refuse_taken(conn, name)
-    parent = _skim(conn, skim)
+    parent, files = _skim(conn, skim)
     place = {"scope": name.scope, "name": name.name, "tier": parent.tier, "created": now}
     content = {key: verdict[key] for key in ("size", "sha256", "adler32", "uuid")}
     lineage = {key: getattr(parent, key) for key in COPIED} | {"stream": parent.stream, "promoted": str(skim)}
@@ -102,25 +100,24 @@ def _register(
     )
     history.record(conn, "file", file_id, "registered", actor=ACTOR, at=now)
     link = schema.file_parent
-    for ancestor in sorted({parent.file_id, *_led_into(conn, parent.file_id, parent.lineage)}):
+    ancestors = {
+        ancestor for file in files for ancestor in (file.id, *_led_into(conn, file.id, file.lineage))
+    }
+    for ancestor in sorted(ancestors):
         conn.execute(sa.insert(link).values(file_id=file_id, parent_id=ancestor))
     _add_replica(conn, file_id, path, now)
     _add_collection(conn, parent, place, file_id, verdict["events"], now)
 
 
-def _skim(conn: sa.Connection, name: Did) -> Any:
-    """Return the collection of a skim with its file; it must still be valid."""
+def _skim(conn: sa.Connection, name: Did) -> tuple[Any, list[Any]]:
+    """Return the collection of a skim and its files; it must still be valid."""
     collection, link, file = schema.collection, schema.collection_file, schema.file
-    query = (
-        sa.select(collection, file.c.id.label("file_id"), file.c.lineage)
-        .join(link, link.c.collection_id == collection.c.id)
-        .join(file, file.c.id == link.c.file_id)
-        .where(collection.c.scope == name.scope, collection.c.name == name.name)
-    )
+    query = sa.select(collection).where(collection.c.scope == name.scope, collection.c.name == name.name)
     row = conn.execute(query.where(collection.c.state == "valid")).first()
     if row is None:
         raise ConflictError(f"collection {name} is not valid any more", hint="see what replaced it")
-    return row
+    members = sa.select(file.c.id, file.c.lineage).join(link, link.c.file_id == file.c.id)
+    return row, [*conn.execute(members.where(link.c.collection_id == row.id).order_by(link.c.position))]
 
 
 def _led_into(conn: sa.Connection, file_id: int, lineage: dict[str, Any]) -> list[int]:

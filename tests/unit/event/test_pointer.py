@@ -111,6 +111,17 @@ def test_promoting_gives_the_bytes_of_the_deep_skim(tmp_path, parents, outputs, 
         promote(promoted, tmp_path / "again.root")
 
 
+def test_a_skim_of_several_files_is_promoted_into_one(tmp_path, parents, outputs, sources):
+    parts = [skim(tmp_path / path.stem, [path])["points"] for path in parents]
+    written = promote(parts[::-1], tmp_path / "all.root", sources)
+    assert (written.events, validate_file(written.file)["problems"]) == (400, [])
+    pairs = zip(everything(written.file), everything(outputs["skim"]), strict=True)
+    assert all(same_batches(one, other) for one, other in pairs)
+    with pytest.raises(FormatError, match="overlap"):
+        promote([parts[0], parts[0]], tmp_path / "no.root", sources)
+    assert not (tmp_path / "no.root").exists()
+
+
 def skim_deep(folder, parents, stream):
     path = Path("skims", "event", [Choose()], [Output(stream, ORDER, "third", "skim")])
     lineage = dataclasses.replace(LINEAGE, stream="skim", tier="skim")
