@@ -1,7 +1,7 @@
 """Asking the catalogue: by name, 10,000 files by an indexed key, and by two keys of which one is a range.
 
-Beside it: the same questions to MetaCat's tables on PostgreSQL (see `register.py`), by its unique index on names
-and its GIN index on metadata; a range it finds by reading all.
+Beside it: the same questions to the tables of MetaCat on PostgreSQL (see `register.py`), by its unique index
+on names and its GIN index on metadata; a range it finds by reading all.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Registering files with five keys of metadata each, two of them indexed: on SQLite and PostgreSQL.
 
 Ours is `file register --from LIST.jsonl` without the start of the interpreter: every record is read, checked
-and written in durable batches. Beside it: a bare COPY of the same rows, prepared beforehand, into the tables of
-MetaCat (written down here from its public structure), and daf_butler's registry on SQLite with fewer files.
+and written in durable batches. Beside it: a bare COPY of the same rows, prepared beforehand, into the tables
+of MetaCat (written down here from its public structure), and daf_butler on SQLite with fewer files.
 """
 
 from __future__ import annotations
