@@ -212,7 +212,7 @@ def test_importing_the_wrapper_loads_nothing_else() -> None:
 STATEMENTS = re.compile(
     r"(db|catalog|fsck)/.*"
     r"|conditions/(tags|versions)|quality/verdicts"
-    r"|production/(tasks|units|inputs|chain|interventions|redoing|scouting|handling|counting|smaller|loading|merging|closing|progress|jobs|importing"
+    r"|production/(tasks|units|inputs|chain|interventions|redoing|scouting|handling|counting|smaller|mending|loading|merging|closing|progress|jobs|importing"
     r"|registration|promoting|inspection)"
 )
 

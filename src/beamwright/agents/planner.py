@@ -14,14 +14,23 @@ from beamwright.agents.watch import Watch
 from beamwright.catalog import ledger
 from beamwright.core import bundle
 from beamwright.event.collection import CollectionReader
-from beamwright.production import grouping, inputs, inspection, merging, redoing, smaller, splitting
+from beamwright.production import (
+    grouping,
+    inputs,
+    inspection,
+    mending,
+    merging,
+    redoing,
+    smaller,
+    splitting,
+)
 from beamwright.production.closing import close
 from beamwright.production.interventions import Why
 from beamwright.production.progress import Progress
 from beamwright.production.publishing import cover
 from beamwright.production.spec import split_input
 from beamwright.production.splitting import Item, Run
-from beamwright.production.tasks import ACTOR, Task, plan
+from beamwright.production.tasks import ACTOR, Plan, Task, plan
 from beamwright.production.units import UnitPlan, add_units
 from beamwright.production.workspace import Workspace
 
@@ -57,7 +66,11 @@ class Planner:
             return 0
         with self.workspace.db.read() as conn:
             progress = Progress(conn, plan(conn, self.production_id))
+            broken = mending.broken(conn, progress.plan)
             steps = [self.decide(progress, task) for task in progress.plan.tasks.values()]
+        found = [mending.examine(unit, components) for unit, components in broken]
+        if any(one.bad for one in found):
+            return self._mend(progress.plan, [one for one in found if one.bad])
         return self._perform([step for step in steps if step.units or step.smaller or step.closing])
 
     def decide(self, progress: Progress, task: Task) -> Step:
@@ -75,6 +88,12 @@ class Planner:
             return Step(task, units, cut, replaced)
         is_balanced = not ledger.imbalances(progress.conn, task.id)
         return Step(task, closing="balanced" if is_balanced else "unbalanced")
+
+    def _mend(self, current: Plan, found: list[mending.Broken]) -> int:
+        """Have bad components of merges made again."""
+        with self.workspace.db.begin() as conn:
+            now = self.workspace.clock.now()
+            return sum(mending.reset(conn, current, one, now) for one in found)
 
     def _perform(self, steps: list[Step]) -> int:
         if not steps:
