@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -203,7 +204,10 @@ def _outputs(path: Path, given: list[tuple[str, FilePath]]) -> dict[str, FilePat
 def _lineages(request: Request, path: Path, reader: Reader) -> Callable[[str], Lineage]:
     from beamwright.production import release
 
-    parents = () if request.follow else tuple(hash_file(file).sha256 for _, file in request.inputs)
+    @cache
+    def parents() -> tuple[str, ...]:  # only an output needs them, and hashing reads every byte
+        return () if request.follow else tuple(hash_file(file).sha256 for _, file in request.inputs)
+
     inputs = [metadata.lineage for metadata in getattr(reader, "metadata", [])]
 
     def lineage(stream: str) -> Lineage:
@@ -219,7 +223,7 @@ def _lineages(request: Request, path: Path, reader: Reader) -> Callable[[str], L
             config_hash=content_hash(path.configuration()),
             is_mc=any(found.is_mc for found in inputs),
             is_resampled=any(found.is_resampled for found in inputs),
-            parents=parents,
+            parents=parents(),
         )
 
     return lineage
