@@ -45,9 +45,9 @@ def lineage(thing: str, **options: Any) -> None:
 @click.command()
 @_tracing
 def impact(thing: str, **options: Any) -> None:
-    """Show everything that was made from a thing: a run, a file, constants, a release.
+    """Show everything that was made from a thing.
 
-    THING is what `explain` takes, or a release (sha256:… or dev+…).
+    THING is a run, a file, a collection, constants: what `explain` takes, or a release (sha256:… or dev+…).
     """
     _trace(thing, "descendants", **options)
 

@@ -26,11 +26,7 @@ COMMANDS = {
     "top": ("top", "top", "Show tasks and farms as they work: live on a terminal, once elsewhere."),
     "explain": ("explain", "explain", "Say what a thing is, where it came from and what comes next."),
     "lineage": ("lineage", "lineage", "Show what a thing was made from, up to the runs."),
-    "impact": (
-        "lineage",
-        "impact",
-        "Show everything that was made from a thing: a run, a file, constants, a release.",
-    ),
+    "impact": ("lineage", "impact", "Show everything that was made from a thing."),
     "fsck": ("fsck", "fsck", "Check the invariants on database and storage, read-only."),
     "report": ("report", "report", "Write the report of a production."),
     "run": ("run", "run", "Runs and their chunks."),
