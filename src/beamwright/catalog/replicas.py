@@ -40,13 +40,18 @@ def at(known: Mapping[str, str], place: str) -> list[str]:
 
 def lacking(places: Sequence[str]) -> sa.ColumnElement[bool]:
     """Return the condition on ``file`` that none of the places holds it."""
+    return ~_exists(places, schema.replica.c.state.in_(THERE))
+
+
+def known_at(places: Sequence[str]) -> sa.ColumnElement[bool]:
+    """Return the condition on ``file`` that one of the places has a replica that counts."""
+    return _exists(places, schema.replica.c.state != "deleted")
+
+
+def _exists(places: Sequence[str], state: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     replica = schema.replica
-    held = sa.select(replica.c.id).where(
-        replica.c.endpoint.in_(list(places)),
-        replica.c.file_id == schema.file.c.id,
-        replica.c.state.in_(THERE),
-    )
-    return ~held.correlate(schema.file).exists()
+    mine = (replica.c.endpoint.in_(list(places)), replica.c.file_id == schema.file.c.id)
+    return sa.select(replica.c.id).where(*mine, state).correlate(schema.file).exists()
 
 
 def held(places: Sequence[str]) -> sa.ColumnElement[bool]:

@@ -47,13 +47,12 @@ def where(place: str | None, folder: Path | None, as_json: bool, explain: bool, 
             write_rows(replicas.summary(conn), {name: name for name in names}, as_json)
             return
         wanted = question("file", asked)
-        there = replicas.held(replicas.at(_endpoints(workspace, conn), place))
+        places, table = replicas.at(_endpoints(workspace, conn), place), schema.replica
         if explain:
-            write_plan(conn, wanted, as_json)
+            write_plan(conn, wanted, as_json, replicas.known_at(places))
             return
-        table = schema.replica
         columns = (table.c.endpoint, table.c.path, table.c.state.label("replica"))
-        found = ask(conn, wanted, there, columns=columns, join=table)
+        found = ask(conn, wanted, replicas.held(places), columns=columns, join=table)
         rows = ({"file": f"{r['scope']}:{r['name']}", "bytes": r["size"]} | _place(r) for r in found)
         shown = ("file", "bytes", "endpoint", "replica", "path")
         write_answer(rows, {name: name for name in shown}, as_json, wanted.limit)

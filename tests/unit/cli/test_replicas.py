@@ -56,7 +56,9 @@ def test_where_files_are(site: Workspace, call: Call) -> None:
     assert {row["endpoint"] for row in rows} == {"near", "lyon-disk", "lyon-tape"}
     there = call("file", "where", "--at", "lyon", "--json").rows
     assert len(there) == sum(row["files"] for row in rows if row["endpoint"] != "near")
-    assert call("file", "where", "--at", "lyon", "--explain").code == 0
+    for command in (("file", "where", "--at", "lyon"), ("file", "missing", "--at", "lyon-disk")):
+        rows, plan = call(*command, "--json").rows, call(*command, "--explain", "--json").document
+        assert plan["rows"] == len(rows) and "ix_replica_endpoint_file_id_state" in " ".join(plan["plan"])
 
 
 def stamp(at: float) -> str:
