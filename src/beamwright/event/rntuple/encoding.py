@@ -72,10 +72,9 @@ def _split(values: Array, out: Array) -> None:
         np.right_shift(words, 8 * k, out=planes[k], casting="unsafe")
 
 
-def _join(page: Array, out: Array) -> None:
-    width = out.dtype.itemsize
-    planes = page.reshape(width, len(out))
-    used = width
+def _join(planes: Array, out: Array) -> None:
+    """Fill ``out`` from one plane of bytes per byte of its words."""
+    width = used = out.dtype.itemsize
     while used > 1 and len(out) and not planes[used - 1].max():
         used -= 1
     if used <= width // 2:
@@ -147,8 +146,23 @@ def _deltas(values: Array) -> Array:
     return deltas
 
 
+def decode_part(encoding: Encoding, page: Buffer, elements: int, start: int, out: Array) -> bool:
+    """Fill ``out`` from a page of so many elements, from ``start`` on, and return True; or False where the
+    elements of a page are not to be had one without the other.
+    """
+    if encoding.transform not in ("split", "zigzag") or not _same_words(encoding.stored, out.dtype):
+        return False
+    planes = np.frombuffer(page, np.uint8).reshape(encoding.stored.itemsize, elements)
+    _decode_planes(encoding, planes[:, start : start + len(out)], out)
+    return True
+
+
 def _decode_split(encoding: Encoding, data: Array, out: Array) -> None:
-    _join(data, out)
+    _decode_planes(encoding, data.reshape(encoding.stored.itemsize, len(out)), out)
+
+
+def _decode_planes(encoding: Encoding, planes: Array, out: Array) -> None:
+    _join(planes, out)
     if encoding.transform == "delta":
         np.cumsum(out, out=out)
     elif encoding.transform == "zigzag":

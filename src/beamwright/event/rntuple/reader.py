@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from beamwright.core.errors import FormatError, UnknownNameError
-from beamwright.event.rntuple.encoding import DAMAGED, ENCODINGS, Encoding, decode, decompress
+from beamwright.event.rntuple.encoding import DAMAGED, ENCODINGS, Encoding, decode, decode_part, decompress
 from beamwright.event.rntuple.file import TupleFile, count_elements, located
 from beamwright.event.rntuple.layout import Layout, build_layout
 from beamwright.event.rntuple.schema import Array, ColumnData, Schema
@@ -28,7 +28,7 @@ class NTupleFile(TupleFile):
         super().__init__(path, name, like)
         if like is not None and self.description == like.description:
             self.layout = like.layout
-        self._recent: dict[int, tuple[int, int, Array]] = {}
+        self._recent: dict[int, _Page] = {}
 
     @cached_property
     def layout(self) -> Layout:
@@ -180,17 +180,35 @@ class NTupleFile(TupleFile):
             if high - low == count:
                 decode(encoding, page, out[low - first : high - first])
             else:
-                whole = np.empty(count, out.dtype)
-                decode(encoding, page, whole)
-                self._recent[number] = (cluster, position, whole)
-                out[low - first : high - first] = whole[low - position : high - position]
+                recent = _Page(cluster, position, count, encoding, bytes(page))
+                self._recent[number] = recent
+                recent.fill(low, out[low - first : high - first])
             position += count
 
     def _from_recent(self, number: int, cluster: int, first: int, out: Array) -> tuple[int, Array]:
         """Take what the page read last has of the elements wanted; return what remains."""
         recent = self._recent.get(number)
-        if recent is None or recent[0] != cluster or not recent[1] <= first < recent[1] + len(recent[2]):
+        if recent is None or recent.cluster != cluster or not 0 <= first - recent.position < recent.count:
             return first, out
-        values = recent[2][first - recent[1] :][: len(out)]
-        out[: len(values)] = values
-        return first + len(values), out[len(values) :]
+        held = min(len(out), recent.position + recent.count - first)
+        recent.fill(first, out[:held])
+        return first + held, out[held:]
+
+
+class _Page:
+    """An unpacked page that was read in part: the rest may be wanted next."""
+
+    def __init__(self, cluster: int, position: int, count: int, encoding: Encoding, data: bytes) -> None:
+        self.cluster, self.position, self.count = cluster, position, count
+        self._encoding, self._data = encoding, data
+        self._values: Array | None = None
+
+    def fill(self, first: int, out: Array) -> None:
+        """Decode elements of the cluster from ``first`` on into ``out``."""
+        start = first - self.position
+        if decode_part(self._encoding, self._data, self.count, start, out):
+            return
+        if self._values is None or self._values.dtype != out.dtype:
+            self._values = np.empty(self.count, out.dtype)
+            decode(self._encoding, self._data, self._values)
+        out[:] = self._values[start : start + len(out)]
