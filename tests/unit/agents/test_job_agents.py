@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -333,6 +334,23 @@ def test_a_beating_heart_renews_the_lease(world: World) -> None:
     now = world.workspace.clock.now()
     assert all(row.deadline > now for row in world.rows(schema.attempt))
     assert set(world.states(schema.attempt)) <= {"submitted", "running"}
+
+
+@pytest.mark.parametrize("skew", [-7200.0, 7200.0])
+def test_a_node_whose_clock_is_wrong_loses_nothing(world: World, skew: float) -> None:
+    world.submitter.turn()
+    world.later(world.workspace.settings.limits.lease_s + 10)
+    now = world.workspace.clock.now()
+    for number, farm in enumerate((world.near, world.far)):
+        farm.set("b0", Status("running"))
+        heart = world.places(number).job / "heartbeat.json"
+        heart.write_text(json.dumps({"at": now + skew, "phase": "process", "events": 5}))
+        os.utime(heart, (now, now))  # what the storage says
+    world.tracker.turn()
+    assert all(row.deadline > now for row in world.rows(schema.attempt))
+    for farm in (world.near, world.far):
+        farm.run("b0")
+    assert world.importer.turn() == 2 and world.states(schema.job) == ["ok"] * 2
 
 
 def test_scratch_of_earlier_processes_is_removed_at_the_start(world: World) -> None:

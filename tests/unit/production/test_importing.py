@@ -130,6 +130,41 @@ def test_taking_a_report_many_times_equals_taking_it_once(workspace: Workspace) 
     assert dump(workspace) == once
 
 
+@pytest.mark.parametrize("copies", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_flood_of_duplicate_reports_changes_nothing(workspace: Workspace, copies: int) -> None:
+    places, other = attempt(workspace, 1), attempt(workspace, 2)
+    take(workspace, places)
+    once = dump(workspace)
+    flood = [places.report] * copies
+    for start in range(0, copies, 200):
+        found = importing.import_reports(workspace, flood[start : start + 200])
+        assert found[places.report].result == "duplicate"
+    assert dump(workspace) == once
+    assert take(workspace, other)[0] == "accepted"
+
+
+def test_two_reports_of_one_unit_in_one_transaction_leave_one_accepted(workspace: Workspace) -> None:
+    first = leased(workspace)
+    lose(workspace, first)
+    second = attempt(workspace, farm="far")
+    wrapper.run_job(first.job, lambda job: Fresh(), wrapper.Stop())
+    outcomes = importing.import_reports(workspace, [second.report, first.report])
+    assert [outcome.result for outcome in outcomes.values()] == ["accepted", "superseded"]
+
+
+def test_a_name_that_is_taken_spoils_no_other_report_of_its_transaction(workspace: Workspace) -> None:
+    good, other = attempt(workspace, 1), attempt(workspace, 2)
+    with workspace.db.begin() as conn:
+        unit = conn.execute(sa.select(schema.unit).where(schema.unit.c.id == 1)).one()
+        name = unit.definition["streams"]["dst"]["name"]
+        taken = {"scope": "p", "name": name, "kind": "raw", "tier": "raw", "size": 1, "sha256": "0",
+                 "adler32": "0", "lineage": {}, "created": 0.0}  # fmt: skip
+        conn.execute(sa.insert(schema.file), [taken])
+    outcomes = importing.import_reports(workspace, [good.report, other.report])
+    assert [outcome.result for outcome in outcomes.values()] == ["rejected", "accepted"]
+    assert "is taken" in outcomes[good.report].message
+
+
 def test_the_first_valid_report_wins_and_the_other_is_superseded(workspace: Workspace) -> None:
     first = leased(workspace)
     lose(workspace, first)
