@@ -37,6 +37,7 @@ class Calibrator:
     run: Run
     name: str = chain.ACTOR
     _known: dict[str, dict[str, float]] = field(default_factory=dict)
+    _marks: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._watch = Watch(self.workspace.db, self.workspace.clock)
@@ -58,10 +59,14 @@ class Calibrator:
     def _task(self, current: Plan, task: Task) -> int:
         if task.state != "active":
             return 0
-        with self.workspace.db.begin() as conn:
-            chain.extend(conn, current, task, self.workspace.clock.now())
         with self.workspace.db.read() as conn:
-            chains = chain.read(conn, task.id)
+            mark = chain.chunk_mark(conn)
+        if mark != self._marks.get(task.id):
+            with self.workspace.db.begin() as conn:
+                chain.extend(conn, current, task, self.workspace.clock.now())
+            self._marks[task.id] = mark
+        with self.workspace.db.read() as conn:
+            chains = chain.read_open(conn, task.id)
         return sum(self._advanced(current, task, one) for one in chains)
 
     def _advanced(self, current: Plan, task: Task, one: Chain) -> int:
@@ -280,13 +285,8 @@ class Calibrator:
         return len(group)
 
     def _item(self, conn: sa.Connection, current: Plan, task: Task, one: Chain, link: Link) -> Item:
-        for name in task.step.inputs:
-            dataset = current.spec.datasets()[name]
-            for row in inputs.chunks(conn, dataset):
-                if row.id == link.chunk_id:
-                    item = inputs.chunk_item(conn, row, dataset.global_tag)
-                    return replace(item, edition=one.generation)
-        raise AssertionError(f"chunk {link.chunk_id} left its dataset")
+        row, dataset = inputs.chunk_of(conn, current.datasets_of(task, one.series), link.chunk_id)
+        return replace(inputs.chunk_item(conn, row, dataset.global_tag), edition=one.generation)
 
     def _initial(self, task: Task, series: str) -> chain.Constants:
         with self.workspace.db.begin() as conn:

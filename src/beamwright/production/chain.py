@@ -8,8 +8,9 @@ the chain is one transaction (``conclude``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,15 +21,19 @@ from beamwright.core.errors import ConflictError
 from beamwright.core.runs import Interval, gaps
 from beamwright.db import history, schema
 from beamwright.db.engine import insert_id
-from beamwright.production.inputs import chunks
+from beamwright.production.spec import DatasetSpec
 from beamwright.production.tasks import Plan, Task
 from beamwright.production.tasks import plan as read_plan
 from beamwright.production.units import interval_columns, row_interval
 
 ACTOR = "calibrator"
 FINAL = ("accepted", "carried")
+UNDER_WAY = ("collecting", "accumulating", "fitted", "rejected", "held")
 
 Constants = dict[str, str]  # role -> payload id
+
+_COLUMNS = [column for column in schema.chain_link.c if column.name not in ("figures", "reason")]
+_PLACE = [schema.chain_link.c[name] for name in ("first_run", "first_section", "first_event")]
 
 
 @dataclass(frozen=True)
@@ -106,23 +111,31 @@ def extend(conn: sa.Connection, plan: Plan, task: Task, now: float) -> None:
     Raises: ConflictError when another chain writes the same tag for the series.
     """
     for name in task.step.inputs:
-        for chunk in chunks(conn, plan.spec.datasets()[name]):
-            chain_id, generation = _chain(conn, plan, task, chunk.series)
-            link = schema.chain_link
-            known = sa.select(link.c.id).where(link.c.chain_id == chain_id, link.c.chunk_id == chunk.id)
-            if conn.execute(known).first() is None:
-                interval = Interval.sections(
-                    chunk.series, chunk.number, chunk.first_section, chunk.last_section
-                )
-                add_link(conn, chain_id, generation, chunk.id, interval, now)
+        for row in _unlinked(conn, task, plan.spec.datasets()[name]):
+            chain_id, generation = _chain(conn, plan, task, row.series)
+            interval = Interval.sections(row.series, row.number, row.first_section, row.last_section)
+            add_link(conn, chain_id, generation, row.id, interval, now)
+
+
+def chunk_mark(conn: sa.Connection) -> tuple[int, int]:
+    """Return what changes with every chunk that is registered."""
+    table = schema.chunk
+    count, last = conn.execute(sa.select(sa.func.count(), sa.func.max(table.c.id))).one()
+    return int(count), int(last or 0)
 
 
 def read(conn: sa.Connection, task_id: int) -> list[Chain]:
     """Return the chains of a calibrate step, by series."""
-    rows = conn.execute(
-        sa.select(schema.chain).where(schema.chain.c.task_id == task_id).order_by(schema.chain.c.series)
-    ).all()
-    return [_read_chain(conn, row) for row in rows]
+    return [_read_chain(conn, row, _links(conn, row.id)) for row in _chains(conn, task_id)]
+
+
+def read_open(conn: sa.Connection, task_id: int) -> list[Chain]:
+    """Return the chains of a calibrate step with those links alone that say what is to be done next.
+
+    These are the ones under way, the first that waits, the last that is concluded, and the one that was
+    concluded just before each of these; however long a chain is, they are few.
+    """
+    return [_read_chain(conn, row, _open_links(conn, row.id)) for row in _chains(conn, task_id)]
 
 
 def confirm(conn: sa.Connection, chain: Chain, group: Sequence[Link] = ()) -> None:
@@ -154,13 +167,8 @@ def waits_for(conn: sa.Connection, plan: Plan, task: Task, chain: Chain, link: L
 
 def is_complete(conn: sa.Connection, plan: Plan, task: Task, chain: Chain) -> bool:
     """Tell whether no further chunk of the chain's series is expected."""
-    expected = [
-        (d.tier, n)
-        for name in task.step.inputs
-        for d in [plan.spec.datasets()[name]]
-        for n in d.runs.get(chain.series, ())
-    ]
-    return all(_is_closed(conn, chain.series, number, tier) for tier, number in expected)
+    datasets = plan.datasets_of(task, chain.series)
+    return all(_closed(conn, chain.series, d.tier).issuperset(d.runs[chain.series]) for d in datasets)
 
 
 def has_started(conn: sa.Connection, task_id: int, series: str, run: int, sequence: int) -> bool:
@@ -403,12 +411,55 @@ def add_link(
     history.record(conn, "chain", link_id, "waiting", actor=ACTOR, at=now)
 
 
-def _read_chain(conn: sa.Connection, row: Any) -> Chain:
+def _chains(conn: sa.Connection, task_id: int) -> list[Any]:
+    table = schema.chain
+    return list(conn.execute(sa.select(table).where(table.c.task_id == task_id).order_by(table.c.series)))
+
+
+def _read_chain(conn: sa.Connection, row: Any, links: Iterable[Link]) -> Chain:
+    ordered = sorted(links, key=lambda link: link.interval)
+    return Chain(row.id, row.series, row.generation, tuple(row.accumulated), tuple(ordered))
+
+
+def _links(conn: sa.Connection, chain_id: int) -> list[Link]:
+    """Return the newest link of each chunk."""
     table = schema.chain_link
-    query = sa.select(table).where(table.c.chain_id == row.id).order_by(table.c.generation)
-    newest = {link.chunk_id: _link(link) for link in conn.execute(query)}
-    links = sorted(newest.values(), key=lambda link: link.interval)
-    return Chain(row.id, row.series, row.generation, tuple(row.accumulated), tuple(links))
+    query = sa.select(*_COLUMNS).where(table.c.chain_id == chain_id).order_by(table.c.generation)
+    return list({row.chunk_id: _link(row) for row in conn.execute(query)}.values())
+
+
+def _open_links(conn: sa.Connection, chain_id: int) -> list[Link]:
+    """Return the links that ``read_open`` tells of; an invalidated one always has a newer one."""
+    table = schema.chain_link
+    mine = sa.select(*_COLUMNS).where(table.c.chain_id == chain_id)
+    found = [_link(row) for row in conn.execute(mine.where(table.c.state.in_(UNDER_WAY)))]
+    first = mine.where(table.c.state == "waiting").order_by(*_PLACE).limit(1)
+    found += [_link(row) for row in conn.execute(first)]
+    last = [column.desc() for column in _PLACE]
+    ends = [None, *(link.interval.first for link in found)]
+    concluded: dict[int, Link] = {}
+    for state, end in product(FINAL, ends):
+        query = mine.where(table.c.state == state).order_by(*last).limit(1)
+        if end is not None:
+            query = query.where(sa.tuple_(*_PLACE) < sa.tuple_(*map(sa.literal, end)))
+            query = query.where(table.c.first_run <= end[0])
+        concluded |= {row.id: _link(row) for row in conn.execute(query)}
+    return found + list(concluded.values())
+
+
+def _unlinked(conn: sa.Connection, task: Task, dataset: DatasetSpec) -> list[Any]:
+    """Return the chunks of a dataset that are in no chain of a step, in key order."""
+    run, chunk, link, chain = schema.run, schema.chunk, schema.chain_link, schema.chain
+    mine = sa.select(chain.c.id).where(chain.c.task_id == task.id)
+    linked = sa.select(link.c.id).where(link.c.chain_id.in_(mine), link.c.chunk_id == chunk.c.id).exists()
+    query = (
+        sa.select(chunk.c.id, chunk.c.first_section, chunk.c.last_section, run.c.series, run.c.number)
+        .join(run, chunk.c.run_id == run.c.id)
+        .where(run.c.tier == dataset.tier, run.c.series.in_(list(dataset.runs)), ~linked)
+        .order_by(run.c.series, run.c.number, chunk.c.first_section)
+    )
+    numbers = {series: set(runs) for series, runs in dataset.runs.items()}
+    return [row for row in conn.execute(query) if row.number in numbers[row.series]]
 
 
 def _link(row: Any) -> Link:
@@ -435,9 +486,10 @@ def _missing(conn: sa.Connection, plan: Plan, task: Task, link: Link) -> str:
     series, number = link.interval.series, link.interval.first[0]
     for name in task.step.inputs:
         dataset = plan.spec.datasets()[name]
-        for earlier in [n for n in dataset.runs.get(series, ()) if n < number]:
-            if not _is_closed(conn, series, earlier, dataset.tier):
-                return f"run {series}:{earlier} is not closed"
+        earlier = [n for n in dataset.runs.get(series, ()) if n < number]
+        closed = _closed(conn, series, dataset.tier) if earlier else set()
+        if left := [n for n in earlier if n not in closed]:
+            return f"run {series}:{left[0]} is not closed"
     mine = sa.select(chunk.c.run_id, chunk.c.sequence).where(chunk.c.id == link.chunk_id)
     run_id, sequence = conn.execute(mine).one()
     there = conn.execute(
@@ -457,10 +509,11 @@ def _uncovered(conn: sa.Connection, plan: Plan, task: Task, link: Link) -> str:
     return ""
 
 
-def _is_closed(conn: sa.Connection, series: str, number: int, tier: str) -> bool:
+def _closed(conn: sa.Connection, series: str, tier: str) -> set[int]:
+    """Return the runs of a series of which no more is expected."""
     run = schema.run
-    query = sa.select(run.c.state).where(run.c.series == series, run.c.number == number, run.c.tier == tier)
-    return conn.execute(query).scalar() in ("closed", "incomplete")
+    query = sa.select(run.c.number).where(run.c.series == series, run.c.tier == tier)
+    return set(conn.execute(query.where(run.c.state.in_(("closed", "incomplete")))).scalars())
 
 
 def set_accumulated(conn: sa.Connection, chain: Chain, link_ids: list[int]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from beamwright.core.errors import StorageError
+from beamwright.core.errors import StateError, StorageError
 from beamwright.core.messages import InputDoc
 from beamwright.core.runs import Interval
 from beamwright.db import schema
@@ -31,16 +31,7 @@ def chunks(conn: sa.Connection, dataset: DatasetSpec, *, without: Task | None = 
         *[sa.and_(run.c.series == s, run.c.number.in_(numbers)) for s, numbers in dataset.runs.items()]
     )
     query = (
-        sa.select(
-            chunk,
-            run.c.series,
-            run.c.number,
-            run.c.state.label("run_state"),
-            run.c.is_mc,
-            run.c.is_resampled,
-            run.c.tier,
-        )
-        .join(run, chunk.c.run_id == run.c.id)
+        _chunks()
         .where(run.c.tier == dataset.tier, wanted)
         .order_by(run.c.series, run.c.number, chunk.c.first_section)
     )
@@ -48,6 +39,27 @@ def chunks(conn: sa.Connection, dataset: DatasetSpec, *, without: Task | None = 
         return list(conn.execute(query))
     query = query.where(~_has_unit(without.id, schema.unit_input.c.chunk_id == chunk.c.id))
     return [row for row in conn.execute(query) if row.records.get(without.facts.record)]
+
+
+def chunk_of(conn: sa.Connection, datasets: Iterable[DatasetSpec], chunk_id: int) -> tuple[Any, DatasetSpec]:
+    """Return a chunk with the dataset, among these, that it belongs to.
+
+    Raises: StateError when it is in none of them.
+    """
+    row = conn.execute(_chunks().where(schema.chunk.c.id == chunk_id)).one()
+    for dataset in datasets:
+        if row.tier == dataset.tier and row.number in dataset.runs.get(row.series, ()):
+            return row, dataset
+    raise StateError(
+        f"chunk {row.sequence} of run {row.series}/{row.number} left its dataset",
+        hint="put the run back into the dataset",
+    )
+
+
+def _chunks() -> sa.Select[Any]:
+    run, chunk = schema.run, schema.chunk
+    columns = (run.c.series, run.c.number, run.c.state.label("run_state"), run.c.is_mc, run.c.is_resampled)
+    return sa.select(chunk, *columns, run.c.tier).join(run, chunk.c.run_id == run.c.id)
 
 
 def delivered(conn: sa.Connection, series: str, run: int, tier: str, sequence: int) -> bool:

@@ -230,11 +230,8 @@ def _held(place: Place) -> list[Link]:
 
 
 def _global_tag(conn: sa.Connection, place: Place, link: Link) -> str:
-    for name in place.task.step.inputs:
-        dataset = place.plan.spec.datasets()[name]
-        if any(row.id == link.chunk_id for row in inputs.chunks(conn, dataset)):
-            return dataset.global_tag
-    raise StateError(f"the chunk of {place} left its dataset", hint="put the run back into the dataset")
+    datasets = place.plan.datasets_of(place.task, place.chain.series)
+    return inputs.chunk_of(conn, datasets, link.chunk_id)[1].global_tag
 
 
 # --- accepting ----------------------------------------------------------------------------------------
