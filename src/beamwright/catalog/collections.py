@@ -56,6 +56,25 @@ def find(conn: sa.Connection, did: Did) -> Any:
     return row
 
 
+def look_up(conn: sa.Connection, name: str) -> Any:
+    """Return the row of the one collection whose name this is, or is the beginning of.
+
+    Raises: UnknownNameError, UsageError when several begin like this.
+    """
+    scope, colon, rest = name.partition(":")
+    table = schema.collection
+    if colon and rest:
+        exact = sa.select(table).where(table.c.scope == scope, table.c.name == rest)
+        if (row := conn.execute(exact).first()) is not None:
+            return row
+    begins = table.c.name.startswith(rest, autoescape=True)
+    rows = conn.execute(sa.select(table).where(table.c.scope == scope, begins).limit(5)).all()
+    if len(rows) > 1:
+        some = ", ".join(sorted(f"{row.scope}:{row.name}" for row in rows)[:4])
+        raise UsageError(f"several collections begin with {name!r}: {some}", hint="write more of the name")
+    return rows[0] if rows else find(conn, Did.parse(name))
+
+
 def supersede(
     conn: sa.Connection, old: Did, new: Did | None, reason: str, now: float, actor: str
 ) -> Decision:

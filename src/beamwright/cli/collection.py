@@ -17,7 +17,6 @@ from beamwright.cli.common import (
     Columns,
     dry_run_option,
     open_workspace,
-    pick,
     reader,
     reading,
     say,
@@ -143,11 +142,15 @@ def _decide(
 @reading
 def show(name: str, folder: Path | None, as_json: bool) -> None:
     """Show a collection: its files, parents, release and conditions."""
+    from beamwright.catalog import metadata
+    from beamwright.catalog.collections import look_up
     from beamwright.report.document import collections
 
     with reader(folder) as conn:
-        found = pick(collections(conn), "name", "collection", name)
-    write_document(found, as_json)
+        identity = look_up(conn, name).id
+        (found,) = collections(conn, ids={identity})
+        said = metadata.of(conn, "collection", [identity])[identity]
+    write_document(found | ({"metadata": said} if said else {}), as_json)
 
 
 @collection.command("promote")

@@ -70,21 +70,33 @@ run.add_command(register_command("run"))
 @reading
 def show(name: str, folder: Path | None, as_json: bool) -> None:
     """Show a run: its chunks, its verdicts and how far each step is."""
-    from beamwright.db import views
+    from beamwright.catalog import metadata
+    from beamwright.db import schema, views
 
     series, number = split(name)
     with reader(folder) as conn:
-        rows = [row for row in views.runs(conn) if (row["series"], row["number"]) == (series, number)]
+        rows = views.runs(conn, schema.run.c.series == series, schema.run.c.number == number)
         if not rows:
             raise UnknownNameError(
-                "run", name, [f"{row['series']}/{row['number']}" for row in views.runs(conn)]
+                "run",
+                name,
+                [
+                    f"{row['series']}/{row['number']}"
+                    for row in views.runs(conn, schema.run.c.series == series)
+                ],
             )
+        said = {
+            k: v
+            for found in metadata.of(conn, "run", [r["id"] for r in rows]).values()
+            for k, v in found.items()
+        }
         document = {
             "series": series,
             "number": number,
             "versions": [
                 {key: row[key] for key in ("tier", "state", "version", "expected", "is_mc")} for row in rows
             ],
+            **({"metadata": said} if said else {}),
             "chunks": _chunks(conn, rows),
             "steps": _cells(conn, series, number),
             "processing": _processing(conn, series, number),
@@ -114,18 +126,16 @@ def split(name: str) -> tuple[str, int]:
 
 
 def _chunks(conn: Any, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    from beamwright.db import views
+    from beamwright.db import schema, views
 
     wanted = {row["id"] for row in runs}
     files: dict[int, list[str]] = {}
-    for row in views.chunk_files(conn):
+    chunks = views.chunks(conn, schema.chunk.c.run_id.in_(wanted))
+    mine = schema.chunk_file.c.chunk_id.in_([chunk["id"] for chunk in chunks])
+    for row in views.chunk_files(conn, mine):
         files.setdefault(row["chunk_id"], []).append(row["name"])
     names = ("tier", "sequence", "first_section", "last_section", "records", "reader")
-    return [
-        {name: chunk[name] for name in names} | {"files": files.get(chunk["id"], [])}
-        for chunk in views.chunks(conn)
-        if chunk["run_id"] in wanted
-    ]
+    return [{name: chunk[name] for name in names} | {"files": files.get(chunk["id"], [])} for chunk in chunks]
 
 
 def _cells(conn: Any, series: str, number: int) -> list[dict[str, Any]]:

@@ -201,9 +201,9 @@ def quarantined(conn: sa.Connection, production_id: int | None = None) -> list[R
 # --- runs, files, collections, datasets -----------------------------------------------------------
 
 
-def runs(conn: sa.Connection) -> list[Row]:
+def runs(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[Row]:
     """Return runs by series, number and tier."""
-    return rows(conn, sa.select(run).order_by(run.c.series, run.c.number, run.c.tier))
+    return rows(conn, sa.select(run).where(*conditions).order_by(run.c.series, run.c.number, run.c.tier))
 
 
 def kinds(conn: sa.Connection) -> dict[tuple[str, int], str]:
@@ -215,7 +215,7 @@ def kinds(conn: sa.Connection) -> dict[tuple[str, int], str]:
     }
 
 
-def chunks(conn: sa.Connection) -> list[Row]:
+def chunks(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[Row]:
     """Return chunks with series, run number, tier and flag of their run."""
     chosen = sa.select(
         chunk,
@@ -226,10 +226,11 @@ def chunks(conn: sa.Connection) -> list[Row]:
         run.c.is_resampled,
         run.c.version.label("run_version"),
     ).join(run)
-    return rows(conn, chosen.order_by(run.c.series, run.c.number, run.c.tier, chunk.c.sequence))
+    ordered = chosen.order_by(run.c.series, run.c.number, run.c.tier, chunk.c.sequence)
+    return rows(conn, ordered.where(*conditions))
 
 
-def chunk_files(conn: sa.Connection) -> list[Row]:
+def chunk_files(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[Row]:
     """Return the files of chunks, with role and physical path."""
     chosen = (
         sa.select(
@@ -241,6 +242,7 @@ def chunk_files(conn: sa.Connection) -> list[Row]:
             replica.c.path,
         )
         .select_from(chunk_file.join(file).outerjoin(replica))
+        .where(*conditions)
         .order_by(chunk_file.c.chunk_id, chunk_file.c.role, file.c.name)
     )
     return rows(conn, chosen)

@@ -141,7 +141,7 @@ def _run(conn: sa.Connection, found: Found) -> Explanation:
 
 def _chunk(conn: sa.Connection, found: Found) -> Explanation:
     row = lookup.one(conn, schema.chunk, found.id)
-    files = [f for f in views.chunk_files(conn) if f["chunk_id"] == row["id"]]
+    files = views.chunk_files(conn, schema.chunk_file.c.chunk_id == row["id"])
     what = (
         f"Chunk {found.name} holds sections {row['first_section']} to {_end(row['last_section'])}: "
         f"{_counts(row['records'])}, read by {row['reader']}."
@@ -277,7 +277,7 @@ def _file(conn: sa.Connection, found: Found) -> Explanation:
 
 def _collection(conn: sa.Connection, found: Found) -> Explanation:
     row = lookup.one(conn, schema.collection, found.id)
-    files = views.files_of_collections(conn).get(row["id"], [])
+    files = views.files_of_collections(conn, [row["id"]]).get(row["id"], [])
     parents = views.parents(conn, [f["id"] for f in files])
     flags = ", simulated" * bool(row["is_mc"]) + ", resampled" * bool(row["is_resampled"])
     what = (

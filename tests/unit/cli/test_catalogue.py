@@ -221,6 +221,35 @@ def test_decisions_are_made_by_command(filled: Path, call: Call) -> None:
     assert states == {"mc:c/1": "bad", "mc:c/2": "valid", "mc:c/3": "superseded", "mc:better": "valid"}
 
 
+def test_lineage_and_impact_are_told_and_drawn(workspace: Workspace, call: Call) -> None:
+    name = call("collection", "ls", "--where", "stream == 'good'", "--limit", "1", "--json").rows[0]["name"]
+    up = call("lineage", name, "--json").document
+    assert {"run", "chunk", "unit", "collection"} <= {node["kind"] for node in up["nodes"]}
+    told = call("lineage", name, "--svg", "up.svg")
+    assert told.out.startswith(f"collection {name}") and "made from, 1 step away" in told.out
+    assert Path("up.svg").read_text().startswith("<svg") and "drawn in up.svg" in told.err
+    down = call("impact", "A/1", "--json").document
+    assert ["run A/1", *[e[1] for e in down["edges"] if e[0] == "run A/1"][:1]] in down["edges"]
+    assert "went into, 1 step away" in call("impact", "A/1").out
+    assert "and more: give --most" in call("impact", "A/1", "--most", "1").out
+    assert call("impact", "nothing/1").code == 2
+    (first, *_) = call("run", "show", "A/1", "--json").document["processing"]
+    assert {"farm", "release", "constants", "started", "ended"} <= set(first)
+
+
+def test_metadata_of_tasks_and_datasets_need_no_new_column(workspace: Workspace, call: Call) -> None:
+    for subject, name in (("task", "sample/reco"), ("dataset", "ana:x")):
+        kind = f'name = "of_{subject}"\nsubject = "{subject}"\n[key.label]\ntype = "text"\nindexed = true\n'
+        Path("kind.toml").write_text(kind)
+        assert call("metadata", "declare", "kind.toml").code == 0
+        call("dataset", "define", "ana:x", "--stream", "good")
+        assert call("metadata", "set", subject, name, f"of_{subject}", "label=prompt").code == 0
+    rows = call("collection", "ls", "--where", "of_task.label == 'prompt'", "--json").rows
+    assert rows and {row["step"] for row in rows} == {"reco"}
+    assert call("dataset", "show", "ana:x", "--json").document["of_dataset"] == {"label": "prompt"}
+    assert call("metadata", "show", "dataset", "ana:x@1", "--json").document
+
+
 def test_every_new_command_explains_itself(call: Call) -> None:
     for path in (
         ("file", "register"),
