@@ -113,3 +113,13 @@ def test_gaps_are_reported(call, world: World) -> None:
 def test_an_interval_that_runs_backwards_is_refused(call, world: World) -> None:
     told = put(call, where="A/9..1")
     assert told.code != 0 and "runs backwards" in told.err
+
+
+def test_tags_and_global_tags_are_listed_with_their_versions(call, world: World) -> None:
+    put(call)
+    rows = {row["name"]: row for row in call("conditions", "ls", "--json").rows}
+    assert {name: row["version"] for name, row in rows.items()} == {"gt/Gain": 1, "gt/Map": 1}
+    (global_tag,) = call("conditions", "ls", "--global", "--json").rows
+    assert (global_tag["name"], global_tag["state"], global_tag["version"]) == ("gt", "open", 2)
+    table = call("conditions", "ls").out
+    assert "gt/Gain" in table and "arrays" in table

@@ -64,3 +64,12 @@ def test_a_run_that_gets_nothing_more_is_incomplete_and_each_chunk_starts_the_ti
     assert expire(world, world.now + 100) == 1 and state(world, 1) == "incomplete"
     world.deliver(1, 3, (61, 70))
     assert state(world, 1) == "closed"
+
+
+def test_a_clock_that_is_set_back_gives_up_nothing_and_one_ahead_nothing_for_good(database: Database) -> None:
+    world = limited(database)
+    world.deliver(2)
+    assert expire(world, world.now - 86_400) == 0 and world.waits(2) == "run A:1 is not closed"
+    assert expire(world, world.now + 86_400) == 1 and state(world, 1) == "incomplete"
+    world.deliver(1)
+    assert state(world, 1) == "closed" and expire(world, world.now) == 0
