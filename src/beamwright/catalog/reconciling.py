@@ -184,16 +184,17 @@ def plan(conn: sa.Connection, endpoint: str, confirmed: Sequence[Finding]) -> Pl
 
 
 def act(
-    conn: sa.Connection, scan: Scan, made: Plan, brakes: Brakes, taken: float, now: float, reason: str = ""
-) -> None:
+    conn: sa.Connection, endpoint: str, scan: Scan, brakes: Brakes, taken: float, now: float, reason: str = ""
+) -> Plan:
     """Declare replicas lost and suspect, with history; the same scan again changes nothing.
 
     ``reason`` releases the brakes, and is kept.
 
     Raises: ConflictError when a brake trips; nothing is changed then.
     """
+    made = plan(conn, endpoint, scan.confirmed)
     if scan.id is None or scan.earlier is None or not (made.lost or made.suspect):
-        return
+        return made
     tripped = made.tripped(brakes)
     if tripped and not reason:
         raise ConflictError(
@@ -208,6 +209,7 @@ def act(
         history.move_all(conn, schema.replica, ids, source, "suspect", actor=ACTOR, reason=why, at=now)
     history.move_all(conn, schema.replica, made.lost, "suspect", "lost", actor=ACTOR, reason=why, at=now)
     _note(conn, scan, made, brakes, now, reason if tripped else "")
+    return made
 
 
 def _note(conn: sa.Connection, scan: Scan, made: Plan, brakes: Brakes, now: float, reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,10 +147,8 @@ def reconcile(
             now = workspace.clock.now()
             with db.begin() as conn:
                 id = reconciling.record(conn, endpoint, listing, begun, found, now)
-            done = reconciling.Scan(id, scan.earlier, scan.findings, scan.confirmed)
-            with db.begin() as conn:
-                made = reconciling.plan(conn, endpoint, scan.confirmed)
-                reconciling.act(conn, done, made, brakes, begun, now, reason)
+            scan = replace(scan, id=id)
+            made = db.transact(lambda conn: reconciling.act(conn, endpoint, scan, brakes, begun, now, reason))
     _tell(endpoint, listing, scan, made, brakes, dry_run, as_json)
 
 

@@ -52,7 +52,7 @@ def seal(database: Database, now: float, patience: float = PATIENCE_SECONDS, mos
     """Seal what is settled and not sealed yet, in at most so many seals; return the number of lines."""
     settled = watermark(database, patience)
     total = made = 0
-    while made != most and (done := _seal_some(database, settled, now)):
+    while made != most and (done := database.transact(lambda conn: _seal_some(conn, settled, now))):
         total, made = total + done, made + 1
     return total
 
@@ -76,22 +76,21 @@ def open_lines(conn: sa.Connection) -> int:
     return int(conn.execute(query.where(lines.c.id > (newest["last"] if newest else 0))).scalar_one())
 
 
-def _seal_some(database: Database, settled: int, now: float) -> int:
-    with database.begin() as conn:
-        if database.is_postgresql:
-            conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-        newest = head(conn) or {"last": 0, "chain": ""}
-        first = newest["last"] + 1
-        chosen = sa.select(lines).where(lines.c.id.between(first, settled)).order_by(lines.c.id)
-        found = conn.execute(chosen.limit(LINES)).all()
-        if not found:
-            return 0
-        last = settled if len(found) < LINES else found[-1].id
-        root = _root(found)
-        document = [newest["chain"], first, last, len(found), root]
-        made = {"first": first, "last": last, "lines": len(found), "root": root}
-        insert_id(conn, table, **made, chain=content_hash(document), created=now)
-        return len(found)
+def _seal_some(conn: sa.Connection, settled: int, now: float) -> int:
+    if conn.dialect.name == "postgresql":
+        conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    newest = head(conn) or {"last": 0, "chain": ""}
+    first = newest["last"] + 1
+    chosen = sa.select(lines).where(lines.c.id.between(first, settled)).order_by(lines.c.id)
+    found = conn.execute(chosen.limit(LINES)).all()
+    if not found:
+        return 0
+    last = settled if len(found) < LINES else found[-1].id
+    root = _root(found)
+    document = [newest["chain"], first, last, len(found), root]
+    made = {"first": first, "last": last, "lines": len(found), "root": root}
+    insert_id(conn, table, **made, chain=content_hash(document), created=now)
+    return len(found)
 
 
 def _root(found: Iterable[Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,8 @@ def reconcile(
         found = reconciling.differences(conn, "lyon", said, taken)
         scan = reconciling.confirm(conn, "lyon", found, taken, brakes.apart)
         id = reconciling.record(conn, "lyon", said, taken, found, taken + 1)
-    with database.begin() as conn:
-        made = reconciling.plan(conn, "lyon", scan.confirmed)
-        done = reconciling.Scan(id, scan.earlier, scan.findings, scan.confirmed)
-        reconciling.act(conn, done, made, brakes, taken, taken + 2, reason)
+    done = replace(scan, id=id)
+    database.transact(lambda conn: reconciling.act(conn, "lyon", done, brakes, taken, taken + 2, reason))
     return scan
 
 
