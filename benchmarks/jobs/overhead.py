@@ -1,10 +1,15 @@
 """What a job costs beside its payload: trivial jobs with the full protocol on two local farms, all syncs on.
 
-Prints jobs per second for warm runners and for fresh processes, and what one job spends in each phase.
+Prints jobs per second for warm runners and for fresh processes, on disk and in memory (tmpfs), and what one
+job spends in each phase. ``equal`` says that all jobs were accepted and, for the throughput, that a further run
+which was killed as a whole in its middle had lost none of its finished jobs when it ended.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -18,22 +23,26 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 import sqlalchemy as sa  # noqa: E402
 from harness import Figure, arguments, report  # noqa: E402
 
+from acceptance import test_storm as storm  # noqa: E402
 from beamwright.agents.importer import Importer  # noqa: E402
 from beamwright.agents.submitter import Submitter  # noqa: E402
 from beamwright.agents.tracker import Tracker  # noqa: E402
 from beamwright.batch.local import LocalScheduler  # noqa: E402
 from beamwright.db import schema  # noqa: E402
 from kill import production  # noqa: E402
+from kill.harness import outputs_of  # noqa: E402
 
+SLOTS, PACE_SECONDS = 2, 0.02
 PHASES = ("start", "stage", "process", "validate", "hash", "copy")
 
 
 def run(root: Path, jobs: int, is_fresh: bool) -> tuple[float, dict[str, float], bool]:
     """Run so many jobs; return the wall time, the median seconds of each phase, and whether all went well."""
-    production.SECTIONS, production.UNIT = jobs * production.UNIT, production.UNIT
+    production.enlarge(jobs, SLOTS)
     workspace = production.make(root)
     farms = {
-        name: LocalScheduler(1, log=root / "logs" / name, fresh=is_fresh) for name in workspace.settings.farm
+        name: LocalScheduler(SLOTS, log=root / "logs" / name, fresh=is_fresh)
+        for name in workspace.settings.farm
     }
     spent = {"lease": 0.0, "track": 0.0, "import": 0.0}
     agents = {
@@ -48,8 +57,7 @@ def run(root: Path, jobs: int, is_fresh: bool) -> tuple[float, dict[str, float],
             begun = time.perf_counter()
             done += agent.turn()
             spent[name] += time.perf_counter() - begun
-        if not done:
-            next(iter(farms.values())).wait(0.002)
+        next(iter(farms.values())).wait(PACE_SECONDS if done else 0.002)
     wall = time.perf_counter() - start
     for farm in farms.values():
         farm.close()
@@ -72,14 +80,40 @@ def _open(workspace: Any) -> int:
 def main() -> None:
     options = arguments(__doc__, 200)
     figures = []
+    memory = Path("/dev/shm")
+    places = {"disk": None, **({"tmpfs": memory} if memory.is_dir() else {})}
     for name, is_fresh in (("warm runners", False), ("a process per job", True)):
-        production.SECTIONS = 1
-        with tempfile.TemporaryDirectory() as folder:
-            wall, phases, is_well = run(Path(folder) / "workspace", options.events, is_fresh)
-        common = ("jobs/overhead", options.events)
-        figures.append(_figure(common, f"{name}: throughput", options.events / wall, "jobs/s", is_well))
-        figures += [_figure(common, f"{name}: {p}", 1000 * s, "ms", is_well) for p, s in phases.items()]
+        for place, parent in places.items():
+            with tempfile.TemporaryDirectory(dir=parent) as folder:
+                wall, phases, is_well = run(Path(folder) / "workspace", options.events, is_fresh)
+                lost = survives(Path(folder), options.events // 4, is_fresh)
+            common = ("jobs/overhead", options.events)
+            rate = options.events / wall
+            figures.append(
+                _figure(common, f"{name}, {place}: throughput", rate, "jobs/s", is_well and not lost)
+            )
+            if place == "disk":
+                figures += [
+                    _figure(common, f"{name}: {p}", 1e3 * s, "ms", is_well) for p, s in phases.items()
+                ]
     report(figures, options.json)
+
+
+def survives(folder: Path, jobs: int, is_fresh: bool) -> list[str]:
+    """Kill everything in the middle of a run, end it, and return the finished jobs that were lost."""
+    root, units = folder / "killed", max(10, jobs // 10 * 10)
+    process = storm.start(root, units, is_fresh)
+    while storm.done(root) < units and process.poll() is None:
+        time.sleep(0.01)
+    for pid in [process.pid, *storm.below(process.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    before = outputs_of(root)
+    while storm.start(root, units, is_fresh).wait():
+        pass
+    after = outputs_of(root)
+    return sorted(name for name, content in before.items() if after.get(name) != content)
 
 
 def _figure(common: tuple[str, int], work: str, ours: float, unit: str, is_well: bool) -> Figure:

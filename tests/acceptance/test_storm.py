@@ -24,9 +24,9 @@ from kill.harness import await_end, check, outputs_of
 SCRIPT = Path(production.__file__)
 
 
-def start(root: Path, units: int) -> subprocess.Popen[bytes]:
+def start(root: Path, units: int, is_fresh: bool = False) -> subprocess.Popen[bytes]:
     path = os.pathsep.join([str(SCRIPT.parent.parent), os.environ.get("PYTHONPATH", "")])
-    argv = [sys.executable, str(SCRIPT), str(root), str(units)]
+    argv = [sys.executable, str(SCRIPT), str(root), str(units), *(["--fresh"] if is_fresh else [])]
     with (root.parent / f"{root.name}.log").open("ab") as log:
         return subprocess.Popen(argv, env=os.environ | {"PYTHONPATH": path}, stdout=log, stderr=log)
 

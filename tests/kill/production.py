@@ -6,6 +6,7 @@ do; started again after any death, it goes on. Prints nothing but errors.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -287,7 +288,7 @@ def enlarge(units: int, slots: int) -> None:
     """Make the production of this process larger: so many units, ten from each raw file."""
     global SECTIONS, CHUNKS, SETTINGS
     SECTIONS, CHUNKS = 10 * UNIT, units // 10
-    SETTINGS = SETTINGS.replace("slots = 1", f"slots = {slots}")
+    SETTINGS = re.sub(r"slots = \d+", f"slots = {slots}", SETTINGS)
 
 
 if __name__ == "__main__":
