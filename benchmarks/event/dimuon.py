@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from _peers import AXES, measured
 from harness import Figure, arguments, report
 
+from beamwright.cli.process import keep_memory
 from beamwright.core.histogram import Axis, HistogramSet
 from beamwright.core.lineage import Lineage
 from beamwright.core.runs import Interval
@@ -188,6 +189,7 @@ def main() -> None:
     """Measure at N and 10 N, or one side as a child of this benchmark."""
     if sys.argv[1:2] == ["--side"]:
         begun = time.perf_counter()
+        keep_memory()  # as the command does
         make = Dimuon if sys.argv[2] == "columns" else kernel_class()
         found = measured(lambda: lambda file: ours(make(), file), sys.argv[3], sys.argv[4], begun)
         print(json.dumps(found))

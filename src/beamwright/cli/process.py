@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,7 @@ def process(
     `reader` where the inputs are not files that beamwright wrote.
     """
     one_thread_each()
+    keep_memory()
     if sum((steering is not None, job is not None, serve)) != 1:
         raise UsageError("process takes a steering file, --job or --serve", hint="give exactly one of them")
     if serve:
@@ -131,6 +134,19 @@ def one_thread_each() -> None:
     """Keep numerical libraries, not loaded yet, at one thread: workers fork, and do the parallel part."""
     for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(pool, "1")
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+
+
+def keep_memory() -> None:
+    """Let the C library keep what one batch frees for the next: to get memory costs more than to fill it."""
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in (
+            (_M_TRIM_THRESHOLD, 1 << 30), (_M_MMAP_THRESHOLD, 32 << 20), (_M_ARENA_MAX, 1),
+        ):  # fmt: skip
+            mallopt(option, value)
 
 
 def named(values: tuple[str, ...]) -> list[tuple[str, Path]]:

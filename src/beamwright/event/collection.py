@@ -62,7 +62,6 @@ class CollectionReader(OneKindReader):
         self._borrower = self._make_borrower(sources) if first.points else None
         self._starts = np.cumsum([0, *(file.n_entries for file in self.files)])
         self._index: Index | None = None
-        self._is_in_order = False
 
     @classmethod
     def open(cls, paths: Mapping[str, Path], **options: Any) -> Self:
@@ -134,11 +133,12 @@ class CollectionReader(OneKindReader):
         """Return the keys of all records in key order."""
         self._check_record(record)
         if self._index is None:
-            parts = [file.read(KEYS) for file in self.files]
+            parts = [
+                _keys_of(file, metadata) for file, metadata in zip(self.files, self.metadata, strict=True)
+            ]
             columns = (_joined([part[name] for part in parts]) for name in KEYS)
             size = _joined([_record_bytes(file) for file in self.files])
             self._index = Index.build(*columns, name=str(self.files[0].path), size=size)
-            self._is_in_order = bool((np.diff(self._index.entry) == 1).all())
         return self._index
 
     def read(self, record: str, positions: NDArray[np.int64], banks: Iterable[str] | None = None) -> Batch:
@@ -159,7 +159,7 @@ class CollectionReader(OneKindReader):
         entry = index.entry[span]
         first, last = int(entry[0]), int(entry[-1])
         number = int(np.searchsorted(self._starts, first, "right")) - 1
-        if last - first != n - 1 or last >= self._starts[number + 1] or not self._is_in_order:
+        if last - first != n - 1 or last >= self._starts[number + 1] or not index.is_in_order:
             return None
         start = first - int(self._starts[number])
         names = self._names(number, banks)[len(KEYS) :]
@@ -277,6 +277,14 @@ def _opened(paths: Iterable[str | os.PathLike[str]], stack: ExitStack) -> Iterat
 
 def _borrows(metadata: FileMetadata) -> tuple[Any, ...]:
     return metadata.borrowed.document(), metadata.order
+
+
+def _keys_of(file: NTupleFile, metadata: FileMetadata) -> ColumnData:
+    """Return the columns of keys; of a file of one run, the run as a view that takes no memory."""
+    if len(metadata.runs) != 1:
+        return file.read(KEYS)
+    run = np.broadcast_to(np.uint32(metadata.runs[0]), file.n_entries)
+    return {"run": run, **file.read(KEYS[1:])}
 
 
 def _record_bytes(file: NTupleFile) -> NDArray[np.int64]:

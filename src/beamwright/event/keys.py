@@ -30,6 +30,8 @@ class Index:
     event: U64
     entry: NDArray[np.int64]
     size: NDArray[np.int64] | None = None
+    is_in_order: bool = False
+    """Whether the records lie in the file in the order of their keys."""
 
     @classmethod
     def build(
@@ -44,7 +46,7 @@ class Index:
         runs = np.broadcast_to(_unsigned(run, np.uint32, f"{name}: run"), events.shape)
         sizes = None if size is None else np.asarray(size, np.int64)
         if _rises(runs, sections, events):
-            return cls(runs, sections, events, np.arange(len(events)), sizes)
+            return cls(runs, sections, events, ascending(len(events)), sizes, is_in_order=True)
         order = np.lexsort((events, sections, runs)).astype(np.int64)
         sizes = None if sizes is None else sizes[order]
         index = cls(runs[order], sections[order], events[order], order, sizes)
@@ -106,14 +108,34 @@ def _unsigned(values: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:
     return array.astype(dtype, copy=False)
 
 
+_STEP_LENGTH = 1 << 18
+
+
 def _rises(run: U32, section: U32, event: U64) -> bool:
-    """Tell whether keys rise strictly; most files are so."""
+    """Tell whether keys rise strictly, as in most files; piece by piece, since new memory is dear."""
+    starts = range(0, max(len(event) - 1, 1), _STEP_LENGTH)
+    cuts = [slice(start, start + _STEP_LENGTH + 1) for start in starts]
+    return all(_rises_in(run[cut], section[cut], event[cut]) for cut in cuts)
+
+
+def _rises_in(run: U32, section: U32, event: U64) -> bool:
+    if not len(run) or not run.strides[0]:
+        return is_ascending(section, event)
     if bool((run[1:] < run[:-1]).any()):
         return False
-    if bool((run[1:] > run[:-1]).any()):
-        cuts = [0, *(np.flatnonzero(run[1:] != run[:-1]) + 1).tolist(), len(run)]
-        return all(is_ascending(section[a:b], event[a:b]) for a, b in pairwise(cuts))
-    return is_ascending(section, event)
+    cuts = [0, *(np.flatnonzero(run[1:] != run[:-1]) + 1).tolist(), len(run)]
+    return all(is_ascending(section[a:b], event[a:b]) for a, b in pairwise(cuts))
+
+
+_shared: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+
+
+def ascending(n: int) -> NDArray[np.int64]:
+    """Return the numbers from 0 to n - 1, out of one array that all share; not to be written to."""
+    if len(_shared[0]) < n:
+        _shared[0] = np.arange(n)
+        _shared[0].flags.writeable = False
+    return _shared[0][:n]
 
 
 def _equal_neighbours(*columns: NDArray[Any]) -> NDArray[np.bool_]:

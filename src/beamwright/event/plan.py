@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.errors import ConditionsError, UsageError
 from beamwright.core.runs import EventKey, Interval, Position
-from beamwright.event.keys import Index, prescaled
+from beamwright.event.keys import Index, ascending, prescaled
 from beamwright.event.module import Conditions, Constants
 
 BATCH_EVENTS = 65_536
@@ -191,7 +191,7 @@ def make_plan(
             f"prescale {prescale}, {most} events or {batch_bytes} bytes per batch", hint="from 1 on"
         )
     start, stop = index.span(interval)
-    positions = np.arange(start, stop) if only is None else _named(index, only, series, (start, stop))
+    positions = ascending(stop)[start:] if only is None else _named(index, only, series, (start, stop))
     kept = positions
     if prescale > 1:
         run, section, event = (column[positions] for column in (index.run, index.section, index.event))

@@ -80,7 +80,7 @@ def test_removed_columns_are_not_read(path, monkeypatch):
             reader.files[0], "read", lambda wanted, *span: names.extend(wanted) or read(wanted, *span)
         )
         reader.read("event", np.arange(5), ["Hit", "Top"])
-    assert names == ["run", "section", "event", "Hit.t", "Hit.mother", "Hit.head", "Head"]
+    assert names == ["section", "event", "Hit.t", "Hit.mother", "Hit.head", "Head"]
 
 
 def test_a_bank_of_defaults_alone_keeps_its_rows(path):
