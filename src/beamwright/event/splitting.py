@@ -11,7 +11,7 @@ from pathlib import Path
 from beamwright.core.errors import UsageError
 from beamwright.core.lineage import Lineage
 from beamwright.event.metadata import FileMetadata, metadata_of
-from beamwright.event.rntuple import FileWriter, NTupleFile, copy_cluster, seal_cluster, sealed_cluster
+from beamwright.event.rntuple import NTupleFile, copy_cluster, seal_cluster, sealed_cluster, writer_like
 from beamwright.event.store import Keys, Split, Written, new_file, part_path, share_out, storage_errors
 from beamwright.event.tuples import KEYS, SOURCES
 
@@ -112,7 +112,7 @@ def _describe(file: NTupleFile, metadata: FileMetadata, plan: _Plan) -> FileMeta
 
 def _write(file: NTupleFile, plan: _Plan, metadata: FileMetadata, path: Path) -> Written:
     with storage_errors(path), new_file(path) as out:
-        writer = FileWriter(out, file.schema, file.name)
+        writer = writer_like(file, out)
         for number, first, last in plan.pieces:
             cluster = file.clusters[number]
             if last - first == cluster.n_entries:

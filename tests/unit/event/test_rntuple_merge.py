@@ -162,6 +162,18 @@ def test_nothing_and_files_of_others_are_refused(tmp_path):
         merge([tmp_path / "foreign.root"], tmp_path / "merged.root")
 
 
+def test_a_file_whose_columns_lie_otherwise_is_refused(tmp_path, monkeypatch):
+    from beamwright.event.rntuple import wire
+
+    schema = Schema([leaf("x", "i4")])
+    with monkeypatch.context() as patch:
+        patch.setitem(wire.DEFAULT_CODES, "i4", 0x07)  # as another version might have it: not split
+        path = write_file(tmp_path / "plain.root", [{"x": np.arange(20, dtype="i4")}], schema)
+        assert verify(path).ok
+    with pytest.raises(FormatError, match=r"plain\.root has columns in forms that are not written here"):
+        merge([path, path], tmp_path / "merged.root")
+
+
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_more_inputs_are_merged_than_a_process_may_open(tmp_path, count):
     names = [tmp_path / f"{n}.root" for n in range(count)]

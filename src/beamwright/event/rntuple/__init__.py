@@ -9,7 +9,13 @@ from __future__ import annotations
 from beamwright.event.rntuple.cluster import CLUSTER_BYTES, ClusterCutter, SealedCluster, seal_cluster
 from beamwright.event.rntuple.columns import empty_columns
 from beamwright.event.rntuple.file import Keeper
-from beamwright.event.rntuple.merge import MergeResult, copy_cluster, merge_files, sealed_cluster
+from beamwright.event.rntuple.merge import (
+    MergeResult,
+    copy_cluster,
+    merge_files,
+    sealed_cluster,
+    writer_like,
+)
 from beamwright.event.rntuple.reader import NTupleFile
 from beamwright.event.rntuple.schema import (
     Array,
@@ -54,4 +60,5 @@ __all__ = [
     "string",
     "vector",
     "verify",
+    "writer_like",
 ]

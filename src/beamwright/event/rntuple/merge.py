@@ -29,7 +29,7 @@ from beamwright.event.rntuple.cluster import (
     split_spans,
 )
 from beamwright.event.rntuple.columns import join_offsets
-from beamwright.event.rntuple.encoding import DAMAGED
+from beamwright.event.rntuple.encoding import DAMAGED, ENCODINGS, Encoding, decode, decompress
 from beamwright.event.rntuple.file import located, page_extents
 from beamwright.event.rntuple.reader import NTupleFile
 from beamwright.event.rntuple.schema import Array, Schema
@@ -38,6 +38,7 @@ from beamwright.event.rntuple.writer import FileWriter
 
 PORTION = 1 << 20
 """Bytes read, checked and written at a time."""
+FOREIGN = "pages are copied between files of beamwright only; process the file into one first"
 MIN_PAGE = PAGE_BYTES // 4
 """Mean unpacked bytes of a column's pages from which on they are copied into a larger cluster."""
 
@@ -82,7 +83,7 @@ def merge_files(
         for path in inputs:
             with NTupleFile(path, like=first) as file:
                 check_mergeable(first, file)
-        merger = _Merger(first, FileWriter(out, first.schema, first.name), target, level)
+        merger = _Merger(first, writer_like(first, out), target, level)
         for path in inputs:
             # One input is open at a time: there may be more of them than a process may open.
             with NTupleFile(path, like=first) as file:
@@ -94,13 +95,21 @@ def merge_files(
     return MergeResult(identity, merger.writer.n_entries, merger.copied, merger.resealed)
 
 
+def writer_like(file: NTupleFile, out: BinaryIO) -> FileWriter:
+    """Return a writer of files into which the pages of another one are copied.
+
+    Raises: FormatError where the other one is laid out in a way that is not ours.
+    """
+    writer = FileWriter(out, file.schema, file.name)
+    if writer.header_checksum != file.header_checksum:
+        raise FormatError(f"{file.path} has columns in forms that are not written here", hint=FOREIGN)
+    return writer
+
+
 def check_mergeable(first: NTupleFile, file: NTupleFile) -> None:
     """Refuse a file of another writer or another schema than the first."""
     if not file.is_own:
-        raise FormatError(
-            f"{file.path} was written by {file.writer or 'another program'}",
-            hint="pages are copied between files of beamwright only; process the file into one first",
-        )
+        raise FormatError(f"{file.path} was written by {file.writer or 'another program'}", hint=FOREIGN)
     if file.header_checksum != first.header_checksum:
         raise SchemaMismatchError(
             f"{file.path} and {first.path} differ: {schema_difference(first.schema, file.schema)}",
@@ -219,25 +228,50 @@ def _read_columns(file: NTupleFile, number: int, cluster: SealedCluster) -> list
     """Return what each column gives to a larger cluster: offsets and values, or pages to be copied."""
     found: list[Array | StoredPages] = []
     with located(file.path):
+        whole, begins = _read_pages(file, number, cluster)
+        stops = np.cumsum(cluster.counts).tolist()
         for at, column in enumerate(file.schema.columns):
-            elements, pages = int(cluster.elements[at]), int(cluster.counts[at])
-            if not column.is_index and elements * column.itemsize >= MIN_PAGE * max(pages, 1):
-                found.append(_stored_pages(file, at, number))
+            elements, count = int(cluster.elements[at]), int(cluster.counts[at])
+            pages = slice(stops[at] - count, stops[at])
+            if not column.is_index and elements * column.itemsize >= MIN_PAGE * max(count, 1):
+                found.append(_stored_pages(cluster, pages, whole, begins))
                 continue
             values = np.zeros(elements + column.is_index, column.dtype)
-            file.fill(at, number, 0, elements, values[int(column.is_index) :])
+            code = column_code(file.schema, column)
+            _decode_pages(ENCODINGS[code], cluster, pages, whole, begins, values[int(column.is_index) :])
             found.append(values)
         _check_lengths(file, number, cluster, found)
     return found
 
 
-def _stored_pages(file: NTupleFile, at: int, number: int) -> StoredPages:
-    pages = file.clusters[number].columns[at].pages
-    checksums: list[bytes] = []
-    stored = file.fetch(file.schema.columns[at].key, number, pages, 0, len(pages), checksums)
-    data = b"".join(part for pair in zip(stored, checksums, strict=True) for part in pair)
-    table = np.abs(pages["elements"].astype(np.int64)), pages["size"].astype(np.int64)
-    return StoredPages(*table, np.frombuffer(b"".join(checksums), CHECKSUM), data)
+def _read_pages(file: NTupleFile, number: int, cluster: SealedCluster) -> tuple[memoryview, Array]:
+    """Read and check the pages of a cluster; return them with their checksums, and where each begins."""
+    place, extents = _places(file, number, cluster), page_extents(cluster.pages)
+    parts, found = [], list[bytes]()
+    for first, last in split_spans(cluster.pages, 1 << 30):
+        parts.append(bytes(file.block(extents[first:last], place, first, found)))
+    cluster.checksums[:] = np.frombuffer(b"".join(found), CHECKSUM)
+    ends = np.cumsum(extents[:, 1] + 8)
+    return memoryview(b"".join(parts)), ends - extents[:, 1] - 8
+
+
+def _stored_pages(cluster: SealedCluster, pages: slice, whole: memoryview, begins: Array) -> StoredPages:
+    table, checksums = cluster.pages[pages], cluster.checksums[pages]
+    sizes = table["size"].astype(np.int64)
+    first = int(begins[pages.start])
+    data = whole[first : first + int(sizes.sum()) + 8 * len(sizes)]
+    return StoredPages(np.abs(table["elements"].astype(np.int64)), sizes, checksums, data)
+
+
+def _decode_pages(
+    encoding: Encoding, cluster: SealedCluster, pages: slice, whole: memoryview, begins: Array, out: Array
+) -> None:
+    """Fill ``out`` with the elements of some pages."""
+    table, done = cluster.pages[pages], 0
+    for begin, size, count in zip(begins[pages], table["size"], np.abs(table["elements"]), strict=True):
+        page = decompress(whole[int(begin) : int(begin) + int(size)], encoding.page_bytes(int(count)))
+        decode(encoding, page, out[done : done + int(count)])
+        done += int(count)
 
 
 def _check_lengths(

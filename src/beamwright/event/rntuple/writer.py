@@ -68,7 +68,7 @@ class FileWriter:
         self._sealed: list[Buffer] = []
         self._closed = False
         envelope = header_envelope(schema, name)
-        self._header_checksum = int.from_bytes(envelope[-8:], "little")
+        self.header_checksum = int.from_bytes(envelope[-8:], "little")
         self._header = self._add_envelope(envelope)
 
     @property
@@ -125,7 +125,7 @@ class FileWriter:
         if self._closed:
             raise FormatError("the file is already closed", hint="close it once")
         identity = derive_uuid(lineage, self.checksums) if uuid is None else uuid
-        footer = self._add_envelope(footer_envelope(self._header_checksum, self._groups()))
+        footer = self._add_envelope(footer_envelope(self.header_checksum, self._groups()))
         anchor = tfile.Anchor(*self._header, *footer).payload()
         keys = [self._add_record(tfile.ANCHOR_CLASS, self.name, anchor)]
         self._sealed += (anchor, identity.bytes, self.checksums)
@@ -139,7 +139,7 @@ class FileWriter:
         groups: list[ClusterGroup] = []
         for start in range(0, len(self.clusters), GROUP_CLUSTERS):
             members = self.clusters[start : start + GROUP_CLUSTERS]
-            offset, size, length = self._add_envelope(page_list_envelope(self._header_checksum, members))
+            offset, size, length = self._add_envelope(page_list_envelope(self.header_checksum, members))
             span = sum(cluster.n_entries for cluster in members)
             groups.append(ClusterGroup(members[0].first_entry, span, len(members), length, size, offset))
         return groups
