@@ -24,7 +24,7 @@ from beamwright.core.errors import BeamwrightError, ConflictError
 from beamwright.db import bulk
 from beamwright.db.engine import Database
 
-BATCH = 5000
+BATCH = 10_000
 TRIES = 5
 MOST_PROBLEMS = 100
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -60,17 +61,17 @@ def question(subject: str, said: dict[str, Any]) -> Question:
     return Question.of(subject, said["where"], said["as_of"], limit=said["limit"], seconds=said["seconds"])
 
 
-def write_answer(rows: Iterator[Row], columns: Columns, as_json: bool, limit: int | None) -> None:
+def write_answer(rows: Generator[Row], columns: Columns, as_json: bool, limit: int | None) -> None:
     """Write rows as they come (JSON), or as a table of the first thousand unless a limit was given."""
-    if as_json:
-        for row in rows:
-            click.echo(dumps(row))
-        return
-    most = SHOWN if limit is None else limit
-    shown = list(islice(rows, most))
-    write_rows(shown, columns, as_json)
-    if limit is None and next(rows, None) is not None:
-        say(f"there are more than these {most}: give --limit, or --json for all")
+    with closing(rows):  # while the database is open still
+        if as_json:
+            for row in rows:
+                click.echo(dumps(row))
+            return
+        most = SHOWN if limit is None else limit
+        write_rows(islice(rows, most), columns, as_json)
+        if limit is None and next(rows, None) is not None:
+            say(f"there are more than these {most}: give --limit, or --json for all")
 
 
 def write_plan(conn: sa.Connection, asked: Question, as_json: bool, *further: Any) -> None:

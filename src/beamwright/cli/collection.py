@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -74,7 +74,7 @@ def ls(
         write_answer(_described(conn, put, within), columns, as_json, put.limit)
 
 
-def _described(conn: Any, put: Any, within: list[Any]) -> Iterator[dict[str, Any]]:
+def _described(conn: Any, put: Any, within: list[Any]) -> Generator[dict[str, Any]]:
     """Yield the collections that are asked for with files and parents, a thousand at a time."""
     from beamwright.catalog.asking import ask
     from beamwright.report.document import collections

@@ -68,8 +68,10 @@ def ls(kind: str | None, folder: Path | None, as_json: bool, explain: bool, **as
         if explain:
             write_plan(conn, wanted, as_json, *of_kind)
             return
-        found = ask(conn, wanted, *of_kind, columns=place, join=replica)
-        rows = ({"did": f"{r['scope']}:{r['name']}"} | {n: r[n] for n in names[1:]} for r in found)
+        rows = (
+            {"did": f"{r['scope']}:{r['name']}"} | {n: r[n] for n in names[1:]}
+            for r in ask(conn, wanted, *of_kind, columns=place, join=replica)
+        )
         write_answer(rows, columns, as_json, wanted.limit)
 
 

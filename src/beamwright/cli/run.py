@@ -57,8 +57,10 @@ def ls(series: str | None, folder: Path | None, as_json: bool, explain: bool, **
         if explain:
             write_plan(conn, wanted, as_json, *of_series)
             return
-        found = ask(conn, wanted, *of_series, columns=(runs.number_of_chunks(),))
-        rows = ({name: row[name] for name in (*names, "chunks")} for row in found)
+        rows = (
+            {name: row[name] for name in (*names, "chunks")}
+            for row in ask(conn, wanted, *of_series, columns=(runs.number_of_chunks(),))
+        )
         write_answer(rows, columns, as_json, wanted.limit)
 
 

@@ -103,12 +103,18 @@ def test_a_list_comes_through_standard_input(
         assert call("file", "register", "--from", "-", "--json").document == {"new": 2, "equal": 0}
 
 
-def test_lists_are_asked_in_one_language(filled: Path, call: Call) -> None:
+def test_lists_are_asked_in_one_language(filled: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = call("file", "ls", "--where", "dq.energy in 3..5 and name ~ 'f/*'", "--json").rows
     assert [row["did"] for row in rows] == ["mc:f/2", "mc:f/3"]
     assert len(call("file", "ls", "--limit", "2", "--json").rows) == 2
     assert call("run", "ls", "--as-of", "2001-01-01", "--json").rows == []
     assert [r["number"] for r in call("run", "ls", "--where", "run > 1", "--json").rows] == [2, 3]
+    monkeypatch.setattr("beamwright.cli.asking.SHOWN", 1)
+    for noun in ("run", "file", "collection"):
+        first = call(noun, "ls")
+        assert len(first.out.splitlines()) == 3
+        assert first.err == "there are more than these 1: give --limit, or --json for all\n"
+        assert call(noun, "ls", "--limit", "1").err == ""
     rows = call("collection", "ls", "--where", "run in 2..3", "--stream", "dst", "--json").rows
     assert [row["name"] for row in rows] == ["mc:c/2", "mc:c/3"]
     plan = call("file", "ls", "--where", "dq.energy > 5", "--explain", "--json").document
