@@ -127,11 +127,13 @@ def past_values(conn: sa.Connection, series: str, run: int, tier: str, trends: S
     found: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
     if not wanted:
         return {}
-    query = sa.select(table).where(
+    where = (
         table.c.series == series, table.c.tier == tier, table.c.run < run,
         table.c.subject.in_(sorted({one.subject for one in trends})),
-        table.c.run >= run - 10 * max(one.runs for one in trends),
     )  # fmt: skip
+    newest = sa.select(table.c.run).where(*where).distinct().order_by(table.c.run.desc())
+    runs = conn.execute(newest.limit(2 * max(one.runs for one in trends))).scalars().all()
+    query = sa.select(table).where(*where, table.c.run >= min(runs, default=run))
     for row in conn.execute(query.order_by(table.c.run, table.c.version)):
         for check in row.checks:
             key = (row.subject, check["name"], check["quantity"])
