@@ -257,7 +257,8 @@ def _file(conn: sa.Connection, found: Found) -> Explanation:
     (row, *_) = views.files(conn, schema.file.c.id == found.id)
     parents = views.parents(conn, [row["id"]]).get(row["id"], [])
     children = views.children(conn, row["id"])
-    what = f"File {row['did']} is of kind {row['kind']}, {row['size']} bytes, sha256 {row['sha256'][:16]}."
+    kind = f"an {row['kind']}" if row["kind"][0] in "aeiou" else f"a {row['kind']}"
+    what = f"File {row['did']} is {kind} file of {row['size']} bytes, sha256 {row['sha256'][:16]}."
     told = Explanation("file", row["did"], what)
     told.origin = [
         _producer(conn, row["attempt_id"], row["lineage"]),
