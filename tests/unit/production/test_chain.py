@@ -144,3 +144,64 @@ def test_a_second_chain_that_would_write_the_same_tag_is_refused_by_name(world: 
     with pytest.raises(ConflictError, match="other/pass1 would write tag gt/Gain .* chain of test/pass1"):
         other(SPEC.replace('name = "test"', 'name = "other"'))
     other(SPEC.replace('name = "test"', 'name = "other"').replace('"gt"', '"gt2"'))
+
+
+# --- the part of a chain that says what is to be done next
+
+
+def decisions(one: chain.Chain) -> list[Any]:
+    """Return all that the calibrator asks of a chain."""
+    first = one.next_waiting
+    return [
+        one.next, first, one.accumulated, one.generation,
+        first is not None and one.started_after(first),
+        first is not None and chain.start_constants(one, first, {"Gain": "initial"}),
+        first is not None and (before := one.before(first)) is not None and before.state,
+    ]  # fmt: skip
+
+
+def assert_open_is_enough(world: World) -> None:
+    with world.db.read() as conn:
+        task_id = world.plan(conn).tasks["pass1"].id
+        (whole,), (part,) = chain.read(conn, task_id), chain.read_open(conn, task_id)
+    assert decisions(part) == decisions(whole)
+    assert all(link in whole.links for link in part.links) and len(part.links) <= 6
+
+
+def test_few_links_say_what_is_to_be_done_next_in_any_state(world: World) -> None:
+    for run in (1, 3):
+        world.deliver(run)
+        assert_open_is_enough(world)
+    first = world.collect(1)
+    assert_open_is_enough(world)
+    world.conclude([first], 1.5)
+    assert_open_is_enough(world)
+    third = world.collect(3)
+    world.conclude([third], 1.75)
+    assert_open_is_enough(world)
+    world.deliver(2)  # late: what was concluded after it counts, what it starts from lies before
+    assert_open_is_enough(world)
+    with world.db.read() as conn:
+        (part,) = chain.read_open(conn, world.plan(conn).tasks["pass1"].id)
+    waiting = part.next_waiting
+    assert waiting is not None and part.started_after(waiting)
+    assert chain.start_constants(part, waiting, world.initial) == first_result(world)
+    with world.db.begin() as conn:
+        chain.carry(conn, part, [waiting], "gt", first_result(world), "late", world.tick(), "late")
+    assert_open_is_enough(world)
+
+
+def first_result(world: World) -> dict[str, str]:
+    return world.link(1).result
+
+
+def test_a_chunk_is_linked_once_however_often_the_chain_is_extended(world: World) -> None:
+    world.deliver(1, 1, (0, 4), end=False)
+    with world.db.read() as conn:
+        mark = chain.chunk_mark(conn)
+    world.deliver(1, 2, (5, 9))
+    with world.db.begin() as conn:
+        assert chain.chunk_mark(conn) != mark
+        plan = world.plan(conn)
+        chain.extend(conn, plan, plan.tasks["pass1"], world.tick())
+    assert [link.interval.first[1] for link in world.chain().links] == [0, 5]
