@@ -211,7 +211,7 @@ def test_importing_the_wrapper_loads_nothing_else() -> None:
 # Who may write SQL statements: docs/adr/0021 gives the reasons. A new name needs a reason there.
 STATEMENTS = re.compile(
     r"(db|catalog|fsck)/.*"
-    r"|conditions/(tags|versions|sharing|mirror)|quality/verdicts"
+    r"|conditions/(tags|statements|versions|sharing|mirror)|quality/verdicts"
     r"|production/(tasks|units|inputs|chain|interventions|redoing|scouting|handling|counting|smaller|mending|loading|merging|closing|progress|jobs|importing"
     r"|registration|promoting|inspection|analyses|fairness|live|projection)"
 )

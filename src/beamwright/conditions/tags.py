@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
+from beamwright.conditions import statements
 from beamwright.conditions.payload import KINDS, Kind, Payload
 from beamwright.conditions.snapshot import Piece, Snapshot, coalesce, hash_pieces, role_of
 from beamwright.core.canonical import content_hash, merkle_root
@@ -37,9 +38,6 @@ Gap = tuple[str, Interval]  # role, interval
 _PLACES = 1000
 
 ORIGINS = ("initial", "fitted", "carried", "late", "loaded")
-_ENDS = ("run", "section", "event")
-_FIRST = tuple(f"first_{name}" for name in _ENDS)
-_LAST = tuple(f"last_{name}" for name in _ENDS)
 
 
 @dataclass(frozen=True)
@@ -401,26 +399,11 @@ def _global(conn: sa.Connection, name: str, lock: bool = False) -> Any:
 
 def _members(conn: sa.Connection, row: Any, version: int | None) -> list[tuple[str, int, int]]:
     """Return (tag, tag id, tag version): of each tag the latest row up to the version."""
-    table, wanted = schema.global_tag_member, row.version if version is None else version
+    wanted = row.version if version is None else version
     if not 0 <= wanted <= row.version:
         hint = f"its versions go up to {row.version}"
         raise ConditionsError(f"global tag {row.name} has no version {wanted}", hint=hint)
-    # From tag to tag by index, and of each the newest row: the number of sweeps does not count.
-    further, rows = table.alias(), table.alias()
-    walk = sa.select(sa.func.min(table.c.tag_id).label("tag_id")).where(table.c.global_tag_id == row.id)
-    tags = walk.cte("tags", recursive=True)
-    step = sa.select(sa.func.min(further.c.tag_id)).where(
-        further.c.global_tag_id == row.id, further.c.tag_id > tags.c.tag_id
-    )
-    tags = tags.union_all(sa.select(step.scalar_subquery()).where(tags.c.tag_id.is_not(None)))
-    newest = sa.select(rows.c.tag_version).where(
-        rows.c.global_tag_id == row.id, rows.c.tag_id == tags.c.tag_id, rows.c.version <= wanted
-    )
-    used = newest.order_by(rows.c.version.desc()).limit(1).scalar_subquery()
-    query = sa.select(schema.tag.c.name, tags.c.tag_id, used.label("tag_version")).join(
-        tags, schema.tag.c.id == tags.c.tag_id
-    )
-    found = conn.execute(query.order_by(schema.tag.c.name))
+    found = conn.execute(statements.members(), {"id": row.id, "version": wanted})
     return [(name, tag_id, v) for name, tag_id, v in found if v is not None]
 
 
@@ -432,19 +415,15 @@ def _intervals(
 
 def _rows(conn: sa.Connection, tag_id: int, version: int, overlapping: Interval | None) -> list[Any]:
     """Return the rows of a version of a tag: all, or those that meet an interval."""
-    table = schema.iov
-    # The sum keeps the index of versions, of little use here, out of the database's choice.
-    held = sa.or_(table.c.removed.is_(None), table.c.removed > version)
-    query = sa.select(table).where(table.c.tag_id == tag_id, table.c.added + 0 <= version, held)
+    known: dict[str, Any] = {"id": tag_id, "version": version}
     if overlapping is None:
-        return list(conn.execute(query))
+        return list(conn.execute(statements.held(), known))
+    known |= {"series": overlapping.series} | dict(zip(statements.FIRST, overlapping.first, strict=True))
     # No two of a version overlap: of those that begin before, only the last can reach into the interval.
-    before = [table.c.tag_id == tag_id, table.c.added + 0 <= version, held, *_begins_before(overlapping)]
-    newest = sa.select(table.c.first_run).where(*before).order_by(table.c.first_run.desc()).limit(1)
-    run = newest.correlate(None).scalar_subquery()
-    earlier = conn.execute(query.where(*_begins_before(overlapping), table.c.first_run == run))
+    earlier = conn.execute(statements.earlier(), known)
     reaching = [row for row in earlier if interval_of(row).last >= overlapping.first]
-    return [*reaching, *conn.execute(query.where(*_begins_in(overlapping)))]
+    known |= dict(zip(statements.LAST, overlapping.last, strict=True))
+    return [*reaching, *conn.execute(statements.inside(), known)]
 
 
 def _place(v: Validity) -> tuple[str, Position]:
@@ -466,23 +445,6 @@ def _meeting(conn: sa.Connection, tag_id: int, version: int, asked: Sequence[Int
             if place < len(some) and some[place].first[0] <= row.last_run:
                 wanted.append(_validity(row))
     return [v for v in wanted if meeting(asked, v.interval)]
-
-
-def _begins_before(interval: Interval) -> list[sa.ColumnElement[bool]]:
-    """The run numbers alone let the index work; the whole positions decide."""
-    table = schema.iov
-    place = (table.c.series == interval.series, table.c.first_run <= interval.first[0])
-    return [*place, _begin() < sa.tuple_(*map(sa.literal, interval.first))]
-
-
-def _begins_in(interval: Interval) -> list[sa.ColumnElement[bool]]:
-    first, last = (sa.tuple_(*map(sa.literal, end)) for end in (interval.first, interval.last))
-    runs = schema.iov.c.first_run.between(interval.first[0], interval.last[0])
-    return [schema.iov.c.series == interval.series, runs, _begin() >= first, _begin() <= last]
-
-
-def _begin() -> Any:
-    return sa.tuple_(*(schema.iov.c[name] for name in _FIRST))
 
 
 def interval_of(row: Any) -> Interval:
@@ -556,8 +518,8 @@ def _insert(
     values = [
         common
         | {"series": interval.series, "payload_id": payload_id, "origin": origin, "reason": reason}
-        | dict(zip(_FIRST, interval.first, strict=True))
-        | dict(zip(_LAST, interval.last, strict=True))
+        | dict(zip(statements.FIRST, interval.first, strict=True))
+        | dict(zip(statements.LAST, interval.last, strict=True))
         for interval, payload_id, origin, reason in rows
     ]
     if values:

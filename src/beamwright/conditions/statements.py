@@ -1,0 +1,75 @@
+"""What is asked again and again, as statements that are put together once: that takes longer than to ask.
+
+Each goes by index to what it wants, whatever the number of sweeps, intervals and versions.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from beamwright.db import schema
+
+ENDS = ("run", "section", "event")
+FIRST = tuple(f"first_{name}" for name in ENDS)
+LAST = tuple(f"last_{name}" for name in ENDS)
+
+
+@cache
+def members() -> sa.Select[Any]:
+    """From tag to tag by index, and of each the newest row: the number of sweeps does not count."""
+    member = schema.global_tag_member
+    further, rows, (id, wanted) = member.alias(), member.alias(), _parameters("id", "version")
+    first = sa.select(sa.func.min(member.c.tag_id).label("tag_id")).where(member.c.global_tag_id == id)
+    tags = first.cte("tags", recursive=True)
+    step = sa.select(sa.func.min(further.c.tag_id)).where(
+        further.c.global_tag_id == id, further.c.tag_id > tags.c.tag_id
+    )
+    tags = tags.union_all(sa.select(step.scalar_subquery()).where(tags.c.tag_id.is_not(None)))
+    newest = sa.select(rows.c.tag_version).where(
+        rows.c.global_tag_id == id, rows.c.tag_id == tags.c.tag_id, rows.c.version <= wanted
+    )
+    used = newest.order_by(rows.c.version.desc()).limit(1).scalar_subquery()
+    query = sa.select(schema.tag.c.name, tags.c.tag_id, used.label("tag_version"))
+    return query.join(tags, schema.tag.c.id == tags.c.tag_id).order_by(schema.tag.c.name)
+
+
+@cache
+def held() -> sa.Select[Any]:
+    table, (id, version) = schema.iov, _parameters("id", "version")
+    present = sa.or_(table.c.removed.is_(None), table.c.removed > version)
+    # The sum keeps the index of versions, of little use here, out of the database's choice.
+    return sa.select(table).where(table.c.tag_id == id, table.c.added + 0 <= version, present)
+
+
+@cache
+def earlier() -> sa.Select[Any]:
+    """The intervals that begin in the last run of those that begin before."""
+    table, first = schema.iov, _parameters(*FIRST)
+    # The run numbers alone let the index work; the whole positions decide.
+    before = _in_series(held()).where(table.c.first_run <= first[0], _begin() < sa.tuple_(*first))
+    newest = before.with_only_columns(table.c.first_run).order_by(table.c.first_run.desc()).limit(1)
+    return before.where(table.c.first_run == newest.correlate(None).scalar_subquery())
+
+
+@cache
+def inside() -> sa.Select[Any]:
+    """The intervals that begin inside."""
+    first, last = _parameters(*FIRST), _parameters(*LAST)
+    runs = schema.iov.c.first_run.between(first[0], last[0])
+    places = (_begin() >= sa.tuple_(*first), _begin() <= sa.tuple_(*last))
+    return _in_series(held()).where(runs, *places)
+
+
+def _in_series(query: sa.Select[Any]) -> sa.Select[Any]:
+    return query.where(schema.iov.c.series == sa.bindparam("series", type_=sa.Text))
+
+
+def _begin() -> Any:
+    return sa.tuple_(*(schema.iov.c[name] for name in FIRST))
+
+
+def _parameters(*names: str) -> list[sa.BindParameter[int]]:
+    return [sa.bindparam(name, type_=sa.BigInteger) for name in names]
