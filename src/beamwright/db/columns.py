@@ -63,3 +63,9 @@ def interval() -> list[sa.Column[Any]]:
     """Return the columns of an interval: series and six numbers."""
     names = ("first_run", "first_section", "first_event", "last_run", "last_section", "last_event")
     return [text("series"), *(integer(name) for name in names)]
+
+
+def known(column: str) -> sa.Index:
+    """Return an index of the rows that have a value in a column; most have none, and cost nothing."""
+    is_known = sa.column(column).is_not(None)
+    return sa.Index(None, column, sqlite_where=is_known, postgresql_where=is_known)

@@ -15,6 +15,7 @@ from beamwright.db.columns import flag as _flag
 from beamwright.db.columns import identity as _id
 from beamwright.db.columns import integer as _int
 from beamwright.db.columns import interval as _interval
+from beamwright.db.columns import known as _known
 from beamwright.db.columns import moment as _time
 from beamwright.db.columns import reference as _ref
 from beamwright.db.columns import text as _text
@@ -103,7 +104,7 @@ file = sa.Table(
     _time("created"),
     sa.UniqueConstraint("scope", "name"),
     sa.Index(None, "sha256"),
-    sa.Index(None, "uuid"),
+    _known("uuid"),
 )
 
 file_parent = sa.Table(

@@ -55,11 +55,13 @@ COLUMNS = (
 INDEXES = (
     ("ix_chain_link_chain_id_state_first_run", "chain_link", ("chain_id", "state", "first_run",)),
     ("ix_collection_series_first_run", "collection", ("series", "first_run",)),
-    ("ix_file_uuid", "file", ("uuid",)),
     ("ix_global_tag_member_global_tag_id_tag_id_version", "global_tag_member", ("global_tag_id", "tag_id", "version",)),
-    ("ix_iov_tag_id_removed", "iov", ("tag_id", "removed",)),
     ("ix_iov_tag_id_added", "iov", ("tag_id", "added",)),
+    ("ix_iov_tag_id_removed", "iov", ("tag_id", "removed",)),
     ("ix_replica_endpoint_file_id_state", "replica", ("endpoint", "file_id", "state",)),
+)  # fmt: skip
+PARTIAL = (
+    ("ix_file_uuid", "file", "uuid"),
 )  # fmt: skip
 
 
@@ -77,12 +79,15 @@ def upgrade() -> None:
         op.add_column(table, _c(column, kind, null=True))
     for name, table, columns in INDEXES:
         op.create_index(op.f(name), table, list(columns))
+    for name, table, column in PARTIAL:
+        known = sa.column(column).is_not(None)
+        op.create_index(op.f(name), table, [column], sqlite_where=known, postgresql_where=known)
     keep(op.get_bind(), APPEND_ONLY)
 
 
 def downgrade() -> None:
     """Drop them."""
-    for name, table, _columns in INDEXES:
+    for name, table, _columns in (*INDEXES, *PARTIAL):
         op.drop_index(op.f(name), table)
     for table, column, _kind in COLUMNS:
         op.drop_column(table, column)
