@@ -1,7 +1,7 @@
 """A snapshot of 10,000 runs out of many intervals: of runs in a row, and of runs all over.
 
-Beside it: the same run by run, which is what a site without `conditions export` would do (a tenth of the runs,
-scaled). The goal: below 10 s among a million intervals.
+Beside it: the same run by run, which is what a site without `conditions export` would do (a tenth of the
+runs, scaled). The goal: below 10 s among a million intervals.
 """
 
 from __future__ import annotations

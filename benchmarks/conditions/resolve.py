@@ -26,10 +26,10 @@ from beamwright.db.engine import Database  # noqa: E402
 BENCH = "conditions/resolve"
 ASKED = 40
 
+Ask = Callable[[sa.Connection, int], str]
 
-def timed(
-    database: Database, runs: list[int], ask: Callable[[sa.Connection, int], str]
-) -> tuple[float, list[str]]:
+
+def timed(database: Database, runs: list[int], ask: Ask) -> tuple[float, list[str]]:
     """Return the median milliseconds of one answer, each in a transaction of its own, and the answers."""
     times, found = [], []
     for run in runs:
