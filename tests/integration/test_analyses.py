@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from beamwright.agents.analysing import Analyse, prepare
 from beamwright.catalog import datasets, ledger
+from beamwright.cli.main import run as main
 from beamwright.core.did import Did
 from beamwright.core.errors import (
     ChecksumError,
@@ -244,3 +245,29 @@ def test_slots_are_shared_between_productions_and_analysts() -> None:
     assert "" not in late  # productions have more than their share already
     assert fairness.order({"user.ada": [1, 2]}, {}, fairness.weights(["user.ada"], settings)) == [1, 2]
     assert json.dumps(turns) == json.dumps(fairness.order(queues, {}, shares))
+
+
+def test_the_commands_know_an_analysis(toys: ToyProduction, capsys: pytest.CaptureFixture[str]) -> None:
+    study = Study(toys, "user.fay")
+    study.run()
+    where = ["--workspace", str(toys.workspace.root)]
+    file = toys.root / "user.fay" / "widths.toml"
+
+    def told(*words: str) -> str:
+        capsys.readouterr()
+        assert main([*words, *where]) == 0
+        return capsys.readouterr().out
+
+    (unit, *_) = toys.rows(schema.unit, schema.unit.c.kind == "analyse")
+    (gathered, *_) = toys.rows(schema.unit, schema.unit.c.kind == "gather")
+    assert "user.fay.widths" in told("task", "ls")
+    assert "widths" in told("task", "show", "user.fay.widths/widths")
+    assert "user.fay.widths" in told("production", "ls")
+    assert "analyse" in told("job", "ls")
+    assert "widths" in told("explain", unit.key[:12])
+    assert "widths" in told("explain", gathered.key[:12])
+    assert "near" in told("top", "--once")
+    assert "user.fay.widths:widths.bright" in told("dataset", "ls")
+    plan = json.loads(told("task", "analyse", str(file), "--dry-run", "--json"))
+    assert plan["outputs"]["table"] == "parquet"
+    assert "user.fay.widths" in told("task", "analyse", str(file))
