@@ -42,6 +42,12 @@ class Content:
     inode: int
     mtime_ns: int
 
+    def is_untouched(self) -> bool:
+        """Tell whether the file is still the one that was read."""
+        status = self.path.stat()
+        now = (status.st_size, status.st_ino, status.st_mtime_ns)
+        return now == (self.digest.size, self.inode, self.mtime_ns)
+
 
 @dataclass(frozen=True)
 class Examined:
@@ -302,8 +308,7 @@ def _check_content(
             f"output {stream} was reported as {output['sha256'][:12]} and read back as {digest.sha256[:12]}"
         )
         raise _Refused("output_invalid", message)
-    status = content.path.stat()
-    if (status.st_size, status.st_ino, status.st_mtime_ns) != (digest.size, content.inode, content.mtime_ns):
+    if not content.is_untouched():
         raise _Refused("output_invalid", f"output {stream} was touched while it was taken in")
 
 

@@ -40,6 +40,9 @@ COMMANDS = {
 
 # What may be put into a request as the name of a node.
 HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}")
+# What is asked of attempts under way, again and again.
+FOLLOWED = ("id", "job_id", "number", "nonce", "state", "farm", "directory", "batch_id", "leased", "deadline",
+            "ended", "host")  # fmt: skip
 # A task is judged by so many of its latest attempts before it is stopped.
 RUNAWAY_WINDOW = 20
 
@@ -162,6 +165,14 @@ def has_prepared(conn: sa.Connection, now: float) -> bool:
     """Tell whether any job may start now."""
     is_due = sa.and_(schema.job.c.state == "prepared", schema.job.c.not_before <= now)
     return conn.execute(sa.select(schema.job.c.id).where(is_due).limit(1)).first() is not None
+
+
+def next_start(conn: sa.Connection) -> float | None:
+    """Return when the next prepared job may start."""
+    job = schema.job
+    query = sa.select(sa.func.min(job.c.not_before)).where(job.c.state == "prepared")
+    found = conn.execute(query).scalar()
+    return None if found is None else float(found)
 
 
 def held_slots(conn: sa.Connection) -> list[tuple[str, str | None]]:
@@ -373,7 +384,11 @@ def file_kind(kind: str, stream: str, declared: Mapping[str, Any]) -> str:
 def _attempts() -> sa.Select[Any]:
     attempt, job, unit = schema.attempt, schema.job, schema.unit
     return (
-        sa.select(attempt, job.c.state.label("job_state"), unit.c.key.label("unit_key"))
+        sa.select(
+            *(attempt.c[name] for name in FOLLOWED),
+            job.c.state.label("job_state"),
+            unit.c.key.label("unit_key"),
+        )
         .join(job, attempt.c.job_id == job.c.id)
         .join(unit, job.c.unit_id == unit.c.id)
         .order_by(attempt.c.id)
