@@ -90,11 +90,17 @@ def main() -> None:
     files, figures = options.events, []
     with TemporaryDirectory() as folder, databases() as urls:
         place = write_list(Path(folder) / "list.jsonl", files)
-        metacat(urls[1], files)
+        copied, _ = metacat(urls[1], files)
         engine = sa.create_engine(urls[1].set(drivername="postgresql+psycopg"))
         theirs = their_answers(engine, files)
         for name, url in zip(NAMES, urls, strict=True):
-            _, database = ours(url, place)
+            taken, database = ours(url, place)
+            what, mine, peer = f"filled on the way, {name}", files / taken, files / copied
+            figures.append(
+                Figure(
+                    "catalog/query", what, files, mine, peer, f"COPY, {PEER}", "files/s", mine / peer, None
+                )
+            )
             with engine.connect() as conn:
                 conn.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("ANALYZE")
             for work, answer in our_answers(database, files).items():
