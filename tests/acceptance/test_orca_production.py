@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from beamwright.agents.analysing import prepare
 from beamwright.agents.loop import Produce
+from beamwright.core.histogram import HistogramSet
 from beamwright.event.store import read_metadata
+from beamwright.production import analyses
 from beamwright.production.access import Access
 from beamwright.production.experiment import Experiment, load
 from beamwright.production.figures import Figures
@@ -17,6 +22,37 @@ from beamwright.production.spec import ProductionSpec, load_spec
 from beamwright.production.workspace import Workspace
 from support.orca_samples import sample
 
+ANALYSIS = """
+name = "energies"
+scope = "user.ada"
+experiment = "orca"
+dataset = "demo:merged.muon"
+code = "code"
+path = "energies:path"
+[output.histograms]
+kind = "histograms"
+[output.table]
+kind = "parquet"
+"""
+CODE = """
+from beamwright.core.histogram import Axis
+from beamwright.event.module import Module
+from beamwright.event.path import Output, Path
+
+
+class Energies(Module):
+    reads = ("Summary",)
+
+    def book(self, histograms):
+        self.energies = histograms.book("energy", Axis(20, 0.0, 200.0, "energy [GeV]"))
+
+    def process(self, batch):
+        batch.fill(self.energies, batch["Summary"].energy)
+
+
+def path():
+    return Path("energies", "event", [Energies()], [Output("table", ["Summary"])])
+"""
 RUNS = {"real": {"44": [6633, 6884]}, "simulation": {"133": [13340]}, "reconstructed": {"49": [9505]}}
 RESAMPLED = 40
 
@@ -34,6 +70,7 @@ class Produced:
 
     access: Access
     figures: Figures
+    workspace: Workspace
 
     def events(self, **wanted: object) -> int:
         return sum(c.events for c in self.access.collections(**wanted))
@@ -53,7 +90,7 @@ def produced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Produced]:
     Produce(workspace, spec, experiment, 1, [*given, *more]).run()
     with workspace.db.read() as conn:
         access = Access(conn, "demo")
-        yield Produced(access, experiment.figures(access))
+        yield Produced(access, experiment.figures(access), workspace)
 
 
 def test_every_delivered_event_is_in_the_mini_dst(produced: Produced):
@@ -109,6 +146,26 @@ def test_resampled_events_are_flagged_and_have_parents_and_count_nowhere(produce
     physics = next(s for s in produced.figures.sections if s.name == "physics")
     skims = next(t for t in physics.tables if t.title == "Events in the skims")
     assert max(row[1] for row in skims.rows) == 13340
+
+
+def test_an_analyst_runs_code_over_the_skims_in_a_scope_of_their_own(produced: Produced, tmp_path: Path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "energies.py").write_text(CODE)
+    (tmp_path / "energies.toml").write_text(ANALYSIS)
+    analysis = prepare(produced.workspace, tmp_path / "energies.toml")
+    analysis.run()
+    read = produced.access.collections(step="merged", stream="muon")
+    every = analyses.written(produced.workspace, "user.ada.energies")
+    rows = [row for row in every if ".resampled." not in row["file"]]
+    assert len(every) == len(rows) + 2  # data, simulation and resampled events do not mix
+    tables = [pq.read_table(row["path"]) for row in rows if row["kind"] == "parquet"]
+    sets = [HistogramSet.from_bytes(Path(r["path"]).read_bytes()) for r in rows if r["kind"] == "bundle"]
+    energies = np.concatenate([[e["energy"] for e in table["Summary"].to_pylist()] for table in tables])
+    assert len(energies) == sum(one.events for one in read) > 1477
+    inside = np.histogram(energies[np.isfinite(energies)], 20, (0.0, 200.0))[0]
+    assert sum(one["energy"].values for one in sets).tolist() == inside.tolist()
+    assert inside.sum() > 100
+    assert {c.production for c in produced.access.collections()} == {"demo"}
 
 
 def test_figures_can_be_written_as_json(produced: Produced):

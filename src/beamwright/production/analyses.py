@@ -2,7 +2,7 @@
 
 An analysis is a production of one step whose name begins with its owner's scope; what it writes bears that
 name and enters nobody else's datasets. It has units of one or more collections; when all are done, the
-histograms and the tables of each series are gathered.
+histograms and the tables of each series and kind of data are gathered.
 """
 
 from __future__ import annotations
@@ -204,13 +204,15 @@ def gatherings(conn: sa.Connection, task: Task, run: Run) -> list[UnitPlan] | No
     rows = list(conn.execute(query.where(unit.c.task_id == task.id, unit.c.kind == "analyse")))
     if any(row.state not in _DONE for row in rows):
         return None
-    planned, series = [], sorted({row.series for row in rows})
-    for name in series:
-        mine = sorted((row for row in rows if row.series == name and row.state == "ok"), key=_position)
-        for stream, kind in sorted(task.step.outputs.items()):
-            if mine and kind != "events":
-                planned.append(_gathering(conn, task, mine, stream, kind, run))
-    return planned
+    groups: dict[tuple[str, ...], list[Any]] = {}
+    for row in sorted((row for row in rows if row.state == "ok"), key=_position):
+        groups.setdefault(_kind_of_data(row), []).append(row)
+    return [
+        _gathering(conn, task, groups[name], stream, kind, run)
+        for name in sorted(groups)
+        for stream, kind in sorted(task.step.outputs.items())
+        if kind != "events"
+    ]
 
 
 def settled(conn: sa.Connection, task: Task) -> bool:
@@ -291,11 +293,17 @@ def _gathering(
     item = Item(interval, documents, "", first["is_mc"], first["is_resampled"], {})
     plan = splitting.merge_unit(task, item, stream, TIER, 1, run)
     mark = content_hash([document["sha256"] for document in documents])[:8]
-    place = f"all.{interval.series}.{mark}"
+    place = ".".join(["all", *_kind_of_data(rows[0]), mark])
     label = f"{task.step.name}.{stream}"
     declared = {"tier": TIER, "name": f"{label}/{place}", "file": f"{label}.{place}.x"}
     definition = plan.definition | {"kind": "gather", "streams": {stream: _stream(declared, kind)}}
     return replace(plan, kind="gather", definition=definition)
+
+
+def _kind_of_data(row: Any) -> tuple[str, ...]:
+    """Return series and kind of data of a unit: data, simulation and resampled events never mix."""
+    flags = {"mc": row.definition["is_mc"], "resampled": row.definition["is_resampled"]}
+    return (row.series, *(name for name, is_so in flags.items() if is_so))
 
 
 def _groups(rows: Sequence[Any], size: int) -> list[list[Any]]:
