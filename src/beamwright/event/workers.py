@@ -31,6 +31,7 @@ from typing import NoReturn
 
 from beamwright.core.errors import BeamwrightError, ModuleError
 from beamwright.event import engine as engines
+from beamwright.event.ahead import ReadAhead
 from beamwright.event.engine import Engine, Failure, Result, Stumble
 from beamwright.event.patience import Patience
 from beamwright.event.plan import Task
@@ -126,6 +127,7 @@ class WorkerPool:
         check_forkable()
         self._engine = engine
         self._memory_mb = memory_mb
+        self._is_single = workers == 1
         self._patience = Patience(event_s)
         self._shared = mmap.mmap(-1, 8 * workers)
         self._progress = memoryview(self._shared).cast("q")
@@ -306,6 +308,8 @@ class WorkerPool:
             _limit_memory(self._memory_mb << 20)
         try:
             engine.reader.reopen()
+            if self._is_single and engine.reader.reads_ahead:
+                engine.ahead = ReadAhead(engine.reader, engine.plan, engine.read_banks)
             while True:
                 task, parcel = receive_task(connection)
                 self._work(engine, connection, task, parcel)
