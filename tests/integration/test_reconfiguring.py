@@ -96,10 +96,22 @@ def test_what_is_not_done_is_planned_under_the_new_configuration(database: Datab
 def test_rules_and_cuts_are_no_new_configuration(database: Database) -> None:
     with database.begin() as conn:
         job = begun(conn, "prepared")
-        changed = OPEN.replace("split = 25", 'split = 5\nscouts = 1\nretry = [{ action = "hold" }]')
+        more = 'split = 5\nscouts = 1\npriority = 9\nretry = [{ action = "hold" }]'
+        changed = OPEN.replace("split = 25", more)
         tasks.start(conn, spec(changed, constants=[]), FACTS, "sha256:a", 1.0)
-        state = conn.execute(sa.select(schema.job.c.state).where(schema.job.c.id == job)).scalar_one()
-    assert state == "prepared"
+        row = conn.execute(sa.select(schema.job).where(schema.job.c.id == job)).one()
+    assert (row.state, row.priority) == ("prepared", 9)
+
+
+def test_a_step_on_a_withdrawn_dataset_is_refused(database: Database) -> None:
+    with database.begin() as conn:
+        begun(conn, "ok")
+        values = {"scope": "toy", "name": "reco.dst", "version": 1, "state": "withdrawn", "query": {}}
+        conn.execute(sa.insert(schema.dataset).values(values | {"created": 0.0}))
+        more = '\n[[step]]\nname = "late"\npath = "again"\ninputs = ["reco.dst"]\n'
+        with pytest.raises(StateError, match="toy:reco.dst, which was withdrawn"):
+            facts = FACTS | {"late": Facts("event", {"skim": "skim"})}
+            tasks.start(conn, spec(OPEN + more, constants=[]), facts, "sha256:a", 1.0)
 
 
 def test_a_uniform_production_refuses_a_change_that_would_mix(database: Database) -> None:

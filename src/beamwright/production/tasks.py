@@ -178,6 +178,7 @@ def _create(
 def _create_task(
     conn: sa.Connection, production_id: int, step: StepSpec, facts: Facts, uniform: bool, now: float
 ) -> None:
+    _refuse_withdrawn(conn, production_id, step)
     values: dict[str, Any] = {
         "production_id": production_id,
         "step": step.name,
@@ -193,6 +194,20 @@ def _create_task(
     task_id = insert_id(conn, schema.task, created=now, **values, **configuration)
     history.record(conn, "task", task_id, "draft", actor=ACTOR, at=now)
     history.move(conn, schema.task, task_id, "draft", "active", actor=ACTOR, at=now)
+
+
+def _refuse_withdrawn(conn: sa.Connection, production_id: int, step: StepSpec) -> None:
+    """Refuse a step that reads a dataset which was withdrawn.
+
+    Raises: StateError.
+    """
+    production, dataset = schema.production, schema.dataset
+    scope = conn.execute(sa.select(production.c.name).where(production.c.id == production_id)).scalar_one()
+    query = sa.select(dataset.c.state).where(dataset.c.scope == scope).order_by(dataset.c.version.desc())
+    for name in step.inputs:
+        if conn.execute(query.where(dataset.c.name == name)).scalars().first() == "withdrawn":
+            message = f"step {step.name} reads dataset {scope}:{name}, which was withdrawn"
+            raise StateError(message, hint=f"`beamwright explain {scope}:{name}` tells why; read another one")
 
 
 def _configuration(step: StepSpec, facts: Facts) -> dict[str, Any]:
@@ -242,6 +257,9 @@ def _configure(
     version: int = task.config_version + (new != task.config_hash)
     values = {"config": _configuration(step, facts), "config_hash": new, "config_version": version}
     conn.execute(sa.update(schema.task).where(schema.task.c.id == task.id).values(values))
+    mine = sa.select(schema.unit.c.id).where(schema.unit.c.task_id == task.id)
+    waiting = sa.and_(schema.job.c.unit_id.in_(mine), schema.job.c.state == "prepared")
+    conn.execute(sa.update(schema.job).where(waiting).values(priority=step.priority))
     if version != task.config_version:
         reason = f"configuration version {version}"
         history.record(conn, "task", task.id, "configured", actor=ACTOR, reason=reason, at=now)
