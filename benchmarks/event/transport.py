@@ -106,6 +106,7 @@ def rate(make: Callable[..., tuple[Callable[[], object], ...]], batch: Batch) ->
     send, receive = make(batch, ours, theirs)
     pid = os.fork()
     if not pid:
+        ours.close()
         for _ in range(TIMES):
             send()
         os._exit(0)
