@@ -219,7 +219,7 @@ def main() -> None:
     rates = {name: statistics.median(one[name][0] for one in rounds) for name in rounds[0]}
     equal = all(is_equal for one in rounds for _, is_equal in one.values())
     for name in NAMES:
-        # Each round is a pair, taken side by side; the median of the ratios is steadier than a ratio of medians.
+        # The rounds are pairs, taken side by side: the median of their ratios is the steadier one.
         ratio = statistics.median(one[name][0] / one["peer"][0] for one in rounds)
         what, peer = f"register {files} files, {name}", "COPY into MetaCat's schema"
         figures.append(
