@@ -97,9 +97,7 @@ def _register(
         workspace.db.close()
 
 
-def _records(
-    place: Path | None, record: str | None, position: list[int]
-) -> Iterable[tuple[int, Any]]:
+def _records(place: Path | None, record: str | None, position: list[int]) -> Iterable[tuple[int, Any]]:
     from beamwright.catalog.streams import read_records
     from beamwright.core.errors import UsageError
 
