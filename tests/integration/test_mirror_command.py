@@ -119,6 +119,7 @@ def test_a_mirror_over_http_follows_and_asks_for_what_is_new_alone(
     assert json.loads(call("mirror", relay.url, *options)[1])["payloads"] == 2
     with institute.db.read() as conn:
         assert tags.members(conn, "central") == {"central/Gain": RUNS // 10 + 1}
+    assert run(["fsck", "--workspace", str(institute.root)]) == 0
 
 
 def test_without_the_token_nothing_comes(

@@ -24,6 +24,7 @@ from beamwright.core.errors import (
     ConditionsError,
     ConflictError,
     FormatError,
+    RemoteError,
     StateError,
     UnknownNameError,
 )
@@ -337,3 +338,58 @@ def test_whatever_happens_at_the_source_the_mirror_follows(
                 Mirror(sqlite_database, paged, lambda: 99.0).pull()
     assert content(sqlite_database, name) == content(source, name)
     source.close()
+
+
+class Cut(Paged):
+    """Answers so many times, then never again."""
+
+    left = 0
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise RemoteError("the connection was cut")
+
+    def global_tag(self, name: str, since: int) -> Any:
+        self._count()
+        return super().global_tag(name, since)
+
+    def tag(self, name: str, since: int) -> Any:
+        self._count()
+        return super().tag(name, since)
+
+    def payload(self, payload_id: str) -> Payload:
+        self._count()
+        return super().payload(payload_id)
+
+
+@pytest.mark.parametrize("each", [1, 2, 3, 4])
+def test_wherever_it_is_cut_whole_versions_alone_are_visible_and_it_goes_on(
+    database: Database, elsewhere: Database, each: int
+) -> None:
+    """Two more answers than the last time, so that each place is cut at and passed."""
+    pulls = 0
+    with elsewhere.read() as conn:
+        source = Cut(elsewhere, conn)
+        while True:
+            source.left, pulls = each + 2 * pulls, pulls + 1
+            try:
+                Mirror(database, source, lambda: 99.0).pull()
+                break
+            except RemoteError:
+                check_whole(database, conn)
+    assert pulls > 1
+    assert content(database) == content(elsewhere)
+
+
+def check_whole(database: Database, source: sa.Connection) -> None:
+    """Each version of the tag that is visible says what the source says; the global tag comes last."""
+    with database.read() as conn:
+        for name, version in conn.execute(sa.select(schema.tag.c.name, schema.tag.c.version)):
+            for v in range(version + 1):
+                mine, theirs = (tags.intervals(one, name, v) for one in (conn, source))
+                assert [(x.interval, x.payload_id) for x in mine] == [
+                    (x.interval, x.payload_id) for x in theirs
+                ]
+            assert len(tags.get_payloads(conn, {x.payload_id for x in tags.intervals(conn, name)})) <= 4
+        assert conn.execute(sa.select(schema.global_tag)).all() == []
