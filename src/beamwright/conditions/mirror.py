@@ -18,11 +18,11 @@ from beamwright.conditions.payload import KINDS, Payload
 from beamwright.conditions.sharing import FORMAT, Document, Source
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.errors import (
+    BeamwrightError,
     ChecksumError,
     ConflictError,
     FormatError,
     UnknownNameError,
-    UsageError,
 )
 from beamwright.core.runs import Interval, overlaps
 from beamwright.db import history, schema
@@ -68,11 +68,19 @@ class Mirror:
 
         Raises: ChecksumError naming what was tampered with, RemoteError, ConflictError where a name is taken.
         """
-        names = [row["global_tag"] for row in _checked(self._source.index(), self._source)["global_tags"]]
-        for name in only:
-            if name not in names:
-                raise UnknownNameError(f"global tag of {self._source.name}", name, names)
-        return [self._pull(name) for name in names if not only or name in only]
+        try:
+            names = [row["global_tag"] for row in _checked(self._source.index(), self._source)["global_tags"]]
+            for name in only:
+                if name not in names:
+                    raise UnknownNameError(f"global tag of {self._source.name}", name, names)
+            return [self._pull(name) for name in names if not only or name in only]
+        except BeamwrightError:
+            raise
+        except (LookupError, TypeError, ValueError) as error:
+            message = f"{self._source.name} gives conditions that make no sense: {error!r}"
+            raise FormatError(
+                message, hint="check what serves there; nothing of it is visible here"
+            ) from error
 
     def _pull(self, name: str) -> Pulled:
         self._intervals = self._payloads = 0
@@ -161,12 +169,9 @@ def take_snapshot(conn: sa.Connection, snapshot: Snapshot, name: str, reason: st
 
 def _take_versions(conn: sa.Connection, name: str, page: Document, source: str, now: float) -> int:
     """Write the versions of a page; return the tag's version, which is another's where one was quicker."""
-    try:
-        rows = [(Interval.from_document(row[:3]), *row[3:]) for row in page["added"]]
-        ended = [(Interval.from_document(row[:3]), *row[3:]) for row in page["ended"]]
-        _check_page(page, rows)
-    except (UsageError, TypeError, ValueError, LookupError) as error:
-        raise FormatError(f"{source} gives no sound versions of tag {name}: {error}") from error
+    rows = [(Interval.from_document(row[:3]), *row[3:]) for row in page["added"]]
+    ended = [(Interval.from_document(row[:3]), *row[3:]) for row in page["ended"]]
+    _check_page(f"tag {name} of {source}", page, rows)
     tag_id, version = _make_tag(conn, name, page["kind"], page["created"], source, now)
     if version != page["since"]:
         return version
@@ -183,16 +188,19 @@ def _insert(conn: sa.Connection, table: sa.Table, names: Sequence[str], rows: Se
         conn.execute(sa.insert(table), [dict(zip(names, row, strict=True)) for row in rows])
 
 
-def _check_page(page: Document, rows: Sequence[Any]) -> None:
+def _check_page(what: str, page: Document, rows: Sequence[Any]) -> None:
+    """Refuse intervals that cannot be those of the page's versions.
+
+    Raises: FormatError.
+    """
     if page["kind"] not in KINDS:
-        raise ValueError(f"{page['kind']!r} is no kind of payload")
-    for _, _, added, removed, origin, *_ in rows:
-        if not page["since"] < added <= page["version"] or not (removed is None or removed > added):
-            raise ValueError(f"an interval of version {added} lies outside the page")
-        if origin not in tags.ORIGINS:
-            raise ValueError(f"{origin!r} is no origin of constants")
+        raise FormatError(f"{what} holds {page['kind']!r}, which is no kind of payload")
+    for interval, _, added, removed, origin, *_ in rows:
+        is_inside = page["since"] < added <= page["version"] and (removed is None or removed > added)
+        if not is_inside or origin not in tags.ORIGINS:
+            raise FormatError(f"{what} has {interval} in version {added} to {removed}, {origin}")
     for one, other in overlaps(interval for interval, _, _, removed, *_ in rows if removed is None):
-        raise ValueError(f"{one} and {other} overlap")
+        raise FormatError(f"{what} has {one} and {other}, which overlap")
 
 
 def _end(conn: sa.Connection, tag_id: int, ended: Sequence[Any], what: str) -> None:
@@ -218,6 +226,11 @@ def _take_sweeps(conn: sa.Connection, name: str, document: Document, source: str
     version = _make_global_tag(conn, name, document["created"], source, now)
     if version != document["since"]:
         return version
+    newest = max((sweep[0] for sweep in document["sweeps"]), default=version)
+    if newest != document["version"]:
+        raise FormatError(
+            f"global tag {name} of {source} gives sweeps up to {newest} of {document['version']}"
+        )
     row = conn.execute(sa.select(table).where(table.c.name == name)).one()
     ids = {found.name: found.id for found in conn.execute(sa.select(schema.tag))}
     sweeps = [(row.id, v, ids[tag], tag_version, at) for v, tag, tag_version, at in document["sweeps"]]

@@ -20,10 +20,10 @@ from beamwright.conditions.payload import Payload
 from beamwright.conditions.sharing import DatabaseSource
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.errors import (
+    BeamwrightError,
     ChecksumError,
     ConditionsError,
     ConflictError,
-    FormatError,
     RemoteError,
     StateError,
     UnknownNameError,
@@ -230,7 +230,7 @@ def test_tampered_intervals_of_a_frozen_global_tag_are_found_by_its_hash(
         assert conn.execute(sa.select(schema.global_tag)).all() == []
 
 
-@pytest.mark.parametrize("change", ["backwards", "overlap", "origin", "version", "form"])
+@pytest.mark.parametrize("change", ["backwards", "overlap", "origin", "version", "form", "short", "sweeps"])
 def test_versions_that_make_no_sense_are_refused(
     database: Database, elsewhere: Database, change: str
 ) -> None:
@@ -246,14 +246,24 @@ def test_versions_that_make_no_sense_are_refused(
                 second[6] = "invented"
             elif change == "version":
                 second[4] = 9
-            else:
+            elif change == "short":
+                del first[3:]
+            elif change == "form":
                 page["format"] = 2
             return page
 
-    with pytest.raises(FormatError):
+        def global_tag(self, name: str, since: int) -> Any:
+            found = super().global_tag(name, since)
+            if change == "sweeps":
+                found["sweeps"] = [[*sweep[:1], "nowhere", 0, 1.0] for sweep in found["sweeps"]]
+            return found
+
+    said = {"backwards": "runs backwards", "overlap": "overlap", "origin": "invented", "version": "version 9"}
+    with pytest.raises(BeamwrightError, match=said.get(change, "another form|make no sense")):
         pull(database, Wrong(elsewhere))
     with database.read() as conn:
-        assert conn.execute(sa.select(schema.iov)).all() == []
+        assert conn.execute(sa.select(schema.global_tag)).all() == []
+        assert change == "sweeps" or conn.execute(sa.select(schema.iov)).all() == []
 
 
 def test_a_source_that_was_set_back_is_refused(database: Database, elsewhere: Database) -> None:
