@@ -107,7 +107,9 @@ def _tables_1() -> None:
         _c("added", REAL), _c("removed", REAL, null=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_metadata_document")),
     )  # fmt: skip
-    op.create_index(op.f("ix_metadata_document_object_kind_id"), "metadata_document", ["object", "kind_id"], unique=False)
+    op.create_index(
+        op.f("ix_metadata_document_object_kind_id"), "metadata_document", ["object", "kind_id"], unique=False
+    )
     op.create_table(
         "metadata_integer", _c("key_id", INT), _c("value", INT), _c("document_id", INT),
         sa.PrimaryKeyConstraint("key_id", "value", "document_id", name=op.f("pk_metadata_integer")),
