@@ -53,6 +53,17 @@ def seconds(work: Callable[[], object]) -> Callable[[], float]:
     return timed
 
 
+def cpu_seconds(work: Callable[[], object]) -> Callable[[], float]:
+    """Return a function that does the work and tells the CPU seconds that this process spent on it."""
+
+    def timed() -> float:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    return timed
+
+
 def child_cpu(command: Sequence[str], environment: dict[str, str]) -> Callable[[], float]:
     """Return a function that runs a command and tells the CPU seconds it used."""
 

@@ -1,8 +1,8 @@
 """What a job costs beside its payload: trivial jobs with the full protocol on two local farms, all syncs on.
 
 Prints jobs per second for warm runners and for fresh processes, on disk and in memory (tmpfs), and what one
-job spends in each phase. ``equal`` says that all jobs were accepted and, for the throughput, that a further run
-which was killed as a whole in its middle had lost none of its finished jobs when it ended.
+job spends in each phase. ``equal`` says that all jobs were accepted and, for the throughput, that a further
+run which was killed as a whole in its middle had lost none of its finished jobs when it ended.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One round of the agents over very many running jobs, of which nothing is new: their own work alone."""
+"""One round of the agents over very many running jobs, of which nothing is new: their own work, CPU time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
 import sqlalchemy as sa  # noqa: E402
-from harness import Figure, arguments, report, seconds, side_by_side  # noqa: E402
+from harness import Figure, arguments, cpu_seconds, report, side_by_side  # noqa: E402
 from many import many  # noqa: E402
 
 from beamwright import durable  # noqa: E402
@@ -55,7 +55,7 @@ def main() -> None:
             for agent in agents:
                 agent.turn()
             begin = time.perf_counter() - start
-            turn = side_by_side([seconds(lambda: [agent.turn() for agent in agents])], options.repeat)[0]  # noqa: B023
+            turn = side_by_side([cpu_seconds(lambda: [agent.turn() for agent in agents])], options.repeat)[0]  # noqa: B023
             with workspace.db.read() as conn:
                 states = conn.execute(sa.select(schema.attempt.c.state)).scalars().all()
             is_well = states == ["running"] * jobs

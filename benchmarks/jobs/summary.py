@@ -1,4 +1,4 @@
-"""Summaries of tasks with very many jobs: states, rates and failures, as ``task show`` tells them."""
+"""Summaries of tasks with very many jobs, as ``task show`` tells them; CPU time of this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-from harness import Figure, arguments, report, seconds, side_by_side  # noqa: E402
+from harness import Figure, arguments, cpu_seconds, report, side_by_side  # noqa: E402
 from many import many  # noqa: E402
 
 from beamwright.production import counting, handling  # noqa: E402
@@ -32,7 +32,7 @@ def main() -> None:
                     return sum(int(row["attempts"]) for row in counting.failures(conn))
 
             is_well = summary()["states"] == {"ok": jobs + 2} and failures() == (jobs + 2) // 100
-            told, counted = side_by_side([seconds(summary), seconds(failures)], options.repeat)
+            told, counted = side_by_side([cpu_seconds(summary), cpu_seconds(failures)], options.repeat)
         for work, wall in (("summary of a task", told), ("failures by class, farm and node", counted)):
             figures.append(Figure("jobs/summary", work, jobs, 1000 * wall, None, "", "ms", None, is_well))
     report(figures, options.json)
