@@ -17,6 +17,7 @@ from beamwright.db import schema
 from beamwright.production.inputs import verified_path
 from beamwright.production.progress import RunKey
 from beamwright.production.tasks import Plan, Task
+from beamwright.production.units import row_interval
 from beamwright.quality import verdicts
 from beamwright.quality.checks import Reported
 
@@ -27,10 +28,19 @@ def tier_of(task: Task) -> str:
 
 
 def gate(conn: sa.Connection, task: Task, interval: Interval) -> str:
-    """Say which verdict of pass 1 keeps a step from a run; nothing where it may start."""
-    run = (interval.series, interval.first[0])
-    left = _not_good(conn, run, task.step.verdict)
-    return f"run {run[0]}:{run[1]} waits for a good verdict: {left}" if left else ""
+    """Say which verdict of pass 1 keeps a step from one of an interval's runs; nothing where it may start."""
+    for run in _runs_of(conn, interval) if task.step.verdict else ():
+        if left := _not_good(conn, run, task.step.verdict):
+            return f"run {run[0]}:{run[1]} waits for a good verdict: {left}"
+    return ""
+
+
+def _runs_of(conn: sa.Connection, interval: Interval) -> list[RunKey]:
+    """Return the runs that an interval touches."""
+    run = schema.run
+    between = run.c.number.between(interval.first[0], interval.last[0])
+    query = sa.select(run.c.number).where(run.c.series == interval.series, between).distinct()
+    return [(interval.series, number) for number in conn.execute(query.order_by(run.c.number)).scalars()]
 
 
 def gates(conn: sa.Connection, series: str, run: int) -> list[str]:
@@ -59,15 +69,13 @@ def check_export(conn: sa.Connection, name: str) -> None:
 
     Raises: StateError naming the runs without a verdict.
     """
-    table, run = schema.collection, schema.run
+    table = schema.collection
     scope, _, rest = name.partition(":")
     where = (table.c.scope == scope, table.c.name == rest, table.c.unit_id.is_not(None))
     row = conn.execute(sa.select(table).where(*where)).first()
     if row is None:
         return
-    between = run.c.number.between(row.first_run, row.last_run)
-    numbers = conn.execute(sa.select(run.c.number).where(run.c.series == row.series, between).distinct())
-    left = verdicts.unjudged(conn, [(row.series, number) for number in numbers.scalars()])
+    left = verdicts.unjudged(conn, _runs_of(conn, row_interval(row)))
     if left:
         shown = ", ".join(f"{series}/{number}" for series, number in left[:5])
         raise StateError(
