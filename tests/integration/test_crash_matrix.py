@@ -138,7 +138,7 @@ def test_a_stuck_first_batch_is_ended_too(lab: Lab) -> None:
     """Nothing was learnt yet of how long batches take."""
     begun = time.monotonic()
     result, _ = lab.run(
-        toy.events_path(toy.Trouble(how="loop", section=1)), limits=Limits(event_s=0.1), batch_events=300
+        toy.events_path(toy.Trouble(how="loop", section=1)), limits=Limits(event_s=0.1), batch_events=20
     )
     assert [q["key"] for q in result.quarantined] == ["A:7:1:4"]
     assert time.monotonic() - begun < 60
