@@ -582,6 +582,33 @@ def test_a_reader_that_fails_is_a_failure_of_the_input_not_of_an_event(
             lab.run(toy.events_path(), reader=reader, workers=workers)
 
 
+class AheadReader(toy.ToyReader):
+    reads_ahead = True
+    fails_from = 10**9
+
+    def read(self, record: str, positions: Any, banks: Any = None) -> Batch:
+        if positions[0] >= self.fails_from:
+            raise KeyError("basket 7")
+        return super().read(record, positions, banks)
+
+
+def test_reading_ahead_changes_nothing_and_leaves_no_thread(lab: Lab) -> None:
+    for make in (toy.events_path, lambda: toy.events_path(toy.Trouble()), toy.bursts_path):
+        expected = lab.everything(make(), batch_events=30)
+        for isolated in (False, True):
+            reader = AheadReader(lab.raw, "A", 7)
+            assert lab.everything(make(), reader=reader, batch_events=30, isolated=isolated) == expected
+    assert [thread.name for thread in threading.enumerate() if "read-ahead" in thread.name] == []
+
+
+def test_what_fails_ahead_is_told_of_the_batch_that_it_is_in(lab: Lab) -> None:
+    reader = AheadReader(lab.raw, "A", 7)
+    reader.fails_from = 120
+    with pytest.raises(FormatError, match="cannot read event A:7:5:0 to A:7:6:9: KeyError: 'basket 7'"):
+        lab.run(toy.events_path(), reader=reader)
+    assert [thread.name for thread in threading.enumerate() if "read-ahead" in thread.name] == []
+
+
 def test_an_unknown_kind_of_record_or_stream_is_refused(lab: Lab) -> None:
     with pytest.raises(UnknownNameError, match="evnt"):
         lab.run(Path("p", "evnt", []))
