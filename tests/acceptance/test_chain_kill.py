@@ -138,7 +138,7 @@ def kill(template: Path, root: Path, target: int) -> tuple[dict[str, Any], bool]
     return contents(root), code != 0
 
 
-@pytest.mark.parametrize("stride", [31, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("stride", [61, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_a_calibrator_killed_at_any_operation_stores_constants_once(
     template: Path, tmp_path: Path, stride: int
 ) -> None:
