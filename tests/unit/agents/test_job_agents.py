@@ -22,11 +22,13 @@ from beamwright.batch import wrapper
 from beamwright.batch.children import Fresh
 from beamwright.batch.scheduler import JobSpec, Status
 from beamwright.core.clock import ManualClock
-from beamwright.core.errors import SchedulerDownError, SchedulerError, StorageError
+from beamwright.core.errors import ReleaseError, SchedulerDownError, SchedulerError, StorageError
 from beamwright.db import history, schema
-from beamwright.production import closing, jobs, rules, scouting
+from beamwright.production import closing, installing, jobs, rules, scouting
+from beamwright.production.spec import read_spec
 from beamwright.production.workspace import Workspace
 from kill.production import COMMANDS, make
+from support.toy_production import SPEC
 
 
 class Puppet:
@@ -146,6 +148,34 @@ def test_a_farm_that_packs_jobs_has_room_for_a_pack_in_each_slot(world: World) -
     world.submitter.schedulers = {"near": world.near}
     assert world.submitter.turn() == 2
     assert len(world.near.jobs) == 2
+
+
+def test_a_job_waits_until_a_farm_has_its_release_and_then_runs_in_it(world: World) -> None:
+    world.submitter.here = "dev+another"
+    release = "sha256:" + "ab" * 32
+    with world.workspace.db.begin() as conn:
+        conn.execute(sa.update(schema.production).values(release=release))
+    assert world.submitter.turn() == 0
+    folder = installing.place(world.workspace, "far", release)
+    folder.mkdir(parents=True)
+    (folder / installing.MANIFEST).touch()
+    assert world.submitter.turn() == 1
+    assert not world.near.jobs
+    job = json.loads((world.places().job / "job.json").read_bytes())
+    assert job["commands"]["process"] == [str(folder / "bin/python"), *installing.COMMAND, "process"]
+
+
+def test_a_production_of_which_a_step_can_run_nowhere_is_refused_with_the_command(world: World) -> None:
+    spec, release = read_spec(SPEC, "toy.toml"), "sha256:" + "ab" * 32
+    installing.check_farms(world.workspace, spec, release, here=release)
+    with pytest.raises(ReleaseError, match="'pass1' is not installed at any farm .*: near, far") as caught:
+        installing.check_farms(world.workspace, spec, release, here="dev+another")
+    assert "beamwright release install near sha256:ababababab" in caught.value.hint
+    known = world.workspace.settings.farm.items()
+    farms = {name: farm.model_copy(update={"installed_only": True}) for name, farm in known}
+    world.workspace.settings = world.workspace.settings.model_copy(update={"farm": farms})
+    with pytest.raises(ReleaseError, match="not installed"):
+        installing.check_farms(world.workspace, spec, release, here=release)
 
 
 def test_a_refusing_batch_system_gets_its_leases_taken_back(world: World) -> None:
