@@ -92,7 +92,7 @@ def in_a_storm(folder: Path, units: int, kills: int, monkeypatch: pytest.MonkeyP
 
 
 def test_a_storm_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    agents, others = in_a_storm(tmp_path, 200, 8, monkeypatch)
+    agents, others = in_a_storm(tmp_path, 120, 6, monkeypatch)
     assert agents >= 1 and others >= 1
 
 
