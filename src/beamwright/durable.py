@@ -12,7 +12,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -300,7 +299,7 @@ def _try_lock(descriptor: int) -> bool:
 @contextmanager
 def _temporary(path: Path, mode: int) -> Iterator[tuple[Path, int]]:
     """Open a temporary file of an exclusive name beside ``path``; gone afterwards."""
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{PARTIAL}"
+    temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}{PARTIAL}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         yield temporary, descriptor

@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -328,7 +327,7 @@ class Attempt:
             "outputs": [] if failure else outputs,
             "resources": self.resources,
             "timings": {name: round(seconds, 6) for name, seconds in self.timings.items()},
-            "host": socket.gethostname(),
+            "host": os.uname().nodename,
             "started": self.started,
             "ended": time.time(),
         }
@@ -414,7 +413,7 @@ def signed(report: dict[str, Any], ticket: bytes) -> bytes:
 def run_job(directory: Path, choose: Callable[[dict[str, Any]], Launcher], stop: Stop) -> int:
     """Run the attempt of a job directory, unless it runs, is done or was revoked; return the exit code."""
     started = time.time()
-    lock = durable.FileLock(directory / "lock", f"{socket.gethostname()}:{os.getpid()}")
+    lock = durable.FileLock(directory / "lock", f"{os.uname().nodename}:{os.getpid()}")
     try:
         lock.acquire(patience=0.5)
     except OSError as error:
