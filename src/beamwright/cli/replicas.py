@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -84,7 +84,7 @@ def missing(place: str, folder: Path | None, as_json: bool, explain: bool, **ask
         write_answer(rows, columns, as_json, wanted.limit)
 
 
-def _with_places(rows: Iterator[Row], find: Callable[[list[int]], dict[int, list[str]]]) -> Iterator[Row]:
+def _with_places(rows: Iterator[Row], find: Callable[[list[int]], dict[int, list[str]]]) -> Generator[Row]:
     while page := list(islice(rows, _PAGE)):
         places = find([row["id"] for row in page])
         for row in page:
