@@ -23,8 +23,8 @@ WHOLE = Interval.runs("A", 1, 9)
 
 def statements(title: str) -> list[str]:
     """Return the SQL statements of a block in the guide, which begins with its title as a comment."""
-    block = next(b for b in GUIDE.read_text().split("```") if b.startswith(f"sql\n-- {title}"))
-    _, _, text = block.partition("\n-- ")[2].partition("\n")
+    blocks = [block.partition("\n")[2] for block in GUIDE.read_text().split("```")]
+    (text,) = [block.partition("\n")[2] for block in blocks if block.startswith(f"-- {title}")]
     return [one.strip() for one in text.split(";\n") if one.strip()]
 
 
