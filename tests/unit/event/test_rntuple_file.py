@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 
 import numpy as np
@@ -91,7 +92,16 @@ def test_an_unknown_column_or_tuple_suggests_the_nearest(path):
         NTupleFile(path, "event")
 
 
-def test_threads_may_share_a_file(path, batches):
+@pytest.fixture
+def restless():
+    """Have threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_threads_may_share_a_file(path, batches, restless):
     expected = joined(batches)
     failures = []
 

@@ -208,7 +208,9 @@ class _Page:
         start = first - self.position
         if decode_part(self._encoding, self._data, self.count, start, out):
             return
-        if self._values is None or self._values.dtype != out.dtype:
-            self._values = np.empty(self.count, out.dtype)
-            decode(self._encoding, self._data, self._values)
-        out[:] = self._values[start : start + len(out)]
+        values = self._values
+        if values is None or values.dtype != out.dtype:
+            values = np.empty(self.count, out.dtype)
+            decode(self._encoding, self._data, values)
+            self._values = values  # only now: other threads may read the same page
+        out[:] = values[start : start + len(out)]
