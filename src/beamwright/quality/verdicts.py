@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from beamwright.core.errors import ConflictError, UsageError, nearest
+from beamwright.core.errors import ConflictError, UnknownNameError, UsageError, nearest
 from beamwright.db import history, schema
 from beamwright.db.engine import insert_id
 from beamwright.quality.checks import Judgement, Past
@@ -204,8 +204,14 @@ def reference_log(conn: sa.Connection, experiment: str | None = None) -> list[di
 def good_runs(
     conn: sa.Connection, subject: str, tier: str, as_of: float | None = None
 ) -> list[tuple[str, int]]:
-    """Return the runs (series, number) that are, or were at a time, good for a subject."""
+    """Return the runs (series, number) that are, or were at a time, good for a subject.
+
+    Raises: UnknownNameError for a subject of which no verdict speaks, where there are verdicts on the tier.
+    """
     table = schema.verdict
+    subjects = list(conn.execute(sa.select(table.c.subject).where(table.c.tier == tier).distinct()).scalars())
+    if subjects and subject not in subjects:
+        raise UnknownNameError(f"subject of verdicts on tier {tier}", subject, sorted(subjects))
     considered = sa.and_(table.c.subject == subject, table.c.tier == tier)
     if as_of is not None:
         considered = sa.and_(considered, table.c.created <= as_of)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from beamwright.core.errors import UsageError
+from beamwright.core.errors import UnknownNameError, UsageError
 from beamwright.db import history
 from beamwright.db.engine import Database
 from beamwright.quality import verdicts
@@ -50,6 +50,9 @@ def test_good_runs_as_of_a_time(database: Database) -> None:
         assert verdicts.good_runs(conn, "timing", "raw", as_of=2.0) == [("A", 7), ("A", 8)]
         assert verdicts.good_runs(conn, "timing", "raw", as_of=0.5) == []
         assert verdicts.good_runs(conn, "timing", "dst") == []
+        with pytest.raises(UnknownNameError, match="timign") as caught:
+            verdicts.good_runs(conn, "timign", "raw")
+    assert "did you mean timing" in caught.value.hint
         before = verdicts.current(conn, "A", 8, "raw", "timing", as_of=2.0)
         assert before is not None and before.value == "good"
 
