@@ -52,7 +52,7 @@ def test_good_runs_as_of_a_time(database: Database) -> None:
         assert verdicts.good_runs(conn, "timing", "dst") == []
         with pytest.raises(UnknownNameError, match="timign") as caught:
             verdicts.good_runs(conn, "timign", "raw")
-    assert "did you mean timing" in caught.value.hint
+        assert "did you mean timing" in caught.value.hint
         before = verdicts.current(conn, "A", 8, "raw", "timing", as_of=2.0)
         assert before is not None and before.value == "good"
 
