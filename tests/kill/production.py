@@ -226,7 +226,8 @@ def _plan_merge(conn: sa.Connection, stream: str) -> None:
         for r in rows
     ]
     last = max(99, CHUNKS * SECTIONS)
-    job_id = add_unit(conn, "merged", "merge", ((1, 0, 0), (1, last, 99)), inputs, (stream,))
+    limits = {"wall_s": 60.0 + 0.05 * len(inputs), "memory_mb": 2000, "event_s": 5.0}
+    job_id = add_unit(conn, "merged", "merge", ((1, 0, 0), (1, last, 99)), inputs, (stream,), limits=limits)
     unit_id = conn.execute(sa.select(schema.job.c.unit_id).where(schema.job.c.id == job_id)).scalar_one()
     links = [{"collection_id": r.id, "chunk_id": None, "position": i} for i, r in enumerate(rows)]
     conn.execute(sa.insert(schema.unit_input), [link | {"unit_id": unit_id} for link in links])
