@@ -1,8 +1,8 @@
 """The tables. Every layer above writes its statements against these.
 
 Times are seconds since the epoch (float). Intervals are stored as series and six integers. Documents are
-JSON text written by
-``core.canonical``. A column ``state`` holds a state of ``core.states``; only ``db.history.move`` changes it.
+JSON text written by ``core.canonical``. A column ``state`` holds a state of ``core.states``; only
+``db.history.move`` changes it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from beamwright.db.declared import (
     metadata_number,
     metadata_text,
 )
+from beamwright.db.seeds import generation_seed as generation_seed  # noqa: PLC0414
 
 __all__ = [
     "Id",
@@ -231,7 +232,7 @@ dataset_collection = sa.Table(
     sa.PrimaryKeyConstraint("dataset_id", "collection_id"),
 )
 
-# A decision that a collection is not used any more; ``new_id`` is what takes its place, where something does.
+# A decision that a collection is not used any more; ``new_id`` takes its place, where something does.
 supersession = sa.Table(
     "supersession",
     metadata,
@@ -391,6 +392,7 @@ ledger = sa.Table(
     _int("filtered"),
     _int("prescaled"),
     _int("quarantined"),
+    _int("requested", nullable=True),
     sa.UniqueConstraint("unit_id", "record", "stream"),
 )
 

@@ -18,6 +18,7 @@ APPEND_ONLY_SINCE_0002: tuple[str, ...] = (
     "reconciliation",
     "seal",
     "supersession",
+    "generation_seed",
 )
 
 # An interval may only be ended, once: what a version of a tag said, it says for ever.

@@ -19,6 +19,7 @@ ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 INT, TEXT, FLAG, REAL, BYTES = sa.BigInteger(), sa.Text(), sa.Boolean(), sa.Float(53), sa.LargeBinary()
 JSON = sa.JSON(none_as_null=True)
 TABLES = (
+    "generation_seed",
     "listing",
     "metadata_document",
     "metadata_integer",
@@ -40,6 +41,7 @@ APPEND_ONLY = (
     "reconciliation",
     "seal",
     "supersession",
+    "generation_seed",
 )  # fmt: skip
 COLUMNS = (
     ("chain_link", "round", INT),
@@ -49,6 +51,7 @@ COLUMNS = (
     ("job", "wall_s", REAL),
     ("job", "avoid", JSON),
     ("job", "wish", TEXT),
+    ("ledger", "requested", INT),
     ("task", "released", REAL),
     ("task", "needs", JSON),
 )  # fmt: skip
@@ -97,6 +100,12 @@ def downgrade() -> None:
 
 def _tables_1() -> None:
     op.create_table(
+        "generation_seed", _c("generator", TEXT), _c("seed", INT), _c("unit_id", ID),
+        sa.ForeignKeyConstraint(["unit_id"], ["unit.id"], name=op.f("fk_generation_seed_unit_id")),
+        sa.PrimaryKeyConstraint("generator", "seed", name=op.f("pk_generation_seed")),
+        sa.UniqueConstraint("unit_id", name=op.f("uq_generation_seed_unit_id")),
+    )  # fmt: skip
+    op.create_table(
         "listing", _c("id", ID), _c("endpoint", TEXT), _c("taken", REAL), _c("sha256", TEXT),
         _c("files", INT), _c("bytes", INT), _c("created", REAL),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_listing")),
@@ -132,15 +141,15 @@ def _tables_1() -> None:
         sa.CheckConstraint("kind in ('tag','global_tag')", name=op.f("ck_mirrored_kind")),
         sa.PrimaryKeyConstraint("kind", "name", name=op.f("pk_mirrored")),
     )  # fmt: skip
+
+
+def _tables_2() -> None:
     op.create_table(
         "reference", _c("id", ID), _c("experiment", TEXT), _c("version", INT), _c("text", TEXT),
         _c("hash", TEXT), _c("author", TEXT), _c("reason", TEXT), _c("created", REAL),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reference")),
         sa.UniqueConstraint("experiment", "version", name=op.f("uq_reference_experiment_version")),
     )  # fmt: skip
-
-
-def _tables_2() -> None:
     op.create_table(
         "seal", _c("id", ID), _c("first", INT), _c("last", INT), _c("lines", INT), _c("root", TEXT),
         _c("chain", TEXT), _c("created", REAL), sa.PrimaryKeyConstraint("id", name=op.f("pk_seal")),
