@@ -131,9 +131,12 @@ def find(conn: sa.Connection, did: Did, version: int | None = None) -> Dataset:
     """
     found = _latest(conn, did, version)
     if found is None:
-        known = conn.execute(sa.select(schema.dataset.c.scope, schema.dataset.c.name))
-        name = str(did) if version is None else f"{did}, version {version}"
-        raise UnknownNameError("dataset", name, [f"{row.scope}:{row.name}" for row in known])
+        table = schema.dataset
+        known = conn.execute(sa.select(table.c.scope, table.c.name, table.c.version))
+        if version is None:
+            raise UnknownNameError("dataset", str(did), [f"{row.scope}:{row.name}" for row in known])
+        versions = [f"{row.scope}:{row.name}@{row.version}" for row in known]
+        raise UnknownNameError("dataset", f"{did}@{version}", versions)
     return found
 
 

@@ -313,8 +313,12 @@ class _Parser:
     def _value(self) -> Token:
         token = self._next
         if token.value is None:
+            if token.kind == "name":
+                raise self._wrong(
+                    token, f"{token.text} is no value", f"text stands in quotes: '{token.text}'"
+                )
             what = f"a value is missing before {token.text or 'the end'}"
-            raise self._wrong(token, what, "text stands in quotes")
+            raise self._wrong(token, what, "write a number, or text in quotes")
         self.position += 1
         return token
 
@@ -444,9 +448,17 @@ def _tokens(text: str) -> list[Token]:
         match = _TOKEN.match(text, position)
         if match is None or match.lastgroup is None:
             column = position + len(text[position:]) - len(text[position:].lstrip()) + 1
-            hint = "quotes around text; == != < <= > >= ~ in, and or not"
-            raise wrong(text, column, f"{text[column - 1]!r} is no part of the language", hint)
+            raise _unread(text, column)
         kind, word = match.lastgroup, match[match.lastgroup]
         found.append(Token("word" if word in _WORDS else kind, word, match.start(kind) + 1))
         position = match.end()
     return [*found, Token("end", "", end + 1)]
+
+
+def _unread(text: str, column: int) -> UsageError:
+    """Return the error about a character with which no word of the language begins."""
+    found = text[column - 1]
+    if found in "'\"":
+        return wrong(text, column, "the text that begins here has no end", f"close it with {found}")
+    hint = "quotes around text; == != < <= > >= ~ in, and or not"
+    return wrong(text, column, f"{found!r} is no part of the language", hint)

@@ -34,7 +34,7 @@ class BeamwrightError(Exception):
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return a hint that suggests the valid names nearest to ``name``, or lists them all."""
-    names = sorted(valid)
+    names = sorted(set(valid))
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"

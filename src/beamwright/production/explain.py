@@ -115,7 +115,7 @@ def _run(conn: sa.Connection, found: Found) -> Explanation:
     chunks = lookup.where(conn, schema.chunk, schema.chunk.c.sequence, run_id=row["id"])
     kind = "simulated" if row["is_mc"] else "real"
     state = f"{row['state']}, version {row['version']}"
-    what = f"Run {found.name} is a {kind} run in {len(chunks)} chunk(s); it is {state}."
+    what = f"Run {found.name} is a {kind} run in {_number(len(chunks), 'chunk')}; it is {state}."
     told = Explanation("run", found.name, what)
     told.origin = [
         f"chunk {c['sequence']} was delivered at {_time(c['created'])}: sections {c['first_section']} to "
@@ -160,7 +160,7 @@ def _task(conn: sa.Connection, found: Found) -> Explanation:
     units = [u for u in views.units(conn, production["id"]) if u["task_id"] == row["id"]]
     states = Counter(u["state"] for u in units)
     what = (
-        f"Task {found.name} is a {row['kind']} step; it is {row['state']} with {len(units)} unit(s) "
+        f"Task {found.name} is a {row['kind']} step; it is {row['state']} with {_number(len(units), 'unit')} "
         f"({_counts(states) or 'none yet'}), configuration version {row['config_version']}."
     )
     told = Explanation("task", found.name, what)
@@ -212,7 +212,8 @@ def _hold(told: Explanation, job: Row, key: str, attempts: list[Row]) -> None:
     told.holds.append(WAITING[job["state"]] + reason)
     if job["state"] == "prepared" and job["failures"]:
         told.holds.append(
-            f"it failed {job['failures']} time(s) and is tried again after {_time(job['not_before'])}"
+            f"it failed {_number(job['failures'], 'time')} and is tried again after "
+            f"{_time(job['not_before'])}"
         )
     failed = next((a for a in reversed(attempts) if a["failure_class"]), None)
     if failed:
@@ -284,7 +285,7 @@ def _collection(conn: sa.Connection, found: Found) -> Explanation:
     what = (
         f"Collection {found.name} holds {row['events']} records of stream {row['stream']} "
         f"(tier {row['tier']}{flags}) "
-        f"of {_interval(row)} in {len(files)} file(s); it is {row['state']}."
+        f"of {_interval(row)} in {_number(len(files), 'file')}; it is {row['state']}."
     )
     told = Explanation("collection", found.name, what)
     if row["unit_id"] is not None:
@@ -302,25 +303,31 @@ def _collection(conn: sa.Connection, found: Found) -> Explanation:
     told.origin += [f"unit {u['key'][:12]} of step {u['step']} takes it ({u['state']})" for u in users]
     if row["state"] != "valid":
         told.holds.append(f"it is {row['state']} and is not used any more")
+        told.next = told.next or [f"`beamwright impact {found.name}` lists what was made from it"]
     return _finished(told, f"nothing: open it with beamwright.open({found.name!r})")
 
 
 def _dataset(conn: sa.Connection, found: Found) -> Explanation:
     row = lookup.one(conn, schema.dataset, found.id)
+    plain = f"{row['scope']}:{row['name']}"
     members = views.dataset_members(conn, int(row["id"]))
-    state = f"version {row['version']} is {row['state']}"
-    what = f"Dataset {found.name} {state} and lists {len(members)} collection(s)."
-    told = Explanation(
-        "dataset", found.name, what, [f"its query is {row['query']}", *_told(conn, "dataset", row["id"])]
-    )
+    number = len(members)
+    if row["state"] == "open":
+        number = len(datasets.collections(conn, datasets.cited(conn, f"{plain}@{row['version']}")))
+    verb = "lists" if row["content_hash"] else "finds now"
+    state = f"is {row['state']} and {verb} {_number(number, 'collection')}"
+    what = f"Dataset {plain}, version {row['version']}, {state}."
+    told = Explanation("dataset", found.name, what)
+    told.origin = [f"its query is: {_query(row['query'])}", *_told(conn, "dataset", row["id"])]
     gone = [m["name"] for m in members if m["state"] != "valid"]
     if gone:
         told.holds.append(f"{len(gone)} of its collections are not valid any more: {', '.join(gone[:3])}")
-        told.next.append(f"`beamwright dataset since {found.name.partition('@')[0]} {row['version']}`")
+        told.next.append(f"`beamwright dataset since {plain} {row['version']}`")
     if row["state"] == "withdrawn":
         told.holds.append("it was withdrawn: it must not be used")
+        told.next.append(f"`beamwright dataset define {plain} --where …` begins the next version")
     how = "cite it as" if row["content_hash"] else "freeze it to cite it:"
-    return _finished(told, f"{how} {row['scope']}:{row['name']}@{row['version']}")
+    return _finished(told, f"{how} {plain}@{row['version']}")
 
 
 def _payload(conn: sa.Connection, found: Found) -> Explanation:
@@ -341,13 +348,15 @@ def _payload(conn: sa.Connection, found: Found) -> Explanation:
             told.origin.append(f"step {link['step']} fitted it from chunk {_chunk_name(link)}")
     if not uses:
         told.holds.append("no tag gives it")
+        told.next.append(f"`beamwright impact {str(row['id'])[:12]}` tells whether a unit used it")
     return _finished(told, f"nothing: `beamwright conditions show {str(row['id'])[:12]}` shows its content")
 
 
 def _tag(conn: sa.Connection, found: Found) -> Explanation:
     row = lookup.one(conn, schema.tag, found.id)
     held = views.validities(conn, found.name)
-    what = f"Tag {found.name}, version {row['version']}, gives {row['kind']} over {len(held)} interval(s)."
+    over = _number(len(held), "interval")
+    what = f"Tag {found.name}, version {row['version']}, gives {row['kind']} over {over}."
     told = Explanation("tag", found.name, what)
     told.origin = [
         f"{_interval(v)}: payload {v['payload_id'][:12]}, {v['origin']}{_because(v['reason'])}" for v in held
@@ -362,7 +371,7 @@ def _global_tag(conn: sa.Connection, found: Found) -> Explanation:
     row = next(tag for tag in views.global_tags(conn) if tag["id"] == found.id)
     hashed = f", Merkle hash {row['merkle'][:16]}" if row["merkle"] else ""
     state = f"{row['state']} at version {row['version']}"
-    what = f"Global tag {found.name} is {state} with {len(row['tags'])} tag(s){hashed}."
+    what = f"Global tag {found.name} is {state} with {_number(len(row['tags']), 'tag')}{hashed}."
     told = Explanation("global tag", found.name, what)
     told.origin = [f"member {name}, version {version}" for name, version in row["tags"].items()]
     told.origin += _told(conn, "global_tag", row["id"])
@@ -389,7 +398,7 @@ def _production(conn: sa.Connection, found: Found) -> Explanation:
 
 def _event(conn: sa.Connection, key: EventKey) -> Explanation:
     units = lookup.units_at(conn, key)
-    what = f"Event {key} lies in the key range of {len(units)} unit(s)."
+    what = f"Event {key} lies in the key range of {_number(len(units), 'unit')}."
     told = Explanation("event", str(key), what)
     told.origin = [
         f"{_unit_name(u)} of {u['production']}, {u['kind']} over {u['record'] or 'all'} records: {u['state']}"
@@ -397,7 +406,7 @@ def _event(conn: sa.Connection, key: EventKey) -> Explanation:
     ]
     for row in lookup.quarantine_at(conn, key):
         told.holds.append(
-            f"module {row['module']} could not process it as a {row['record']} record: {row['error']}"
+            f"module {row['module']} could not process this {row['record']} record: {row['error']}"
         )
         told.next.append(
             "mend the module, or the data; its key stands in the ledger and in the lineage of the outputs"
@@ -513,6 +522,16 @@ def _maker(conn: sa.Connection, unit_id: int) -> str:
 
 def _interval(row: Row) -> str:
     return str(Interval.from_document(views.interval_of(row)))
+
+
+def _number(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _query(query: Row) -> str:
+    """Return a dataset's query as it was written: an expression, or criteria by name."""
+    named = (f"{k} {', '.join(v) if isinstance(v, list) else v}" for k, v in query.items() if k != "where")
+    return ", ".join([*filter(None, [query.get("where")]), *named])
 
 
 def _counts(counts: Any) -> str:

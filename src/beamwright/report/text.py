@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from beamwright.core.runs import Interval
+from beamwright.core.runs import SECTION_MAX, Interval
 
 Row = dict[str, Any]
+
+# Members of documents that are seconds since the epoch.
+_TIMES = frozenset(
+    {"at", "created", "deadline", "ended", "finished", "frozen", "leased", "released", "started", "taken"}
+)
+_HASH = re.compile(r"((?:[a-z0-9]+[:+])?)([0-9a-f]{12})[0-9a-f]{20,}")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, indent: str = "") -> list[str]:
@@ -28,12 +35,33 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.1f}" if 1e4 <= abs(value) < 1e12 else f"{value:.4g}"
     if isinstance(value, list | tuple):
         return ", ".join(shown(part) for part in value) or "–"
     if isinstance(value, dict):
         return ", ".join(f"{name} {shown(part)}" for name, part in value.items()) or "–"
     return str(value)
+
+
+def member(name: str, value: Any) -> str:
+    """Return a member of a document as people read it: times as dates, ranges of keys in short."""
+    if name in _TIMES and isinstance(value, int | float) and not isinstance(value, bool):
+        return time(value)
+    if name == "interval" and isinstance(value, list) and len(value) == 3:
+        return interval(value)
+    if name == "last_section" and value == SECTION_MAX:
+        return "the end"
+    return shown(value)
+
+
+def brief(value: Any) -> Any:
+    """Return a value with hashes cut to the length by which things are called."""
+    if isinstance(value, str):
+        found = _HASH.fullmatch(value)
+        return found[1] + found[2] if found else value
+    if isinstance(value, dict):
+        return {name: brief(part) for name, part in value.items()}
+    return [brief(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def time(seconds: float | None) -> str:
@@ -55,11 +83,18 @@ def pairs(row: Row, indent: str = "") -> list[str]:
             lines += [f"{indent}{name}", *pairs(value, indent + "  ")]
         elif _is_nested(value):
             columns = list(dict.fromkeys(key for part in value for key in part))
-            rows = [[part.get(key) for key in columns] for part in value]
+            rows = [[_cell(key, part.get(key)) for key in columns] for part in value]
             lines += [f"{indent}{name}", *table(columns, rows, indent=indent + "  ")]
         else:
-            lines.append(f"{indent}{name:{width}}  {shown(value)}")
+            told = brief(value) if isinstance(value, list) else value
+            lines.append(f"{indent}{name:{width}}  {member(name, told)}")
     return lines
+
+
+def _cell(name: str, value: Any) -> Any:
+    """Return what a table shows of a member: numbers stay such, to be set right."""
+    told = member(name, value)
+    return brief(value) if told == shown(value) else told
 
 
 def _is_nested(value: Any) -> bool:

@@ -62,7 +62,7 @@ def test_a_dataset_after_a_frozen_one_is_its_next_version(world: World) -> None:
         assert second.version == 2
         assert datasets.freeze(conn, NAME, 4.0) != first
         assert datasets.find(conn, NAME, version=1).content_hash == first
-        with pytest.raises(UnknownNameError, match="version 7"):
+        with pytest.raises(UnknownNameError, match=f"{NAME}@7"):
             datasets.find(conn, NAME, version=7)
 
 

@@ -82,7 +82,7 @@ def test_an_expression_finds_what_it_says(numbers: Database, text: str, runs: li
         ("tier == 'dst' and rum > 3", 19, "did you mean run"),
         ("tier = 'dst'", 6, "write tier == value"),
         ("tier ; 'dst'", 6, "no part of the language"),
-        ("tier == dst", 9, "text stands in quotes"),
+        ("tier == dst", 9, "text stands in quotes: 'dst'"),
         ("tier == 3", 9, "it holds text"),
         ("run == 'x'", 8, "it holds a number"),
         ("run == true", 8, "it holds a number"),
@@ -96,7 +96,7 @@ def test_an_expression_finds_what_it_says(numbers: Database, text: str, runs: li
         ("", 1, "a name is missing"),
         ("run == 3 and", 13, "a name is missing"),
         ("run == 3; drop table run", 9, "no part of the language"),
-        ("series == 'open", 11, "no part of the language"),
+        ("series == 'open", 11, "has no end"),
     ],
 )
 def test_an_error_points_at_its_column(text: str, column: int, words: str) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from beamwright.catalog import datasets
+from beamwright.core.did import Did
 from beamwright.core.errors import UnknownNameError, UsageError
 from beamwright.db import schema
 from beamwright.db.engine import Database
@@ -33,9 +35,9 @@ def told(database: Database, name: str) -> Explanation:
 @pytest.mark.parametrize(
     ("name", "kind", "what", "origin"),
     [
-        ("A/2", "run", "2 chunk(s)", "its link in the chain of step pass1 is carried (too few hits)"),
+        ("A/2", "run", "2 chunks", "its link in the chain of step pass1 is carried (too few hits)"),
         ("A/2/2", "chunk", "sections 50 to 99", "file raw:A.2.2.raw (events)"),
-        ("sample/reco", "task", "is closed with 4 unit(s) (4 ok)", "production sample declares it"),
+        ("sample/reco", "task", "is closed with 4 units (4 ok)", "production sample declares it"),
         (digest("unit reco 0")[:12], "unit", "is ok: process over event records of A:1", "it takes A/1/1"),
         (digest("unit skim 10")[:12], "unit", "of step skim", "it takes sample:reco/dst.0"),
         ("sample:merged/good.A", "collection", "holds 205 records", "step merged made it in unit"),
@@ -52,7 +54,7 @@ def told(database: Database, name: str) -> Explanation:
             "constants (arrays, 64 bytes)",
             "step pass1 fitted it from chunk A/1/1",
         ),
-        ("Scale", "tag", "over 3 interval(s)", "carried (too few hits)"),
+        ("Scale", "tag", "over 3 intervals", "carried (too few hits)"),
         ("open-A", "global tag", "is frozen at version 3", "member Scale, version 3"),
         (
             "sample",
@@ -108,13 +110,30 @@ def test_attempt_is_explained_by_its_nonce(database: Database) -> None:
 
 def test_quarantined_event_names_module_and_error(database: Database) -> None:
     found = told(database, "A:2:3:0")
-    assert found.holds == ["module Fit could not process it as a event record: ValueError: no hits"]
+    assert found.holds == ["module Fit could not process this event record: ValueError: no hits"]
 
 
 def test_event_that_no_unit_covers_points_to_its_run(database: Database) -> None:
     found = told(database, "A:99:1:1")
     assert any("no unit covers its key" in line for line in found.holds)
     assert found.next == ["`beamwright explain A/99` explains its run"]
+
+
+def test_dataset_tells_its_query_what_it_holds_and_what_follows_its_withdrawal(database: Database) -> None:
+    did = Did.parse("ana:all")
+    with database.begin() as conn:
+        datasets.create(conn, did, {"where": "name ~ 'merged*'", "series": ["A", "B"]}, 1.0)
+    found = told(database, "ana:all")
+    assert "is open and finds now 1 collection." in found.what
+    assert "its query is: name ~ 'merged*', series A, B" in found.origin
+    assert found.next == ["freeze it to cite it: ana:all@1"]
+    with database.begin() as conn:
+        datasets.freeze(conn, did, 2.0)
+        datasets.withdraw(conn, datasets.find(conn, did), "wrong cut", 3.0, "ada")
+    found = told(database, "ana:all@1")
+    assert "is withdrawn and lists 1 collection." in found.what
+    assert found.holds == ["it was withdrawn: it must not be used"]
+    assert found.next == ["`beamwright dataset define ana:all --where …` begins the next version"]
 
 
 def test_unknown_and_ambiguous_names_are_refused_helpfully(database: Database) -> None:
