@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from beamwright.conditions import tags
+from beamwright.conditions.payload import Payload
 from beamwright.core.errors import UsageError
+from beamwright.db.engine import batched
 
 BARS = "▁▂▃▄▅▆▇█"
 MISSING = "·"
@@ -30,6 +32,23 @@ def trends(conn: sa.Connection, role: str, series: str | None = None) -> list[di
         }
         for v in held
     ]  # fmt: skip
+
+
+def summaries(conn: sa.Connection, payload_ids: Iterable[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return mean and rms of each numeric array, by payload; payloads of other kinds are left out."""
+    kinds = tags.kinds_of(conn, payload_ids)
+    ids = [one for one, kind in kinds.items() if kind == "arrays"]
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for some in batched(ids):
+        for one, payload in tags.get_payloads(conn, some).items():
+            found[one] = {
+                name: {
+                    "mean": float(values.mean()),
+                    "rms": float(np.sqrt(np.mean(np.square(values, dtype=float)))),
+                }
+                for name, values in _finite(payload).items()
+            }
+    return found
 
 
 def sparkline(values: Sequence[float | None]) -> str:
@@ -55,8 +74,11 @@ def _means(conn: sa.Connection, payload_id: str) -> dict[str, float]:
             f"payload {payload_id[:12]} is of kind {payload.kind}",
             hint="only constants in arrays have values",
         )
-    found = {}
-    for name, array in payload.unpack()[0].items():
-        if array.dtype.kind in "iuf" and (finite := array[np.isfinite(array)]).size:
-            found[name] = float(finite.mean())
-    return found
+    return {name: float(values.mean()) for name, values in _finite(payload).items()}
+
+
+def _finite(payload: Payload) -> dict[str, Any]:
+    """Return what is finite in each numeric array that has anything finite."""
+    numbers = {name: array for name, array in payload.unpack()[0].items() if array.dtype.kind in "iuf"}
+    finite = {name: array[np.isfinite(array)] for name, array in numbers.items()}
+    return {name: values for name, values in finite.items() if values.size}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from beamwright.core.balance import terms_among
 from beamwright.report import text
-from beamwright.report.document import TERMS, ledger_totals
+from beamwright.report.document import ledger_totals
 
 Row = dict[str, Any]
 SHOWN = 10
@@ -19,7 +21,7 @@ def lines(document: Row) -> list[str]:
         _titled(
             "Ledger: read (or created) = written + filtered + prescaled + quarantined", _ledger(document)
         ),
-        _titled("Calibration, run by run", _links(document)),
+        _titled("Calibration, run by run", link_lines(document["calibration"])),
         *(_section(section) for section in document["figures"]),
         _titled("Verdicts", _verdicts(document)),
         _titled("Quarantine", _quarantine(document)),
@@ -73,28 +75,31 @@ def _some(names: list[str]) -> str:
 
 
 def _ledger(document: Row) -> list[str]:
-    totals = ledger_totals(document["ledger"])
+    totals, terms = ledger_totals(document["ledger"]), terms_among(document["ledger"])
     rows = [
-        [t["step"], t["record"], t["stream"], t["kind"], *(t[term] for term in TERMS), t["balanced"]]
+        [t["step"], t["record"], t["stream"], t["kind"], *(t.get(term, 0) for term in terms), t["balanced"]]
         for t in totals
     ]
-    return text.table(("step", "record", "stream", "kind", *TERMS, "balanced"), rows) if rows else []
+    return text.table(("step", "record", "stream", "kind", *terms, "balanced"), rows) if rows else []
 
 
-def _links(document: Row) -> list[str]:
-    links = document["calibration"]
+def link_lines(links: Sequence[Row]) -> list[str]:
+    """Return the run × constant table: what each run started from, what it gave, and why."""
     roles = sorted({role for link in links for role in (link["result"] or {})})
+    is_again = any(link["generation"] for link in links)
     rows = [
         [
             link["step"],
             chunk_name(link),
+            *([link["generation"]] if is_again else []),
             link["state"],
-            *(_constants(link["start"].get(role), link["result"].get(role)) for role in roles),
+            *(_constants(link["start"].get(role), (link["result"] or {}).get(role)) for role in roles),
             link["reason"],
         ]
         for link in links
     ]
-    return text.table(("step", "run", "state", *roles, "why"), rows) if rows else []
+    columns = ("step", "run", *(["generation"] if is_again else []), "state", *roles, "why")
+    return text.table(columns, rows) if rows else []
 
 
 def _constants(before: str | None, after: str | None) -> str:
