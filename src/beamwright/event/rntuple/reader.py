@@ -13,10 +13,12 @@ from beamwright.core.errors import FormatError, UnknownNameError
 from beamwright.event.rntuple.encoding import DAMAGED, ENCODINGS, Encoding, decode, decode_part, decompress
 from beamwright.event.rntuple.file import TupleFile, count_elements, located
 from beamwright.event.rntuple.layout import Layout, build_layout
+from beamwright.event.rntuple.memory import COLUMNS
 from beamwright.event.rntuple.schema import Array, ColumnData, Schema
 from beamwright.event.rntuple.wire import ColumnPages
 
 Range = tuple[int, int]
+OFFSETS = np.dtype(np.int64)
 
 
 class NTupleFile(TupleFile):
@@ -118,7 +120,7 @@ class NTupleFile(TupleFile):
         return pieces
 
     def _read_values(self, number: int, clusters: Sequence[int], spans: Sequence[Range]) -> Array:
-        out = np.empty(sum(last - first for first, last in spans), self.schema.columns[number].dtype)
+        out = COLUMNS.empty(sum(last - first for first, last in spans), self.schema.columns[number].dtype)
         at = 0
         for cluster, (first, last) in zip(clusters, spans, strict=True):
             self.fill(number, cluster, first, last, out[at : at + last - first])
@@ -129,9 +131,9 @@ class NTupleFile(TupleFile):
         self, number: int, clusters: Sequence[int], spans: Sequence[Range]
     ) -> tuple[Array, list[Range]]:
         """Return joined offsets from 0, and the element range of the children per cluster."""
-        out = np.zeros(sum(last - first for first, last in spans) + 1, np.int64)
+        out = COLUMNS.empty(sum(last - first for first, last in spans) + 1, OFFSETS)
         children: list[Range] = []
-        at = 1
+        out[0], at = 0, 1
         for cluster, (first, last) in zip(clusters, spans, strict=True):
             ends = out[at : at + last - first]
             self.fill(number, cluster, first, last, ends)
