@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +11,8 @@ import click
 from beamwright.cli.common import (
     Columns,
     F,
+    decided,
     dry_run_option,
-    open_workspace,
     reader,
     reading,
     say,
@@ -166,8 +164,10 @@ def redo(production: str, by: str, reason: str, dry_run: bool, folder: Path | No
     """
     from beamwright.production import redoing, tasks
 
-    with writing(folder, by, reason, dry_run) as (conn, why):
-        _write_stale(redoing.redo(conn, tasks.plan(conn, tasks.find(conn, production)), why), as_json)
+    def again(conn: sa.Connection, why: Why) -> list[redoing.Stale]:
+        return redoing.redo(conn, tasks.plan(conn, tasks.find(conn, production)), why)
+
+    _write_stale(decided(folder, again, by=by, reason=reason, dry_run=dry_run), as_json)
 
 
 def _intervene(
@@ -187,8 +187,11 @@ def _intervene(
     from beamwright.production.interventions import locate
 
     series, number = split(run)
-    with writing(folder, by, reason, dry_run) as (conn, why):
-        rows = act(conn, locate(conn, series, number, production, step), why)
+
+    def move(conn: sa.Connection, why: Why) -> list[dict[str, Any]]:
+        return act(conn, locate(conn, series, number, production, step), why)
+
+    rows = decided(folder, move, by=by, reason=reason, dry_run=dry_run)
     write_rows(rows, {"interval": "interval", "was": "was", "is": "is"}, as_json)
 
 
@@ -202,23 +205,6 @@ def _show_values(role: str, series: str | None, folder: Path | None, as_json: bo
     write_rows(found, columns | {name: _value(name) for name in names}, as_json)
     for name in [] if as_json else names:
         click.echo(f"{name}  {sparkline([row['values'].get(name) for row in found])}")
-
-
-@contextmanager
-def writing(folder: Path | None, by: str, reason: str, dry_run: bool) -> Iterator[tuple[sa.Connection, Why]]:
-    """Give a write transaction, which a dry run takes back, and who acts."""
-    from beamwright.production.interventions import Why
-
-    workspace = open_workspace(folder)
-    try:
-        workspace.db.check()
-        with workspace.db.begin() as conn:
-            yield conn, Why(by or getpass.getuser(), reason, workspace.clock.now())
-            if dry_run:
-                say("a dry run: nothing was changed")
-                conn.rollback()
-    finally:
-        workspace.db.close()
 
 
 def _write_stale(found: Any, as_json: bool) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import getpass
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from beamwright.cli.asking import asking, question, write_answer, write_plan
 from beamwright.cli.common import (
     Columns,
+    decided,
     dry_run_option,
     open_workspace,
     reader,
@@ -24,6 +23,9 @@ from beamwright.cli.common import (
     write_document,
 )
 from beamwright.cli.registering import register_command
+
+if TYPE_CHECKING:
+    from beamwright.production.interventions import Why
 
 
 @click.group()
@@ -101,11 +103,11 @@ def supersede(
     from beamwright.catalog import collections
     from beamwright.core.did import Did
 
-    def decide(conn: Any, now: float, actor: str) -> Any:
+    def give_up(conn: Any, why: Why) -> Any:
         new = None if successor is None else Did.parse(successor)
-        return collections.supersede(conn, Did.parse(name), new, reason, now, actor)
+        return collections.supersede(conn, Did.parse(name), new, why.reason, why.now, why.actor)
 
-    _decide(decide, dry_run, folder, as_json)
+    write_document(asdict(decided(folder, give_up, reason=reason, dry_run=dry_run)), as_json)
 
 
 @collection.command("withdraw")
@@ -118,23 +120,10 @@ def withdraw(name: str, reason: str, dry_run: bool, folder: Path | None, as_json
     from beamwright.catalog import collections
     from beamwright.core.did import Did
 
-    def decide(conn: Any, now: float, actor: str) -> Any:
-        return collections.withdraw(conn, Did.parse(name), reason, now, actor)
+    def give_up(conn: Any, why: Why) -> Any:
+        return collections.withdraw(conn, Did.parse(name), why.reason, why.now, why.actor)
 
-    _decide(decide, dry_run, folder, as_json)
-
-
-def _decide(
-    decide: Callable[[Any, float, str], Any], dry_run: bool, folder: Path | None, as_json: bool
-) -> None:
-    workspace = open_workspace(folder)
-    workspace.db.check()
-    with workspace.db.begin() as conn:
-        found = decide(conn, time.time(), getpass.getuser())
-        if dry_run:
-            conn.rollback()
-            say("nothing was changed")
-    write_document(asdict(found), as_json)
+    write_document(asdict(decided(folder, give_up, reason=reason, dry_run=dry_run)), as_json)
 
 
 @collection.command("show")
@@ -203,7 +192,6 @@ def _promoted_file(
 def _promoted_collection(
     name: str, output: Path, made: str | None, sources: tuple[Path, ...], folder: Path | None
 ) -> dict[str, Any]:
-    from beamwright.cli.common import open_workspace
     from beamwright.core.did import Did
     from beamwright.core.errors import UsageError
     from beamwright.production.promoting import promote as promote_collection

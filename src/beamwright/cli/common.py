@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ from beamwright.core.errors import UsageError
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from beamwright.production.interventions import Why
     from beamwright.production.workspace import Workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 Row = dict[str, Any]
 Columns = Mapping[str, str | Callable[[Row], Any]]
 
@@ -63,6 +66,37 @@ def reader(folder: Path | None) -> Iterator[sa.Connection]:
             yield connection
     finally:
         workspace.db.close()
+
+
+def decided(
+    folder: Path | None,
+    work: Callable[[sa.Connection, Why], T],
+    *,
+    by: str = "",
+    reason: str = "",
+    dry_run: bool = False,
+) -> T:
+    """Return what work in a write transaction gives, by whom and why; a dry run takes it back.
+
+    Where others write the same, it is done anew: it does nothing but read and write that database.
+    """
+    from beamwright.production.interventions import Why
+
+    workspace = open_workspace(folder)
+
+    def attempt(conn: sa.Connection) -> T:
+        found = work(conn, Why(by or getpass.getuser(), reason, workspace.clock.now()))
+        if dry_run:
+            conn.rollback()
+        return found
+
+    try:
+        found = workspace.db.transact(attempt)
+    finally:
+        workspace.db.close()
+    if dry_run:
+        say("a dry run: nothing was changed")
+    return found
 
 
 def write_rows(rows: Iterable[Row], columns: Columns, as_json: bool) -> None:

@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from beamwright.cli.common import dry_run_option, reader, reading, say, write_document, write_rows
+from beamwright.cli.common import (
+    decided,
+    dry_run_option,
+    reader,
+    reading,
+    say,
+    write_document,
+    write_rows,
+)
 from beamwright.core.errors import UsageError
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from beamwright.core.runs import Interval
+    from beamwright.production.interventions import Why
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 by_option = click.option("--by", default="", help="Who does it [default: the user].")
@@ -67,14 +76,15 @@ def put(
     A table begins with a line that names its columns, `channel` first. They may not begin before the next run
     that a chain of the role calibrates.
     """
-    from beamwright.cli.calibration import writing
     from beamwright.conditions.loading import load_file
-    from beamwright.production.loading import load
+    from beamwright.production.loading import Loaded, load
 
     interval = parse_interval(where)
-    with writing(folder, by, reason, dry_run) as (conn, why):
-        payload = load_file(file, _before(conn, tag), max_bad)
-        done = load(conn, tag, interval, payload, why, force)
+
+    def take(conn: sa.Connection, why: Why) -> Loaded:
+        return load(conn, tag, interval, load_file(file, _before(conn, tag), max_bad), why, force)
+
+    done = decided(folder, take, by=by, reason=reason, dry_run=dry_run)
     document = {"tag": tag, "interval": str(interval), "version": done.version, "payload": done.payload_id}
     stale = [f"{one.step} {one.interval}" for one in done.stale]
     write_document(document | {"stale": stale}, as_json)
@@ -203,15 +213,15 @@ def tag(
     name: str, source: str | None, by: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool
 ) -> None:
     """Make an open global tag, empty or with the tags that another has."""
-    from beamwright.cli.calibration import writing
     from beamwright.conditions import tags
 
-    with writing(folder, by, reason, dry_run) as (conn, why):
+    def make(conn: sa.Connection, why: Why) -> dict[str, Any]:
         origin, _, number = (source or "").partition("@")
         held = tags.members(conn, origin, int(number) if number.isdigit() else None) if origin else {}
         tags.create_global_tag(conn, name, why.now, why.actor)
-        version = tags.sweep(conn, name, held, why.now)
-    write_document({"global_tag": name, "version": version, "tags": held}, as_json)
+        return {"global_tag": name, "version": tags.sweep(conn, name, held, why.now), "tags": held}
+
+    write_document(decided(folder, make, by=by, reason=reason, dry_run=dry_run), as_json)
 
 
 @click.command("freeze")
@@ -225,13 +235,16 @@ def freeze(
     global_tag: str, force: bool, by: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool
 ) -> None:
     """Freeze a global tag for ever; refuse while processed runs would resolve otherwise, naming them."""
-    from beamwright.cli.calibration import writing
     from beamwright.production import loading
 
-    with writing(folder, by, reason, dry_run) as (conn, why):
+    with reader(folder) as conn:
         for one in loading.outdated(conn, global_tag):
             say(f"{one.step} {one.interval}: {one.reason}")
-        merkle = loading.freeze(conn, global_tag, why, force)
+
+    def close(conn: sa.Connection, why: Why) -> str:
+        return loading.freeze(conn, global_tag, why, force)
+
+    merkle = decided(folder, close, by=by, reason=reason, dry_run=dry_run)
     write_document({"global_tag": global_tag, "state": "frozen", "merkle": merkle}, as_json)
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +10,10 @@ import click
 from beamwright.cli.asking import as_of_option, completer
 from beamwright.cli.common import (
     Columns,
+    decided,
     dry_run_option,
-    open_workspace,
     reader,
     reading,
-    say,
     write_document,
     write_rows,
 )
@@ -27,6 +22,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from beamwright.catalog.datasets import Dataset
+    from beamwright.production.interventions import Why
 
 reason_option = click.option("--reason", required=True, help="Why; it is kept.")
 NAME = click.argument("name", metavar="SCOPE:NAME[@VERSION]")
@@ -127,9 +123,12 @@ def define(
     criteria |= {} if where is None else {"where": where}
     if not criteria:
         raise UsageError(f"nothing says what {name} holds", hint="give --where, --tier, --stream …")
-    with _writing(folder, dry_run) as conn:
-        found = datasets.create(conn, Did.parse(name), criteria, time.time(), getpass.getuser())
-        members = datasets.collections(conn, found)
+
+    def define(conn: sa.Connection, why: Why) -> tuple[Dataset, list[Any]]:
+        found = datasets.create(conn, Did.parse(name), criteria, why.now, why.actor)
+        return found, datasets.collections(conn, found)
+
+    found, members = decided(folder, define, dry_run=dry_run)
     told = {"collections": len(members), "events": sum(c.events for c in members)}
     write_document(_document(found) | told, as_json)
 
@@ -159,11 +158,13 @@ def freeze(
     if allow_mixed and not reason.strip():
         raise UsageError("--allow-mixed needs a --reason", hint="say why what differs belongs together")
     moment = None if as_of is None else seconds_of(as_of, "--as-of")
-    with _writing(folder, dry_run) as conn:
-        did, actor = Did.parse(name), getpass.getuser()
-        datasets.freeze(conn, did, time.time(), actor, reason, allow_mixed=allow_mixed, as_of=moment)
-        found = datasets.find(conn, did)
-    write_document(_document(found), as_json)
+
+    def fix(conn: sa.Connection, why: Why) -> Dataset:
+        by, did = (why.now, why.actor, why.reason), Did.parse(name)
+        datasets.freeze(conn, did, *by, allow_mixed=allow_mixed, as_of=moment)
+        return datasets.find(conn, did)
+
+    write_document(_document(decided(folder, fix, reason=reason, dry_run=dry_run)), as_json)
 
 
 @dataset.command("diff")
@@ -209,25 +210,11 @@ def withdraw(name: str, reason: str, dry_run: bool, folder: Path | None, as_json
     """Say that a frozen dataset must not be used any more; it can still be looked up."""
     from beamwright.catalog import datasets
 
-    with _writing(folder, dry_run) as conn:
-        datasets.withdraw(conn, datasets.cited(conn, name), reason, time.time(), getpass.getuser())
-        found = datasets.cited(conn, name)
-    write_document(_document(found), as_json)
+    def give_up(conn: sa.Connection, why: Why) -> Dataset:
+        datasets.withdraw(conn, datasets.cited(conn, name), why.reason, why.now, why.actor)
+        return datasets.cited(conn, name)
 
-
-@contextmanager
-def _writing(folder: Path | None, dry_run: bool) -> Iterator[sa.Connection]:
-    """Give a transaction of the workspace's database; nothing of it stays in a dry run."""
-    workspace = open_workspace(folder)
-    try:
-        workspace.db.check()
-        with workspace.db.begin() as conn:
-            yield conn
-            if dry_run:
-                conn.rollback()
-                say("nothing was changed")
-    finally:
-        workspace.db.close()
+    write_document(_document(decided(folder, give_up, reason=reason, dry_run=dry_run)), as_json)
 
 
 def _document(found: Dataset) -> dict[str, Any]:

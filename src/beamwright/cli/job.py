@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from beamwright.cli.common import (
     Columns,
     F,
+    decided,
     dry_run_option,
     dumps,
     open_workspace,
@@ -21,6 +22,11 @@ from beamwright.cli.common import (
     write_document,
     write_rows,
 )
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from beamwright.production.interventions import Why
 
 Row = dict[str, Any]
 
@@ -282,13 +288,13 @@ def _move(
     folder: Path | None,
     as_json: bool,
 ) -> None:
-    from beamwright.cli.calibration import writing
     from beamwright.production import handling
 
-    with writing(folder, by, reason, dry_run) as (conn, why):
+    def move(conn: sa.Connection, why: Why) -> list[Any]:
         ids = sorted({int(find(conn, unit)["unit_id"]) for unit in units})
-        moved = handling.move_jobs(conn, verb, handling.of_units(conn, ids), why, label)
-        write_moved(verb, moved, label, as_json)
+        return handling.move_jobs(conn, verb, handling.of_units(conn, ids), why, label)
+
+    write_moved(verb, decided(folder, move, by=by, reason=reason, dry_run=dry_run), label, as_json)
 
 
 def write_moved(verb: Any, rows: list[Any], label: str, as_json: bool) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import time
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +12,8 @@ import click
 from beamwright.cli.asking import as_of_option
 from beamwright.cli.common import (
     Columns,
+    decided,
     dry_run_option,
-    open_workspace,
     reader,
     reading,
     say,
@@ -25,6 +23,8 @@ from beamwright.cli.common import (
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
+
+    from beamwright.production.interventions import Why
 
 
 @click.group()
@@ -45,15 +45,15 @@ def declare(file: Path, dry_run: bool, folder: Path | None, as_json: bool) -> No
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file.name}: {error}", hint="it is a TOML file") from error
-    workspace = open_workspace(folder)
-    workspace.db.check()
-    with workspace.db.begin() as conn:
-        kind = catalogue.declare(conn, document, time.time(), getpass.getuser())
-        if dry_run:
-            conn.rollback()
-            say(f"would declare {kind.name} of a {kind.subject} with {len(kind.keys)} keys")
-            return
-    write_document(kind.document(), as_json)
+
+    def take(conn: sa.Connection, why: Why) -> Any:
+        return catalogue.declare(conn, document, why.now, why.actor)
+
+    kind = decided(folder, take, dry_run=dry_run)
+    if dry_run:
+        say(f"would declare {kind.name} of a {kind.subject} with {len(kind.keys)} keys")
+    else:
+        write_document(kind.document(), as_json)
 
 
 @metadata.command("ls")
@@ -115,18 +115,19 @@ def set_(
     """Say something of an object; KEY= takes a key away. What was said before is kept with its time."""
     from beamwright.catalog import metadata as catalogue
 
-    workspace = open_workspace(folder)
-    workspace.db.check()
-    with workspace.db.begin() as conn:
+    def tell(conn: sa.Connection, why: Why) -> dict[str, Any]:
         declared = catalogue.find_kind(conn, kind, subject)
         identity = _object(conn, subject, name)
         said = catalogue.of(conn, subject, [identity])[identity].get(kind, {})
-        content = declared.checked(_changed(declared, dict(said), values))
-        if dry_run:
-            say(f"would say of {name}: {content}")
-            return
-        catalogue.attach(conn, declared, {identity: content}, time.time(), getpass.getuser())
-    write_document(content, as_json)
+        content: dict[str, Any] = declared.checked(_changed(declared, dict(said), values))
+        catalogue.attach(conn, declared, {identity: content}, why.now, why.actor)
+        return content
+
+    content = decided(folder, tell, dry_run=dry_run)
+    if dry_run:
+        say(f"would say of {name}: {content}")
+    else:
+        write_document(content, as_json)
 
 
 def _changed(kind: Any, said: dict[str, Any], values: tuple[str, ...]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from beamwright.cli.constants import FILE, parse_interval, version_option
 from beamwright.core.errors import UsageError
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from beamwright.conditions.mirror import Pulled
     from beamwright.conditions.sharing import Source
     from beamwright.production.workspace import Workspace
@@ -103,14 +105,17 @@ def _import(workspace: Workspace, file: Path, name: str | None, dry_run: bool = 
     if len(file.stem) == len(digest) and file.stem != digest:
         raise ChecksumError(f"{file} has other content than its name says", hint="fetch it again")
     snapshot = Snapshot.from_bytes(data, str(file))
-    with workspace.db.begin() as conn:
-        reason = f"snapshot {digest}"
-        pulled = mirror.take_snapshot(
-            conn, snapshot, name or snapshot.global_tag, reason, workspace.clock.now()
-        )
+
+    def take(conn: sa.Connection) -> Pulled:
+        now, reason = workspace.clock.now(), f"snapshot {digest}"
+        pulled = mirror.take_snapshot(conn, snapshot, name or snapshot.global_tag, reason, now)
         if dry_run:
-            say("a dry run: nothing was changed")
             conn.rollback()
+        return pulled
+
+    pulled = workspace.db.transact(take)
+    if dry_run:
+        say("a dry run: nothing was changed")
     return pulled
 
 
@@ -172,8 +177,8 @@ def _puller(
         return lambda: [_import(workspace, path, only[0] if only else None)]
     found = _source(source, token_file, stack)
     if moved_from:
-        with workspace.db.begin() as conn:
-            say(f"{move_source(conn, moved_from, found.name)} mirrors go on from {found.name}")
+        moved = workspace.db.transact(lambda conn: move_source(conn, moved_from, found.name))
+        say(f"{moved} mirrors go on from {found.name}")
     one = Mirror(workspace.db, found, workspace.clock.now)
     return lambda: one.pull(only)
 

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from beamwright.cli.common import Columns, dry_run_option, reader, reading, write_document, write_rows
+from beamwright.cli.common import (
+    Columns,
+    decided,
+    dry_run_option,
+    reader,
+    reading,
+    write_document,
+    write_rows,
+)
 from beamwright.cli.run import split
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from beamwright.production.interventions import Why
 
 VALUES = click.Choice(["good", "bad", "unknown"])
 TIER = click.option("--tier", default="dst", show_default=True, help="The tier that the verdict is on.")
@@ -78,13 +91,14 @@ def set_(
     folder: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Decide on a run, over what the algorithms found: a new version, which they leave alone."""
-    from beamwright.cli.calibration import writing
     from beamwright.quality import verdicts
 
-    series, number = split(run)
-    with writing(folder, by, reason, dry_run) as (conn, why):
-        place = (series, number, tier, subject)
-        found = verdicts.override(conn, *place, value, author=why.actor, reason=why.reason, now=why.now)
+    place = (*split(run), tier, subject)
+
+    def judge(conn: sa.Connection, why: Why) -> Any:
+        return verdicts.override(conn, *place, value, author=why.actor, reason=why.reason, now=why.now)
+
+    found = decided(folder, judge, by=by, reason=reason, dry_run=dry_run)
     names = ("subject", "tier", "version", "value", "author", "reason")
     write_document({"run": run} | {name: getattr(found, name) for name in names}, as_json)
 
@@ -194,14 +208,14 @@ def put(
     experiment: str, file: Path, by: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool
 ) -> None:
     """Let a file of references stand for an experiment, instead of those that its code brings."""
-    from beamwright.cli.calibration import writing
     from beamwright.quality import verdicts
 
-    with writing(folder, by, reason, dry_run) as (conn, why):
-        text, source = file.read_text(), str(file)
-        found = verdicts.put_references(
-            conn, experiment, text, source, author=why.actor, reason=why.reason, now=why.now
-        )
+    said = (experiment, file.read_text(), str(file))
+
+    def take(conn: sa.Connection, why: Why) -> Any:
+        return verdicts.put_references(conn, *said, author=why.actor, reason=why.reason, now=why.now)
+
+    found = decided(folder, take, by=by, reason=reason, dry_run=dry_run)
     document = {"experiment": experiment, "version": found.version, "hash": found.hash}
     write_document(document | {"subjects": list(found.subjects())}, as_json)
 

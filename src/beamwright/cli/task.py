@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,7 @@ from beamwright.cli.analyse import analyse
 from beamwright.cli.common import (
     Columns,
     F,
+    decided,
     dry_run_option,
     pick,
     reader,
@@ -18,6 +19,11 @@ from beamwright.cli.common import (
     write_document,
     write_rows,
 )
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from beamwright.production.interventions import Why
 
 
 @click.group()
@@ -187,7 +193,6 @@ def redo(
     What was made from it is done anew, too. The outputs stay on disk, superseded; the next `produce` makes
     the new ones.
     """
-    from beamwright.cli.calibration import writing
     from beamwright.core.errors import UsageError
     from beamwright.production import handling
 
@@ -197,10 +202,13 @@ def redo(
         if not slash or not number.isdigit():
             raise UsageError(f"{run!r} is no run", hint="write SERIES/NUMBER, as `beamwright run ls` does")
         wanted.append((series, int(number)))
-    with writing(folder, by, reason, dry_run) as (conn, why):
+
+    def again(conn: sa.Connection, why: Why) -> tuple[list[Any], list[Any]]:
         found = handling.find_task(conn, name)
         rows = handling.outdated(conn, found, wanted)
-        after = handling.redo(conn, found, rows, why) if rows else []
+        return rows, handling.redo(conn, found, rows, why) if rows else []
+
+    rows, after = decided(folder, again, by=by, reason=reason, dry_run=dry_run)
     shown = [{"unit": row.key, "task": name, "run": f"{row.series}/{row.first_run}"} for row in rows]
     shown += [
         {"unit": "", "task": one.step, "run": f"{one.interval.series}/{one.interval.first[0]}"}
@@ -212,13 +220,15 @@ def redo(
 def _move_task(
     verb: Any, name: str, by: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool
 ) -> None:
-    from beamwright.cli.calibration import writing
     from beamwright.production import handling
 
-    with writing(folder, by, reason, dry_run) as (conn, why):
+    def move(conn: sa.Connection, why: Why) -> str:
         found = handling.find_task(conn, name)
         handling.move_task(conn, found, verb, why)
-    write_document({"task": name, "was": found.state, "is": "held" if verb == "hold" else "active"}, as_json)
+        return str(found.state)
+
+    was = decided(folder, move, by=by, reason=reason, dry_run=dry_run)
+    write_document({"task": name, "was": was, "is": "held" if verb == "hold" else "active"}, as_json)
 
 
 def _move_jobs(
@@ -231,7 +241,6 @@ def _move_jobs(
     folder: Path | None,
     as_json: bool,
 ) -> None:
-    from beamwright.cli.calibration import writing
     from beamwright.cli.job import write_moved
     from beamwright.core.errors import UnknownNameError
     from beamwright.core.messages import FAILURES
@@ -239,9 +248,12 @@ def _move_jobs(
 
     if failure and failure not in FAILURES:
         raise UnknownNameError("failure class", failure, FAILURES)
-    with writing(folder, by, reason, dry_run) as (conn, why):
+
+    def move(conn: sa.Connection, why: Why) -> list[Any]:
         rows = handling.of_task(conn, int(handling.find_task(conn, name).id), verb, failure)
-        write_moved(verb, handling.move_jobs(conn, verb, rows, why), "", as_json)
+        return handling.move_jobs(conn, verb, rows, why)
+
+    write_moved(verb, decided(folder, move, by=by, reason=reason, dry_run=dry_run), "", as_json)
 
 
 def _named(row: dict[str, object]) -> dict[str, object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -91,8 +92,8 @@ class Mirror:
             needed[tag] = max(version, needed.get(tag, 0))
         for tag, version in sorted(needed.items()):
             self._pull_tag(tag, version)
-        with self._database.begin() as conn:
-            version = _take_sweeps(conn, name, document, self._source.name, self._now())
+        given: dict[str, Any] = {"document": document, "source": self._source.name, "now": self._now()}
+        version = self._database.transact(partial(_take_sweeps, name=name, **given))
         return Pulled(name, before, version, document["state"], self._intervals, self._payloads)
 
     def _pull_tag(self, name: str, needed: int) -> None:
@@ -102,8 +103,8 @@ class Mirror:
             if page["version"] <= version:
                 raise FormatError(f"{self._source.name} gives no version of tag {name} after {version}")
             self._fetch(row[3] for row in page["added"])
-            with self._database.begin() as conn:
-                version = _take_versions(conn, name, page, self._source.name, self._now())
+            given: dict[str, Any] = {"page": page, "source": self._source.name, "now": self._now()}
+            version = self._database.transact(partial(_take_versions, name=name, **given))
             self._intervals += len(page["added"])
 
     def _fetch(self, payload_ids: Iterable[str]) -> None:
@@ -112,10 +113,12 @@ class Mirror:
             there = tags.kinds_of(conn, wanted)
         for some in batched([one for one in wanted if one not in there], _AT_ONCE):
             found = [self._payload(payload_id) for payload_id in some]
-            with self._database.begin() as conn:
-                for payload in found:
-                    tags.put_payload(conn, payload, self._now())
+            self._database.transact(partial(self._put, found=found))
             self._payloads += len(found)
+
+    def _put(self, conn: sa.Connection, found: Iterable[Payload]) -> None:
+        for payload in found:
+            tags.put_payload(conn, payload, self._now())
 
     def _payload(self, payload_id: str) -> Payload:
         payload = self._source.payload(payload_id)

@@ -40,7 +40,9 @@ _BUSY_STATES = {"55P03": "a lock", "40P01": "a deadlock", "40001": "a serialisat
 
 # The server has ended the transaction so that others can go on: the same again has a chance at once.
 _ENDED = frozenset({"40P01", "40001"})
-_ENDED_TRIES, _ENDED_WAIT_S = 8, 0.02
+_ENDED_WAIT_S, _ENDED_LONGEST_S = 0.02, 0.5
+# Whoever found that somebody else had moved a row first decides anew on what is there now.
+_OVERTAKEN_TRIES = 5
 
 
 class Database:
@@ -86,20 +88,25 @@ class Database:
             self._local.writing = False
 
     def transact(self, work: Callable[[sa.Connection], T]) -> T:
-        """Do work in a write transaction; again, a few times, when the server ended it in favour of another.
+        """Do work in a write transaction; do it anew when the server ended it, or somebody moved a row first.
 
-        Raises: ConflictError.
+        It is tried for as long as anybody waits for a lock; ``work`` reads what it decides on by itself, and
+        does nothing outside the database.
+
+        Raises: ConflictError, StateError.
         """
-        tries = 1
+        tries, end = 0, time.monotonic() + self._busy_seconds
         while True:
+            tries += 1
             try:
                 with self.begin() as connection:
                     return work(connection)
             except ConflictError as error:
-                if not error.data.get("again") or tries == _ENDED_TRIES:
+                is_overtaken = error.data.get("overtaken") and tries < _OVERTAKEN_TRIES
+                if time.monotonic() > end or not (is_overtaken or error.data.get("again")):
                     raise
-                time.sleep(_ENDED_WAIT_S * tries * (1 + random.random()))
-                tries += 1
+                longest = min(_ENDED_LONGEST_S, _ENDED_WAIT_S * 2**tries)
+                time.sleep(longest * (0.5 + random.random() / 2))
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:

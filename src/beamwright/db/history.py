@@ -92,7 +92,7 @@ class Move:
 
 
 def move_each(conn: sa.Connection, table: sa.Table, moves: Sequence[Move], *, actor: str, at: float) -> None:
-    """Change many rows, each in its own way; the history has them in the given order.
+    """Change many rows, each in its own way, in the order of their ids; the history has them as given.
 
     When one cannot move, the error ends the transaction for all.
     """
@@ -102,7 +102,8 @@ def move_each(conn: sa.Connection, table: sa.Table, moves: Sequence[Move], *, ac
         states.check(kind, one.source, one.target, str(one.id))
         groups.setdefault(tuple(sorted(one.values)), []).append(one)
     for names, group in groups.items():
-        if conn.execute(_update(table, names), [_parameters(one) for one in group]).rowcount != len(group):
+        ordered = sorted(group, key=lambda one: one.id)  # who locks in one order does not block another
+        if conn.execute(_update(table, names), [_parameters(one) for one in ordered]).rowcount != len(group):
             raise _missed_move(conn, table, kind, group)
     _write(conn, [_row(kind, o.id, o.source, o.target, actor, o.reason, at, {}) for o in moves])
 
@@ -212,6 +213,7 @@ def _missed(conn: sa.Connection, table: sa.Table, kind: str, id: int, source: st
     return StateError(
         f"{kind} {id} is {state}, not {source}, and was not made {target}",
         hint="somebody else moved it first; look at its history and decide anew",
+        overtaken=True,
     )
 
 
