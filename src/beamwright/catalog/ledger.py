@@ -12,11 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from beamwright.core.balance import TERMS, imbalance, taken, terms
 from beamwright.core.messages import ACCUMULATOR, HISTOGRAMS, PAYLOAD_PREFIX
 from beamwright.core.runs import Interval, overlaps
 from beamwright.db import schema
 
-TERMS = ("read", "created", "written", "filtered", "prescaled", "quarantined")
 _GONE = TERMS[2:]
 _KINDS = ("data", "simulation", "resampled")
 _GIVEN_UP = ("excluded", "cancelled")
@@ -24,7 +24,10 @@ _GIVEN_UP = ("excluded", "cancelled")
 
 @dataclass(frozen=True)
 class Line:
-    """How the records of one kind in a unit's interval went into one stream."""
+    """How the records of one kind in a unit's interval went into one stream.
+
+    ``requested`` is the number of records that were to be generated, None where they were read.
+    """
 
     unit: int
     record: str
@@ -36,11 +39,7 @@ class Line:
     filtered: int
     prescaled: int
     quarantined: int
-
-    @property
-    def balance(self) -> int:
-        """What came less what is accounted for; zero when all is."""
-        return self.read + self.created - self.written - self.filtered - self.prescaled - self.quarantined
+    requested: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,10 @@ class Share:
 def line_problems(line: Line) -> list[str]:
     """Return what is wrong with one line, in words."""
     name = f"unit {line.unit}, {line.record}/{line.stream}, {line.interval}"
-    found = [f"{name}: {term} is {getattr(line, term)}" for term in TERMS if getattr(line, term) < 0]
-    if line.balance:
-        terms = ", ".join(f"{term} {getattr(line, term)}" for term in TERMS)
-        found.append(f"{name} does not balance: {terms}")
-    return found
+    said = vars(line)
+    found = [f"{name}: {term} is {said[term]}" for term in terms(said) if said[term] < 0]
+    wrong = imbalance(said)
+    return [*found, f"{name} does not balance: {wrong}"] if wrong else found
 
 
 def task_problems(
@@ -104,26 +102,55 @@ def totals(conn: sa.Connection, task_id: int) -> list[dict[str, Any]]:
 
     They are added up from the lines whenever they are asked for: no count is kept that could drift from them.
     """
-    table, unit, run = schema.ledger, schema.unit, schema.run
-    rank = sa.case((run.c.is_resampled, 2), (run.c.is_mc, 1), else_=0)
-    runs = sa.select(run.c.series, run.c.number, sa.func.max(rank).label("rank"))
-    kinds = runs.group_by(run.c.series, run.c.number).subquery()
-    mine = sa.and_(kinds.c.series == table.c.series, kinds.c.number == table.c.first_run)
-    keys = (table.c.record, table.c.stream, sa.func.coalesce(kinds.c.rank, 0).label("rank"))
-    terms = [sa.func.sum(table.c[term]).label(term) for term in TERMS]
-    gone = sum((table.c[term] for term in _GONE[1:]), start=table.c[_GONE[0]])
-    wrong = sa.func.sum(sa.case((table.c.read + table.c.created == gone, 0), else_=1))
+    table, unit = schema.ledger, schema.unit
+    runs, made = _kinds_of_runs(), _kinds_of_units(task_id)
+    mine = sa.and_(runs.c.series == table.c.series, runs.c.number == table.c.first_run)
+    known = sa.func.coalesce(runs.c.rank, made.c.rank, 0)
+    rank = sa.case((made.c.rank > runs.c.rank, made.c.rank), else_=known)
+    keys = (table.c.record, table.c.stream, rank.label("rank"))
+    sums = [sa.func.sum(table.c[term]).label(term) for term in (*TERMS, "requested")]
     query = (
-        sa.select(*keys, *terms, sa.func.count().label("units"), wrong.label("wrong"))
-        .select_from(table.join(unit, table.c.unit_id == unit.c.id).join(kinds, mine, isouter=True))
+        sa.select(*keys, *sums, sa.func.count().label("units"), _unbalanced(table).label("wrong"))
+        .select_from(
+            table.join(unit, table.c.unit_id == unit.c.id)
+            .join(made, made.c.unit_id == table.c.unit_id, isouter=True)
+            .join(runs, mine, isouter=True)
+        )
         .where(unit.c.task_id == task_id)
     )
     return [
         {"record": row.record, "stream": row.stream, "kind": _KINDS[row.rank]}
-        | {term: int(getattr(row, term)) for term in TERMS}
+        | {term: int(getattr(row, term)) for term in terms(dict(row._mapping))}
         | {"units": row.units, "balanced": not row.wrong}
         for row in conn.execute(query.group_by(*keys).order_by(*keys))
     ]
+
+
+def _kinds_of_runs() -> sa.Subquery:
+    run = schema.run
+    runs = sa.select(run.c.series, run.c.number, sa.func.max(_rank(run)).label("rank"))
+    return runs.group_by(run.c.series, run.c.number).subquery()
+
+
+def _kinds_of_units(task_id: int) -> sa.Subquery:
+    """What units wrote tells more than their runs: events are generated for runs of the detector, too."""
+    made, unit = schema.collection, schema.unit
+    query = sa.select(made.c.unit_id, sa.func.max(_rank(made)).label("rank"))
+    mine = query.join(unit, made.c.unit_id == unit.c.id).where(unit.c.task_id == task_id)
+    return mine.group_by(made.c.unit_id).subquery()
+
+
+def _rank(table: sa.Table) -> sa.Case[int]:
+    return sa.case((table.c.is_resampled, 2), (table.c.is_mc, 1), else_=0)
+
+
+def _unbalanced(table: sa.Table) -> sa.ColumnElement[int]:
+    """Count the lines that do not balance; see ``core.balance``."""
+    gone = sum((table.c[term] for term in _GONE[1:]), start=table.c[_GONE[0]])
+    came = sa.func.coalesce(table.c.requested, table.c.read + table.c.created)
+    made = sa.func.coalesce(table.c.requested - table.c.created - table.c.quarantined, 0)
+    is_right = sa.and_(came == gone, made == 0)
+    return sa.func.sum(sa.case((is_right, 0), else_=1))
 
 
 # --- the rules -----------------------------------------------------------------------------------
@@ -167,7 +194,7 @@ def _short(
     found = []
     for sources, units in _connected(group):
         wanted = sum(held.get((source, record), 0) for source in sources)
-        read = sum(mine[unit].read for unit in units if unit in mine)
+        read = sum(taken(vars(mine[unit])) for unit in units if unit in mine)
         if read != wanted:
             named = ", ".join(sorted(sources)[:3]) + (", …" if len(sources) > 3 else "")
             found.append(f"{record}/{stream}: {read} of {wanted} records of {named} were read")
@@ -206,6 +233,7 @@ def _shares(conn: sa.Connection, task_id: int, lines: Sequence[Line]) -> list[Sh
     )
     rows = conn.execute(query.order_by(unit.c.id)).all()
     sources = _sources(conn, [row.id for row in rows])
+    sources |= {row.id: [_request(row.id)] for row in rows if row.kind == "generate"}
     read = {line.unit: line.record for line in lines if not line.created}
     return [
         Share(
@@ -238,6 +266,11 @@ def _ignored(
     return found
 
 
+def _request(unit_id: int) -> str:
+    """Return the name of what a unit that generates takes its records from: its own request."""
+    return f"the request of unit {unit_id}"
+
+
 def _streams(unit: Any) -> frozenset[str]:
     declared = unit.definition.get("streams") or {}
     events = {stream for stream in declared if _is_event_stream(stream)}
@@ -257,8 +290,9 @@ def lines_of(conn: sa.Connection, task_id: int) -> list[Line]:
     """Return the lines of a task."""
     table, unit = schema.ledger, schema.unit
     query = sa.select(table).join(unit, table.c.unit_id == unit.c.id).where(unit.c.task_id == task_id)
+    counts = (*TERMS, "requested")
     return [
-        Line(r.unit_id, r.record, r.stream, _interval(r), *(getattr(r, term) for term in TERMS))
+        Line(r.unit_id, r.record, r.stream, _interval(r), *(getattr(r, term) for term in counts))
         for r in conn.execute(query.order_by(table.c.id))
     ]
 
@@ -276,7 +310,15 @@ def _held(conn: sa.Connection, task_id: int, shares: Sequence[Share]) -> dict[tu
     kinds = {share.record for share in shares}
     for row in conn.execute(sa.select(collection.c.id, collection.c.events).where(wanted)):
         found |= {(f"collection {row.id}", record): row.events for record in kinds}
-    return found
+    return found | _requests(conn, task_id)
+
+
+def _requests(conn: sa.Connection, task_id: int) -> dict[tuple[str, str], int]:
+    """Return how many records each unit of a task was to generate."""
+    unit = schema.unit
+    query = sa.select(unit.c.id, unit.c.record, unit.c.definition)
+    rows = conn.execute(query.where(unit.c.task_id == task_id, unit.c.kind == "generate"))
+    return {(_request(row.id), row.record): int(row.definition["records"][row.record]) for row in rows}
 
 
 def _quarantined(conn: sa.Connection, task_id: int) -> dict[tuple[int, str], int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 JOB_FILE, REPORT_FILE, PAYLOAD_FILE, VERDICT_FILE, HEARTBEAT_FILE, TICKET_FILE = (
     "job.json", "report.json", "payload.json", "verdict.json", "heartbeat.json", "ticket",
@@ -82,6 +82,17 @@ class LimitsDoc(TypedDict, total=False):
     heartbeat_s: float
 
 
+class RequestDoc(TypedDict):
+    """What is to be generated: (section, first event, number) in key order, and the program that makes it.
+
+    ``made_by`` is empty where modules of the path make the records.
+    """
+
+    keys: list[list[int]]
+    made_by: list[str]
+    reader: str
+
+
 class JobDoc(TypedDict):
     """``job.json``: everything that a worker needs to know."""
 
@@ -112,10 +123,14 @@ class JobDoc(TypedDict):
     limits: LimitsDoc
     commands: dict[str, list[str]]
     sandbox: dict[str, str]
+    request: RequestDoc
 
 
 class LedgerDoc(TypedDict):
-    """One line of the ledger: how the records of one kind went into one stream."""
+    """One line of the ledger: how the records of one kind went into one stream.
+
+    ``requested`` stands in lines of records that are generated: those created, and those that failed.
+    """
 
     record: str
     stream: str
@@ -126,6 +141,7 @@ class LedgerDoc(TypedDict):
     filtered: int
     prescaled: int
     quarantined: int
+    requested: NotRequired[int]
 
 
 class QuarantineDoc(TypedDict):

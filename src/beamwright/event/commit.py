@@ -11,17 +11,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from beamwright.core.balance import imbalance, taken
 from beamwright.core.errors import LedgerError, ModuleError
 from beamwright.core.histogram import HistogramSet
 from beamwright.core.messages import LedgerDoc, QuarantineDoc
 from beamwright.core.runs import Interval
 from beamwright.event.batch import HISTOGRAM_PREFIX, Batch
-from beamwright.event.engine import Engine, Failure, Result
+from beamwright.event.engine import READER, Engine, Failure, Result
 from beamwright.event.keys import are_among, distinct
 from beamwright.event.store import Written
 from beamwright.event.table import Array
 from beamwright.event.tally import Tally
 
+NOT_GENERATED = "NotGenerated: the generator did not make this record"
 Merge = Callable[[str, dict[str, Array]], None]
 """Takes what a batch deposits for a calibration."""
 
@@ -97,6 +99,7 @@ class Commit:
         self._last: dict[str, tuple[int, int, int]] = {}
         self._written: dict[str, Written] = {}
         self._used = _Counts()
+        self._missing = 0
         self.tally = Tally([step.name for step in engine.path.steps], profile)
 
     def _is_created(self, stream: str) -> bool:
@@ -176,7 +179,11 @@ class Commit:
             )
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files; what was requested and not made is quarantined."""
+        failure = Failure(-1, NOT_GENERATED)
+        missing = [str(key) for key in self._engine.reader.missing()]
+        self._poison += [Poison(key, self._plan.record, READER, failure) for key in missing]
+        self._missing = len(missing)
         keys = tuple(one.key for one in self._poison)
         self._written = {stream: sink.close(keys) for stream, sink in self._sinks.items()}
 
@@ -214,7 +221,12 @@ class Commit:
         return [self._read_line(self._read[stream], stream, interval), created]
 
     def _read_line(self, counts: _Counts, stream: str, interval: Interval) -> LedgerDoc:
-        counts.read, counts.prescaled = self._plan.read, self._plan.prescaled
+        counts.prescaled = self._plan.prescaled
+        if self._engine.reader.is_request:
+            counts.created, counts.quarantined = self._used.written, self._used.quarantined + self._missing
+            line = counts.line(self._plan.record, stream, interval)
+            return line | {"requested": self._plan.read + self._missing}
+        counts.read = self._plan.read
         return counts.line(self._plan.record, stream, interval)
 
 
@@ -223,9 +235,9 @@ def check_balance(line: LedgerDoc) -> None:
 
     Raises: LedgerError.
     """
-    came = line["read"] + line["created"]
-    went = line["written"] + line["filtered"] + line["prescaled"] + line["quarantined"]
-    if came != went:
+    if imbalance(line):
+        came = taken(line) + (line["created"] if "requested" not in line else 0)
+        went = line["written"] + line["filtered"] + line["prescaled"] + line["quarantined"]
         raise LedgerError(
             f"{line['record']} records in stream {line['stream']}: {came} came and {went} are accounted for",
             hint="a fault of the event loop or of a writer: report it with this job",

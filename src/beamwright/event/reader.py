@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beamwright.core.errors import FormatError, UnknownNameError
+from beamwright.core.runs import EventKey
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.keys import Index
@@ -32,6 +33,8 @@ class Reader(ABC):
     reads_ahead: ClassVar[bool] = False
     """Whether ``read`` may be called from another thread, one call at a time: a gain where unpacking does not
     hold the interpreter."""
+    is_request: ClassVar[bool] = False
+    """Whether the records are to be generated: then what is read counts as requested."""
 
     @classmethod
     @abstractmethod
@@ -57,6 +60,10 @@ class Reader(ABC):
 
         Positions are consecutive, but for a prescale and while a faulty record is being searched.
         """
+
+    def missing(self) -> Sequence[EventKey]:
+        """Return the keys of records that were requested and that nobody made."""
+        return ()
 
     def __enter__(self) -> Self:
         return self

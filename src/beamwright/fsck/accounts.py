@@ -28,7 +28,9 @@ def _unbalanced(context: Context) -> Iterator[Finding]:
     table = schema.ledger
     for row in context.conn.execute(sa.select(table)):
         terms = [int(getattr(row, term)) for term in TERMS]
-        if min(terms) < 0 or terms[0] + terms[1] != sum(terms[2:]):
+        came = terms[0] + terms[1] if row.requested is None else row.requested
+        is_made = row.requested is None or row.requested == row.created + row.quarantined
+        if min(terms) < 0 or came != sum(terms[2:]) or not is_made:
             counts = ", ".join(f"{term} {value}" for term, value in zip(TERMS, terms, strict=True))
             yield f"unit {row.unit_id}", f"{row.record}/{row.stream} does not balance: {counts}"
 
@@ -79,6 +81,7 @@ def _open_jobs(context: Context, task: Any) -> Iterator[Finding]:
 
 def _inputs(context: Context, task: Any) -> Iterator[Finding]:
     """Look at each input for itself: who reads it, which keys, and how many records come out."""
+    yield from _requests(context, task)
     readers: dict[tuple[str, int], list[Any]] = defaultdict(list)
     for row in _reading(context, task.id):
         kind = "chunk" if row.chunk_id is not None else "collection"
@@ -93,13 +96,36 @@ def _inputs(context: Context, task: Any) -> Iterator[Finding]:
                 yield name, f"{kind} {input_id}, stream {stream}: {problem}"
 
 
+def _requests(context: Context, task: Any) -> Iterator[Finding]:
+    """Units that generate share no key, and account for all that was requested of them."""
+    unit, job, ledger = schema.unit, schema.job, schema.ledger
+    query = sa.select(unit).join(job, job.c.unit_id == unit.c.id).where(unit.c.kind == "generate")
+    units = context.conn.execute(query.where(unit.c.task_id == task.id, job.c.state == "ok")).all()
+    name = f"task {task.id} ({task.step})"
+    runs: dict[tuple[str, int], list[Any]] = defaultdict(list)
+    for row in units:
+        runs[row.series, row.first_run].append(row)
+    for problem in (problem for mine in runs.values() for problem in _keys(mine)):
+        yield name, problem
+    sums = sa.select(ledger.c.unit_id, ledger.c.stream, ledger.c.requested).where(
+        ledger.c.unit_id.in_(sa.select(unit.c.id).where(unit.c.task_id == task.id))
+    )
+    said = {(row.unit_id, row.stream): row.requested for row in context.conn.execute(sums)}
+    for row in units:
+        for stream in sorted(_streams(row)):
+            wanted = row.definition["records"][row.record]
+            if said.get((row.id, stream)) != wanted:
+                yield name, f"unit {row.id}, stream {stream}: {wanted} were requested of it"
+
+
 def _reading(context: Context, task_id: int) -> Sequence[Any]:
     unit, link, job = schema.unit, schema.unit_input, schema.job
     query = (
         sa.select(unit, link.c.chunk_id, link.c.collection_id, job.c.state.label("job_state"))
         .join(link, link.c.unit_id == unit.c.id)
         .join(job, job.c.unit_id == unit.c.id)
-        .where(unit.c.task_id == task_id, job.c.state.in_(_CONCLUDED), unit.c.kind != "fit")
+        .where(unit.c.task_id == task_id, job.c.state.in_(_CONCLUDED))
+        .where(unit.c.kind.not_in(("fit", "generate")))
     )
     return context.conn.execute(query.order_by(unit.c.id)).all()
 

@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from beamwright.core.balance import imbalance, taken, terms
 from beamwright.core.runs import Interval
-
-TERMS = ("read", "created", "written", "filtered", "prescaled", "quarantined")
 
 
 @dataclass(frozen=True)
 class Expected:
     """What a unit's accounts must agree with.
 
-    ``records`` holds, by input record kind, the number to be read where it is known; it is empty for a
-    merge. ``events`` holds, by stream, the events that were found in its file; ``declared`` every stream
-    of the unit; ``prescaled`` the record kinds that are prescaled.
+    ``records`` holds, by input record kind, the number to be read where it is known, or to be generated
+    where ``is_request``; it is empty for a merge. ``events`` holds, by stream, the events that were found in
+    its file; ``declared`` every stream of the unit; ``prescaled`` the record kinds that are prescaled.
     """
 
     interval: Interval
@@ -26,6 +25,7 @@ class Expected:
     events: Mapping[str, int]
     declared: frozenset[str]
     prescaled: frozenset[str] = frozenset()
+    is_request: bool = False
 
 
 def problems(
@@ -58,13 +58,15 @@ def _name(line: Mapping[str, Any]) -> str:
 
 def _malformed(line: Mapping[str, Any], expected: Expected) -> list[str]:
     try:
-        terms = [line[term] for term in TERMS]
+        counts = [line[term] for term in terms(line)]
         interval = Interval.from_document(line["interval"])
         name = _name(line)
     except (KeyError, TypeError, ValueError) as error:
         return [f"a line of the ledger has not the agreed form: {error!r}"]
-    if any(type(term) is not int or term < 0 for term in terms):
-        return [f"{name} counts with something that is no number: {terms}"]
+    if any(type(count) is not int or count < 0 for count in counts):
+        return [f"{name} counts with something that is no number: {counts}"]
+    if ("requested" in line) != expected.is_request:
+        return [f"{name} speaks of records that were{' not' * expected.is_request} requested"]
     if line["stream"] not in expected.declared:
         return [f"{name} speaks of a stream that the unit does not declare"]
     if not expected.interval.covers(interval):
@@ -73,25 +75,23 @@ def _malformed(line: Mapping[str, Any], expected: Expected) -> list[str]:
 
 
 def _unbalanced(line: Mapping[str, Any]) -> list[str]:
-    come, gone = line["read"] + line["created"], sum(line[term] for term in TERMS[2:])
-    if come == gone:
-        return []
-    terms = ", ".join(f"{term} {line[term]}" for term in TERMS)
-    return [f"{_name(line)} does not balance: {terms}"]
+    wrong = imbalance(line)
+    return [f"{_name(line)} does not balance: {wrong}"] if wrong else []
 
 
 def _disagreeing(line: Mapping[str, Any], expected: Expected, bad: Mapping[str, int]) -> list[str]:
     found = []
     foreign = "created" if is_input(line["record"], expected) else "read"
-    if line[foreign]:
+    if line[foreign] and not expected.is_request:
         found.append(
             f"{_name(line)}: {foreign} is {line[foreign]} for a record kind that is not {foreign} here"
         )
     if line["prescaled"] and line["record"] not in expected.prescaled:
         found.append(f"{_name(line)}: prescaled is {line['prescaled']}, and it has no prescale")
     known = expected.records.get(line["record"])
-    if known is not None and line["read"] != known:
-        found.append(f"{_name(line)}: read is {line['read']}, the unit holds {known}")
+    if known is not None and taken(line) != known:
+        term = "requested" if expected.is_request else "read"
+        found.append(f"{_name(line)}: {term} is {taken(line)}, the unit holds {known}")
     if line["quarantined"] != bad.get(line["record"], 0):
         named = bad.get(line["record"], 0)
         found.append(f"{_name(line)}: quarantined is {line['quarantined']}, the report names {named}")

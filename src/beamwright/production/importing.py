@@ -85,8 +85,7 @@ def import_report(workspace: Workspace, path: Path) -> Outcome:
 def import_reports(workspace: Workspace, paths: Sequence[Path]) -> dict[Path, Outcome]:
     """Take reports in: read them all, then settle them in one transaction."""
     examined = [examine(path) for path in paths]
-    with workspace.db.begin() as conn:
-        outcomes = settle(conn, workspace, examined)
+    outcomes = workspace.db.transact(lambda conn: settle(conn, workspace, examined))
     return {item.path: outcome for item, outcome in zip(examined, outcomes, strict=True)}
 
 
@@ -292,7 +291,8 @@ def _check_outputs(case: _Case, records: Mapping[str, int | None]) -> Expected:
     has_lines = unit.kind != "gather"
     events = {s: o["events"] for s, o in outputs.items() if has_lines and kinds[s] != "bundle"}
     prescaled = frozenset(r for r, factor in (unit.definition.get("prescale") or {}).items() if factor > 1)
-    return Expected(row_interval(unit), records, events, frozenset(streams), prescaled)
+    is_request = unit.kind == "generate"
+    return Expected(row_interval(unit), records, events, frozenset(streams), prescaled, is_request)
 
 
 def _check_content(

@@ -9,12 +9,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from beamwright.core.balance import TERMS
 from beamwright.core.errors import ReportError
 from beamwright.core.runs import EventKey
 from beamwright.db import history, schema
 from beamwright.db.engine import batched, insert_ids
 from beamwright.production import jobs
-from beamwright.production.accounts import TERMS
 
 ACTOR = "importer"
 Stamp = tuple[str, int, int]
@@ -266,7 +266,8 @@ def _ledger_line(row: Any, line: Mapping[str, Any]) -> dict[str, Any]:
     ends = {f"first_{part}": value for part, value in zip(_POSITION, first, strict=True)}
     ends |= {f"last_{part}": value for part, value in zip(_POSITION, last, strict=True)}
     place = {"unit_id": row.unit_id, "attempt_id": row.id, "record": line["record"], "stream": line["stream"]}
-    return place | {"series": series} | ends | {term: line[term] for term in TERMS}
+    counts = {term: line[term] for term in TERMS} | {"requested": line.get("requested")}
+    return place | {"series": series} | ends | counts
 
 
 def _quarantined(row: Any, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from beamwright.core.balance import imbalance, terms
 from beamwright.core.runs import Interval
 from beamwright.db import views
 from beamwright.report import grid as grids
 
 Row = dict[str, Any]
 FORMAT = 1
-TERMS = ("read", "created", "written", "filtered", "prescaled", "quarantined")
 
 
 def build(
@@ -98,9 +98,8 @@ def _delivered(runs: list[Row]) -> dict[str, int]:
 
 
 def balanced(line: Row) -> bool:
-    """Tell whether a line accounts for every record: those created by a builder, those read by any other."""
-    source = line["created"] or line["read"]
-    return bool(source == line["written"] + line["filtered"] + line["prescaled"] + line["quarantined"])
+    """Tell whether a line accounts for every record."""
+    return not imbalance(line)
 
 
 def _runs(conn: sa.Connection, production: Row) -> list[Row]:
@@ -195,11 +194,12 @@ def _collection(row: Row, files: list[Row], parents: dict[int, list[Row]]) -> Ro
 
 def ledger(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
     """Return the ledger lines, each with the kind of its events: data, simulation or resampled."""
-    kinds = views.kinds(conn)
+    kinds, made = views.kinds(conn), views.kinds_made(conn)
     return [
         {"step": row["step"], "record": row["record"], "stream": row["stream"], "unit": row["unit"]}
-        | {"kind": kinds.get((row["series"], row["first_run"]), "data"), "interval": views.interval_of(row)}
-        | {term: row[term] for term in TERMS}
+        | {"kind": made.get(row["unit_id"]) or kinds.get((row["series"], row["first_run"]), "data")}
+        | {"interval": views.interval_of(row)}
+        | {term: row[term] for term in terms(row)}
         | {"balanced": balanced(row)}
         for row in views.ledger_lines(conn, production_id)
     ]
@@ -221,9 +221,10 @@ def ledger_totals(lines: list[Row]) -> list[Row]:
     sums: dict[tuple[str, ...], Row] = {}
     for line in lines:
         total = sums.setdefault(
-            tuple(line[name] for name in names), dict.fromkeys(TERMS, 0) | {"units": 0, "balanced": True}
+            tuple(line[name] for name in names),
+            dict.fromkeys(terms(line), 0) | {"units": 0, "balanced": True},
         )
-        for term in TERMS:
+        for term in terms(line):
             total[term] += line[term]
         total["units"] += 1
         total["balanced"] &= line["balanced"]

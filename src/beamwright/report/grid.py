@@ -140,6 +140,6 @@ def _holds(dataset: Row, chunk: Row) -> bool:
 
 
 def _has_records(facts: Row, kind: str, chunk: Row) -> bool:
-    """A chain of calibrations takes every chunk; a path takes those with records of its kind."""
+    """Chains and generators have to do with every chunk; a path takes those with records of its kind."""
     record = facts.get("record", "")
-    return kind == "calibrate" or not record or chunk["records"].get(record, 0) != 0
+    return kind in ("calibrate", "generate") or not record or chunk["records"].get(record, 0) != 0

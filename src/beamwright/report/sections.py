@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from beamwright.core.balance import terms_among
 from beamwright.report import drawing, svg
-from beamwright.report.document import TERMS, flat_figures, interval_text, ledger_totals
+from beamwright.report.document import flat_figures, interval_text, ledger_totals
 from beamwright.report.markup import Content, Markup, tag
 
 Row = dict[str, Any]
@@ -86,7 +87,7 @@ def all_sections(document: Row) -> list[Part]:
             "ledger",
             "Ledger",
             "Every record is accounted for, per step and stream: "
-            "read (or created) = written + filtered + prescaled + quarantined. "
+            "read (or created, or requested of a generator) = written + filtered + prescaled + quarantined. "
             "Each term is counted where it happens; none is a difference.",
             _ledger(document),
         ),
@@ -450,18 +451,18 @@ def _parents(names: list[str]) -> Content:
 def _ledger(document: Row) -> Content:
     if not document["ledger"]:
         return None
-    names = ("step", "record", "stream", "kind")
+    names, terms = ("step", "record", "stream", "kind"), terms_among(document["ledger"])
     rows = [
         [
             *(row[name] for name in names),
-            *(f"{row[term]:,}" for term in TERMS),
+            *(f"{row.get(term, 0):,}" for term in terms),
             row["units"],
             _balance(row["balanced"]),
         ]
         for row in ledger_totals(document["ledger"])
     ]
-    columns = (*names, *TERMS, "units", "balance")
-    summary = table(columns, rows, range(4, 4 + len(TERMS) + 1))
+    columns = (*names, *terms, "units", "balance")
+    summary = table(columns, rows, range(4, 4 + len(terms) + 1))
     return [summary, _ledger_lines(document), _quarantine(document)]
 
 
@@ -470,17 +471,18 @@ def _balance(balanced: bool) -> Markup:
 
 
 def _ledger_lines(document: Row) -> Markup:
+    terms = terms_among(document["ledger"])
     rows = [
         [
             line["step"],
             line["record"],
             line["stream"],
             interval_text(line["interval"]),
-            *(line[term] for term in TERMS),
+            *(line.get(term, 0) for term in terms),
         ]
         for line in document["ledger"]
     ]
-    lines = table(("step", "record", "stream", "interval", *TERMS), rows, range(4, 4 + len(TERMS)))
+    lines = table(("step", "record", "stream", "interval", *terms), rows, range(4, 4 + len(terms)))
     return tag("details", tag("summary", f"all {len(rows)} lines"), lines)
 
 

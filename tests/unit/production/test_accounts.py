@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from beamwright.core.balance import TERMS
 from beamwright.core.runs import Interval
 from beamwright.production import accounts
 
@@ -21,7 +22,7 @@ BAD = [{"record": "slice", "key": f"S:1:0:{i}"} for i in range(3)]
 def line(record: str, stream: str, **terms: int) -> dict[str, Any]:
     return (
         {"record": record, "stream": stream, "interval": INTERVAL.document()}
-        | dict.fromkeys(accounts.TERMS, 0)
+        | dict.fromkeys(TERMS, 0)
         | terms
     )
 
@@ -40,7 +41,7 @@ def test_right_accounts_have_no_problems() -> None:
 
 
 @pytest.mark.parametrize("number", range(3))
-@pytest.mark.parametrize("term", accounts.TERMS)
+@pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize("by", [1, -1])
 def test_each_term_of_each_line_is_held(number: int, term: str, by: int) -> None:
     wrong = lines()
@@ -53,7 +54,7 @@ BEYOND_CHECK = {(1, "filtered", "written"), (2, "created", "filtered")}
 CANCELLING = [
     (number, *pair)
     for number in range(3)
-    for pair in itertools.combinations(sorted(accounts.TERMS), 2)
+    for pair in itertools.combinations(sorted(TERMS), 2)
     if (number, *pair) not in BEYOND_CHECK
 ]
 
