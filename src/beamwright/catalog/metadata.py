@@ -175,12 +175,11 @@ def attach(
     """
     table = schema.metadata_kind
     conn.execute(sa.select(table.c.id).where(table.c.id == kind.id).with_for_update())
+    kind = kinds(conn)[kind.name]  # it may have got an index meanwhile
     present = _live(conn, kind, contents)
     checked = {n: kind.checked(dict(c)) for n, c in contents.items()}
     fresh = {n: content for n, content in checked.items() if n not in present or present[n][1] != content}
-    document = schema.metadata_document
-    for document_id in (present[n][0] for n in fresh if n in present):
-        conn.execute(sa.update(document).where(document.c.id == document_id).values(removed=now))
+    _end(conn, kind, {n: present[n] for n in fresh if n in present}, now)
     write(conn, [(kind, n, content) for n, content in fresh.items()], now)
     for n, content in fresh.items():
         data = {"kind": kind.name, "content": content}
@@ -191,27 +190,22 @@ def attach(
 def write(conn: sa.Connection, rows: Iterable[tuple[Kind, int, Content]], now: float) -> None:
     """Write checked documents of objects that have none of these kinds, with their indexes."""
     found = list(rows)
-    ids = bulk.reserve(conn, schema.metadata_document, len(found))
     # A key may have got its index since the documents were checked; from here on none does.
     present = kinds(conn, lock="share")
     indexes: dict[str, list[tuple[int, Value, int]]] = {type_: [] for type_ in TYPES}
     keys = {name: [(key, indexes[key.type].append) for key in k.indexed] for name, k in present.items()}
-    for document_id, (kind, _, content) in zip(ids, found, strict=True):
+    for kind, n, content in found:
         for key, enter in keys[kind.name]:
             value = content.get(key.name)
             if value is not None:
                 _check_indexed(kind.name, key, value)
-                enter((key.id, value, document_id))
+                enter((key.id, value, n))
     if found:
-        columns = {
-            "id": ids,
-            "kind_id": [kind.id for kind, _, _ in found],
-            "object": [n for _, n, _ in found],
-        }
+        columns = {"kind_id": [kind.id for kind, _, _ in found], "object": [n for _, n, _ in found]}
         texts = [to_json(content).decode() for _, _, content in found]
         bulk.load(conn, schema.metadata_document, columns | {"content": texts, "added": now})
     for type_, entries in indexes.items():
-        _load_index(conn, type_, entries)
+        _load_index(conn, type_, entries, now)
 
 
 def of(
@@ -222,7 +216,7 @@ def of(
     wanted = sorted(set(objects))
     found: dict[int, dict[str, Content]] = {n: {} for n in wanted}
     chosen = sa.select(table.c.object, kind.c.name, table.c.content).join(kind, kind.c.id == table.c.kind_id)
-    chosen = chosen.where(kind.c.subject == subject, live(as_of)).order_by(kind.c.name)
+    chosen = chosen.where(kind.c.subject == subject, live(table, as_of)).order_by(kind.c.name)
     for start in range(0, len(wanted), _PAGE):
         part = table.c.object.in_(wanted[start : start + _PAGE])
         for row in conn.execute(chosen.where(part)):
@@ -230,9 +224,8 @@ def of(
     return found
 
 
-def live(as_of: float | None) -> sa.ColumnElement[bool]:
-    """Return the condition that a document holds now, or held at a time."""
-    table = schema.metadata_document
+def live(table: sa.Table, as_of: float | None) -> sa.ColumnElement[bool]:
+    """Return the condition that a document, or an entry of an index, holds now or held at a time."""
     if as_of is None:
         return table.c.removed.is_(None)
     return sa.and_(table.c.added <= as_of, sa.or_(table.c.removed.is_(None), table.c.removed > as_of))
@@ -302,35 +295,71 @@ def _declare_key(conn: sa.Connection, kind: Kind, key: Key, now: float) -> Itera
 
 def _is_used(conn: sa.Connection, kind: Kind) -> bool:
     table = schema.metadata_document
-    return conn.execute(sa.select(table.c.id).where(table.c.kind_id == kind.id).limit(1)).first() is not None
+    said = sa.select(table.c.object).where(table.c.kind_id == kind.id).limit(1)
+    return conn.execute(said).first() is not None
 
 
 def _fill(conn: sa.Connection, kind: Kind, key: Key) -> None:
     """Index a key in the documents that are there."""
-    table, last = schema.metadata_document, 0
-    mine = sa.select(table.c.id, table.c.content).where(table.c.kind_id == kind.id).order_by(table.c.id)
-    while rows := conn.execute(mine.where(table.c.id > last).limit(_PAGE)).all():
-        found = [(key.id, row.content[key.name], row.id) for row in rows if key.name in row.content]
-        for _, value, _document in found:
-            _check_indexed(kind.name, key, value)
-        _load_index(conn, key.type, found)
-        last = rows[-1].id
+    table, place = schema.metadata_document, (0, 0.0)
+    here = sa.tuple_(table.c.object, table.c.added)
+    mine = sa.select(table).where(table.c.kind_id == kind.id).order_by(table.c.object, table.c.added)
+    while rows := conn.execute(mine.where(here > place).limit(_PAGE)).all():
+        found = [row for row in rows if key.name in row.content]
+        for row in found:
+            _check_indexed(kind.name, key, row.content[key.name])
+        entries = [(key.id, row.content[key.name], row.object) for row in found]
+        _load_index(conn, key.type, entries, [row.added for row in found], [row.removed for row in found])
+        place = (rows[-1].object, rows[-1].added)
 
 
-def _load_index(conn: sa.Connection, type_: str, entries: list[tuple[int, Value, int]]) -> None:
+def _load_index(
+    conn: sa.Connection,
+    type_: str,
+    entries: list[tuple[int, Value, int]],
+    added: float | list[float],
+    removed: list[float | None] | None = None,
+) -> None:
     if entries:
-        keys, values, documents = zip(*entries, strict=True)
-        kept = [int(value) for value in values] if type_ == "bool" else values
-        bulk.load(conn, INDEXES[type_], {"key_id": keys, "value": kept, "document_id": documents})
+        keys, values, objects = zip(*entries, strict=True)
+        kept = [_kept(type_, value) for value in values] if type_ == "bool" else values
+        columns = {"key_id": keys, "value": kept, "object": objects, "added": added}
+        bulk.load(conn, INDEXES[type_], columns | ({"removed": removed} if removed else {}))
 
 
-def _live(conn: sa.Connection, kind: Kind, objects: Iterable[int]) -> dict[int, tuple[int, Content]]:
+def _live(conn: sa.Connection, kind: Kind, objects: Iterable[int]) -> dict[int, tuple[float, Content]]:
     table, wanted, found = schema.metadata_document, sorted(objects), {}
     for start in range(0, len(wanted), _PAGE):
-        mine = (table.c.kind_id == kind.id, table.c.object.in_(wanted[start : start + _PAGE]), live(None))
-        for row in conn.execute(sa.select(table.c.id, table.c.object, table.c.content).where(*mine)):
-            found[row.object] = (row.id, row.content)
+        part = table.c.object.in_(wanted[start : start + _PAGE])
+        mine = (table.c.kind_id == kind.id, part, live(table, None))
+        for row in conn.execute(sa.select(table).where(*mine)):
+            found[row.object] = (row.added, row.content)
     return found
+
+
+def _end(conn: sa.Connection, kind: Kind, said: Mapping[int, tuple[float, Content]], now: float) -> None:
+    """Let documents and their entries hold until now; those of this very moment have never held."""
+    ended: dict[sa.Table, list[dict[str, Any]]] = {}
+    for n, (added, content) in said.items():
+        place = {"object_": n, "added_": added}
+        ended.setdefault(schema.metadata_document, []).append({"kind_id_": kind.id, **place})
+        for key in kind.indexed:
+            if key.name in content:
+                named = {"key_id_": key.id, "value_": _kept(key.type, content[key.name])}
+                ended.setdefault(INDEXES[key.type], []).append(named | place)
+    for table, rows in ended.items():
+        for part, change in (
+            ([row for row in rows if row["added_"] == now], sa.delete(table)),
+            ([row for row in rows if row["added_"] != now], sa.update(table).values(removed=now)),
+        ):
+            if part:
+                here = [table.c[name[:-1]] == sa.bindparam(name) for name in part[0]]
+                conn.execute(change.where(*here), part)
+
+
+def _kept(type_: str, value: Value) -> Value:
+    """Return a value as it stands in its index."""
+    return int(value) if type_ == "bool" else value
 
 
 # --- values ---------------------------------------------------------------------------------------

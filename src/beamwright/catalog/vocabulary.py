@@ -174,15 +174,14 @@ def _metadata_field(kind: metadata.Kind, key: metadata.Key, as_of: float | None)
     is_time = key.type == "time"
     if key.is_indexed:
         table = metadata.INDEXES[key.type]
-        found = sa.select(document.c.object).join(table, table.c.document_id == document.c.id)
-        found = found.where(table.c.key_id == key.id, metadata.live(as_of))
+        found = sa.select(table.c.object).where(table.c.key_id == key.id, metadata.live(table, as_of))
         column: sa.ColumnElement[Any] = table.c.value
         if key.type == "bool":  # kept as 0 and 1
             column = sa.case((table.c.value == 1, sa.true()), else_=sa.false())
         return Field(column, through=_within(owner.c.id, found), is_time=is_time, is_quick=True)
     mine = document.c.kind_id == kind.id
     column = sa.case((mine, _extracted(document.c.content[key.name], key.type)))
-    found = sa.select(document.c.object).where(mine, metadata.live(as_of))
+    found = sa.select(document.c.object).where(mine, metadata.live(document, as_of))
     return Field(column, through=_within(owner.c.id, found), is_time=is_time)
 
 
@@ -214,7 +213,7 @@ def _has(
     if key and key not in kinds[name].keys:
         raise UsageError(f"{name} has no key {key!r}", hint=nearest(key, kinds[name].keys))
     document = schema.metadata_document
-    said = sa.select(document.c.object).where(document.c.kind_id == kinds[name].id, _live(as_of))
+    said = sa.select(document.c.object).where(document.c.kind_id == kinds[name].id, _live(document, as_of))
     if key:
         said = said.where(document.c.content[key].as_string().is_not(None))
     return table.c.id.in_(said)

@@ -8,6 +8,7 @@ from itertools import repeat
 from typing import Any, NoReturn
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import REGCLASS
 
 from beamwright.core.errors import ConflictError, StorageError
 
@@ -51,13 +52,23 @@ def reserve(conn: sa.Connection, table: sa.Table, number: int) -> list[int]:
     if number <= 0:
         return []
     if conn.dialect.name == "postgresql":
-        sequence = sa.func.pg_get_serial_sequence(table.name, "id")
-        many = sa.func.generate_series(1, number).table_valued("n")
-        drawn = sa.select(sa.func.nextval(sa.cast(sequence, sa.Text)).label("id")).select_from(many)
-        return [int(found) for found in conn.execute(drawn).scalars()]
+        return _drawn(conn, table, number)
     # The one writer of SQLite holds the lock already, and no row of these tables is ever deleted.
     last = int(conn.execute(sa.select(sa.func.max(table.c.id))).scalar() or 0)
     return list(range(last + 1, last + number + 1))
+
+
+def _drawn(conn: sa.Connection, table: sa.Table, number: int) -> list[int]:
+    """Draw numbers from a sequence of PostgreSQL; they follow each other unless somebody else draws, too."""
+    named = sa.func.pg_get_serial_sequence(table.name, "id")
+    # A query of its own, as the name would be looked up anew for each number.
+    sequence = sa.select(sa.cast(named, REGCLASS)).scalar_subquery()
+    many = sa.func.generate_series(1, number).table_valued("n")
+    drawn = sa.select(sa.func.nextval(sequence).label("id")).select_from(many).subquery()
+    ends = (sa.func.min(drawn.c.id), sa.func.max(drawn.c.id))
+    others = sa.case((ends[1] - ends[0] >= number, sa.func.array_agg(drawn.c.id)))
+    first, last, scattered = conn.execute(sa.select(*ends, others)).one()
+    return sorted(scattered) if scattered else list(range(first, last + 1))
 
 
 def _is_many(values: Any) -> bool:

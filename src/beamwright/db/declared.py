@@ -13,6 +13,13 @@ from beamwright.db.columns import moment as _time
 from beamwright.db.columns import reference as _ref
 from beamwright.db.columns import text as _text
 
+
+def _held() -> list[sa.schema.SchemaItem]:
+    """Return whose value it is and when it held; objects of one value stand side by side."""
+    key = sa.PrimaryKeyConstraint("key_id", "value", "object", "added")
+    return [_int("object"), _time("added"), _time("removed", nullable=True), key]
+
+
 metadata_kind = sa.Table(
     "metadata_kind",
     metadata,
@@ -39,27 +46,29 @@ metadata_key = sa.Table(
 )
 
 # What an object says under a kind from ``added`` until ``removed``; ``object`` is a row of its subject.
-# Rows come by the million: neither here nor in the indexes below does the database check each reference.
+# Rows come by the million: neither here nor in the indexes below does the database check each reference, and
+# each table is one tree on SQLite.
 metadata_document = sa.Table(
     "metadata_document",
     metadata,
-    _id(),
-    _int("kind_id"),
     _int("object"),
+    _int("kind_id"),
     _json("content"),
     _time("added"),
     _time("removed", nullable=True),
-    sa.Index(None, "object", "kind_id"),
+    sa.PrimaryKeyConstraint("object", "kind_id", "added"),
+    sqlite_with_rowid=False,
 )
 
-# The indexed keys of the documents, by type: flags are integers, times numbers.
+# The indexed keys of the documents, by type (flags are integers, times numbers), with the times of their
+# documents: what is found here needs no look at those.
 metadata_integer = sa.Table(
     "metadata_integer",
     metadata,
     _int("key_id"),
     _int("value"),
-    _int("document_id"),
-    sa.PrimaryKeyConstraint("key_id", "value", "document_id"),
+    *_held(),
+    sqlite_with_rowid=False,
 )
 
 metadata_number = sa.Table(
@@ -67,8 +76,8 @@ metadata_number = sa.Table(
     metadata,
     _int("key_id"),
     sa.Column("value", sa.Float(53), nullable=False),
-    _int("document_id"),
-    sa.PrimaryKeyConstraint("key_id", "value", "document_id"),
+    *_held(),
+    sqlite_with_rowid=False,
 )
 
 metadata_text = sa.Table(
@@ -76,6 +85,6 @@ metadata_text = sa.Table(
     metadata,
     _int("key_id"),
     _text("value"),
-    _int("document_id"),
-    sa.PrimaryKeyConstraint("key_id", "value", "document_id"),
+    *_held(),
+    sqlite_with_rowid=False,
 )

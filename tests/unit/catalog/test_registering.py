@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from beamwright.catalog.streams import Line, read_records
 from beamwright.catalog.writers import Source
 from beamwright.core.canonical import sha256_hex
 from beamwright.core.errors import BeamwrightError, ConflictError, FormatError, UnknownNameError
-from beamwright.db import history, schema
+from beamwright.db import bulk, history, schema
 from beamwright.db.engine import Database
 
 Record = dict[str, Any]
@@ -171,6 +172,30 @@ def test_text_that_would_be_a_statement_is_kept_as_text(kinds: Database) -> None
     put(kinds, file(1, metadata={"dq": {"energy": 1.0, "site": nasty, "note": nasty}}))
     with kinds.read() as conn:
         assert metadata.of(conn, "file", [1])[1]["dq"]["note"] == nasty
+
+
+def test_numbers_are_reserved_for_one_alone(database: Database) -> None:
+    with database.begin() as conn:
+        assert bulk.reserve(conn, schema.file, 0) == []
+        assert bulk.reserve(conn, schema.file, 3) == [1, 2, 3]
+
+
+def test_numbers_are_reserved_while_others_draw_from_the_same_sequence(postgresql_database: Database) -> None:
+    drawn: list[list[int]] = []
+
+    def draw() -> None:
+        for _ in range(5):
+            with postgresql_database.begin() as conn:
+                drawn.append(bulk.reserve(conn, schema.file, 3000))
+
+    threads = [threading.Thread(target=draw) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(part) for part in drawn] == 15 * [3000]
+    assert all(part == sorted(part) for part in drawn)
+    assert len({number for part in drawn for number in part}) == 45_000
 
 
 def test_an_unknown_parent_is_named(kinds: Database) -> None:

@@ -89,6 +89,28 @@ def test_metadata_are_those_of_the_time(catalogue: Database) -> None:
     assert found(catalogue, "run", "has('beam') and not has('beam.note')") == ["2"]
 
 
+def test_indexed_metadata_follow_every_change(catalogue: Database) -> None:
+    keys: dict[str, Any] = {"energy": {"type": "float", "indexed": True}, "on": {"type": "bool"}}
+    with catalogue.begin() as conn:
+        old = metadata.declare(conn, {"name": "beam", "subject": "run", "key": keys}, DAY)
+        metadata.attach(conn, old, {n: {"energy": 5.0, "on": True} for n in (1, 2, 3)}, 2 * DAY)
+        metadata.attach(conn, old, {1: {"energy": 6.0, "on": False}, 2: {"on": True}}, 3 * DAY)
+        for energy in (7.0, 8.0, 7.0):  # at the same moment the last one counts, and the others never held
+            metadata.attach(conn, old, {3: {"energy": energy, "on": False}}, 4 * DAY)
+        keys["on"]["indexed"] = True
+        metadata.declare(conn, {"name": "beam", "subject": "run", "key": keys}, 5 * DAY)
+        metadata.attach(conn, old, {3: {"energy": 7.0, "on": True}}, 6 * DAY)  # as one who missed the index
+    for where, day, runs in (
+        ("beam.energy == 5", 2, "123"), ("beam.energy == 5", 3, "3"), ("beam.energy == 5", None, ""),
+        ("beam.energy == 6", None, "1"), ("beam.energy == 7", 4, "3"), ("beam.energy == 8", 4, ""),
+        ("has('beam.energy')", None, "13"), ("beam.on", 2, "123"), ("beam.on", 3, "23"),
+        ("beam.on", 4, "2"), ("beam.on", None, "23"), ("beam.on == false", None, "1"),
+    ):  # fmt: skip
+        assert "".join(found(catalogue, "run", where, day)) == runs, (where, day)
+    with catalogue.read() as conn:
+        assert conn.execute(sa.select(sa.func.count()).select_from(schema.metadata_document)).scalar() == 7
+
+
 def test_verdicts_are_those_of_the_time(catalogue: Database) -> None:
     def judge(run: int, value: str, day: float) -> None:
         with catalogue.begin() as conn:
@@ -210,7 +232,7 @@ def test_decisions_need_reasons_and_successors_that_fit(catalogue: Database) -> 
 
 def test_a_question_is_bounded_in_time_and_says_what_would_help(catalogue: Database) -> None:
     with catalogue.begin() as conn:
-        rows = [{"key_id": 10**6, "value": n, "document_id": n} for n in range(2000)]
+        rows = [{"key_id": 10**6, "value": n, "object": n, "added": 0.0} for n in range(2000)]
         conn.execute(sa.insert(schema.metadata_integer), rows)
     table = schema.metadata_integer
     many: sa.FromClause = table

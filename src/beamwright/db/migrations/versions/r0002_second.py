@@ -78,6 +78,7 @@ def upgrade() -> None:
     """Make the tables, columns and indexes, then the guards."""
     _tables_1()
     _tables_2()
+    _tables_3()
     for table, column, kind in COLUMNS:
         op.add_column(table, _c(column, kind, null=True))
     for name, table, columns in INDEXES:
@@ -112,16 +113,16 @@ def _tables_1() -> None:
         sa.UniqueConstraint("endpoint", "taken", name=op.f("uq_listing_endpoint_taken")),
     )  # fmt: skip
     op.create_table(
-        "metadata_document", _c("id", ID), _c("kind_id", INT), _c("object", INT), _c("content", JSON),
+        "metadata_document", _c("object", INT), _c("kind_id", INT), _c("content", JSON),
         _c("added", REAL), _c("removed", REAL, null=True),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_metadata_document")),
+        sa.PrimaryKeyConstraint("object", "kind_id", "added", name=op.f("pk_metadata_document")),
+        sqlite_with_rowid=False,
     )  # fmt: skip
-    op.create_index(
-        op.f("ix_metadata_document_object_kind_id"), "metadata_document", ["object", "kind_id"], unique=False
-    )
     op.create_table(
-        "metadata_integer", _c("key_id", INT), _c("value", INT), _c("document_id", INT),
-        sa.PrimaryKeyConstraint("key_id", "value", "document_id", name=op.f("pk_metadata_integer")),
+        "metadata_integer", _c("key_id", INT), _c("value", INT), _c("object", INT), _c("added", REAL),
+        _c("removed", REAL, null=True),
+        sa.PrimaryKeyConstraint("key_id", "value", "object", "added", name=op.f("pk_metadata_integer")),
+        sqlite_with_rowid=False,
     )  # fmt: skip
     op.create_table(
         "metadata_kind", _c("id", ID), _c("name", TEXT), _c("subject", TEXT), _c("doc", TEXT),
@@ -129,21 +130,25 @@ def _tables_1() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_metadata_kind_name")),
     )  # fmt: skip
     op.create_table(
-        "metadata_number", _c("key_id", INT), _c("value", REAL), _c("document_id", INT),
-        sa.PrimaryKeyConstraint("key_id", "value", "document_id", name=op.f("pk_metadata_number")),
+        "metadata_number", _c("key_id", INT), _c("value", REAL), _c("object", INT), _c("added", REAL),
+        _c("removed", REAL, null=True),
+        sa.PrimaryKeyConstraint("key_id", "value", "object", "added", name=op.f("pk_metadata_number")),
+        sqlite_with_rowid=False,
     )  # fmt: skip
     op.create_table(
-        "metadata_text", _c("key_id", INT), _c("value", TEXT), _c("document_id", INT),
-        sa.PrimaryKeyConstraint("key_id", "value", "document_id", name=op.f("pk_metadata_text")),
+        "metadata_text", _c("key_id", INT), _c("value", TEXT), _c("object", INT), _c("added", REAL),
+        _c("removed", REAL, null=True),
+        sa.PrimaryKeyConstraint("key_id", "value", "object", "added", name=op.f("pk_metadata_text")),
+        sqlite_with_rowid=False,
     )  # fmt: skip
+
+
+def _tables_2() -> None:
     op.create_table(
         "mirrored", _c("kind", TEXT), _c("name", TEXT), _c("source", TEXT), _c("created", REAL),
         sa.CheckConstraint("kind in ('tag','global_tag')", name=op.f("ck_mirrored_kind")),
         sa.PrimaryKeyConstraint("kind", "name", name=op.f("pk_mirrored")),
     )  # fmt: skip
-
-
-def _tables_2() -> None:
     op.create_table(
         "reference", _c("id", ID), _c("experiment", TEXT), _c("version", INT), _c("text", TEXT),
         _c("hash", TEXT), _c("author", TEXT), _c("reason", TEXT), _c("created", REAL),
@@ -180,6 +185,9 @@ def _tables_2() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_metadata_key")),
         sa.UniqueConstraint("kind_id", "name", name=op.f("uq_metadata_key_kind_id_name")),
     )  # fmt: skip
+
+
+def _tables_3() -> None:
     op.create_table(
         "reconciliation", _c("listing_id", ID), _c("earlier_id", ID), _c("lost", INT),
         _c("suspect", INT), _c("bytes", INT), _c("live", INT), _c("brakes", JSON), _c("reason", TEXT),
