@@ -19,6 +19,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 HEADER = b"trivial 1\n"
+# What reads a file that begins like this does not survive it.
+FELLING = b"fell"
 Record = tuple[int, int, int]
 
 
@@ -123,6 +125,8 @@ def twist(document: dict[str, Any], wish: str, scratch: Path) -> None:
         first["events"] += 1
     if wish == "garbage":
         (scratch / first["file"]).write_bytes(b"garbage")
+    if wish == "fell the reader":
+        (scratch / first["file"]).write_bytes(FELLING)
     if wish == "outside":
         (scratch / first["file"]).rename(scratch.parent / "stray")
         (scratch / first["file"]).symlink_to(scratch.parent / "stray")
@@ -142,6 +146,8 @@ def answer(scratch: Path, document: dict[str, Any]) -> None:
 
 def verdict(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
+    if data.startswith(FELLING):
+        os.kill(os.getpid(), signal.SIGSEGV)
     is_bundle = data.startswith(b"counts ")
     problems = [] if is_bundle or data.startswith(HEADER) else ["it has no header"]
     return {
@@ -162,7 +168,7 @@ def serve() -> int:
 
     members = {
         "work": {"run": process, "validate": lambda paths: [verdict(path) for path in paths]},
-        "experiment": {"load": lambda name: SimpleNamespace(name=name, distributions=())},
+        "experiment": {"load": lambda name: SimpleNamespace(name=name, distributions=(), readers={})},
         "release": {"current": lambda distributions: "sha256:trivial"},
     }
     for name, content in members.items():

@@ -175,10 +175,12 @@ class _Runner:
         request["environment"] = dict(command.environment or {})
         os.write(self._requests, json.dumps(request).encode() + b"\n")
         reason = guard.watch(self._process.pid, self._ready)
-        pid = int(self._answer()["pid"])
+        begun = self._answer()
+        pid = int(begun["pid"])
         reason = reason or guard.watch(pid, self._ready)
         end = self._answer()
-        sweep(pid, keep=self._process.pid)
+        if not begun.get("stays"):
+            sweep(pid, keep=self._process.pid)
         return Ended(end["exit_code"], end["cpu_s"], end["wall_s"], end["max_rss_kb"], reason)
 
     def close(self) -> None:

@@ -1,9 +1,12 @@
-"""The warm runner: imports the event framework and the experiment once, then forks a child for each request.
+"""The warm runner: imports the event framework and the experiment once, then forks a child for each job.
 
 One line of JSON asks for a command (``argv`` of ``beamwright process --job FILE`` or ``beamwright
-validate --json FILE…``, ``cwd``, ``log``, ``stdout``, ``environment``); a line answers with the child's
-pid, a last one with its exit code and what it used. The end of the input ends the runner; its own end
-ends its children.
+validate --json FILE…``, ``cwd``, ``log``, ``stdout``, ``environment``); a line answers with the pid of the
+process that runs it, a last one with its exit code and what it used. The end of the input ends the runner;
+its own end ends its children.
+
+Outputs are read by one more child, which serves all validations: no job ever runs in it, and nothing that it
+has read gets into the process from which jobs are forked.
 """
 
 from __future__ import annotations
@@ -11,11 +14,12 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,19 +27,27 @@ from typing import Any, NoReturn
 from beamwright.batch.children import die_with_parent
 from beamwright.core.errors import UsageError
 
+Perform = Callable[[list[str]], int]
 
-def main(perform: Callable[[list[str]], int] | None = None) -> int:
+
+def main(perform: Perform | None = None) -> int:
     """Serve requests until the input ends; ``perform`` stands in for what runs a command."""
     answers = os.dup(1)
     os.dup2(2, 1)  # what anything prints must not come between the answers
+    validator: _Validator | None = None
     for line in sys.stdin.buffer:
         request = json.loads(line)
+        if command_of(request["argv"])[:1] == ["validate"]:
+            if validator is None or not validator.is_alive():
+                validator = _Validator(answers, perform or _perform)
+            validator.serve(line)
+            continue
         try:
             if perform is None:
                 warm(request["argv"])
         except Exception:  # noqa: BLE001 - the child meets the same error and reports it
             traceback.print_exc()
-        _serve(request, answers, perform or _perform)
+        _serve(request, [answers, *(validator.descriptors if validator else ())], perform or _perform)
     return 0
 
 
@@ -78,22 +90,116 @@ def _perform(argv: list[str]) -> int:
     return run(command_of(argv))
 
 
-def _serve(request: dict[str, Any], answers: int, perform: Callable[[list[str]], int]) -> None:
-    """Fork a child for the request, and answer with its pid and its end."""
-    start = time.monotonic()
+def _serve(request: dict[str, Any], descriptors: Sequence[int], perform: Perform) -> None:
+    """Fork a child for the request, and answer (on the first descriptor) with its pid and its end."""
+    start, answers = time.monotonic(), descriptors[0]
+    pid = _fork(lambda: _become(request, descriptors, perform))
+    _answer(answers, {"pid": pid})
+    _, status, usage = os.wait4(pid, 0)
+    end = {"exit_code": os.waitstatus_to_exitcode(status), "cpu_s": usage.ru_utime + usage.ru_stime}
+    _answer(answers, end | {"max_rss_kb": usage.ru_maxrss, "wall_s": time.monotonic() - start})
+
+
+def _fork(become: Callable[[], NoReturn]) -> int:
+    """Fork a child with a process group of its own, and return its pid."""
     _refuse_threads()
     gc.freeze()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _become(request, answers, perform)
+        become()
     with suppress(OSError):  # the child does the same; whoever comes first
         os.setpgid(pid, pid)
-    _answer(answers, {"pid": pid})
-    _, status, usage = os.wait4(pid, 0)
-    end = {"exit_code": os.waitstatus_to_exitcode(status), "cpu_s": usage.ru_utime + usage.ru_stime}
-    _answer(answers, end | {"max_rss_kb": usage.ru_maxrss, "wall_s": time.monotonic() - start})
+    return pid
+
+
+class _Validator:
+    """The child that validates: forked at the first request, it stays for the next ones.
+
+    The wrapper ends the runner, and this child with it, after a validation that went wrong.
+    """
+
+    def __init__(self, answers: int, perform: Perform) -> None:
+        requests, self._requests = os.pipe()
+        self._ends, ends = os.pipe()
+        self._answers = answers
+        own = [answers, *self.descriptors]
+        self._pid = _fork(lambda: _stay(requests, ends, own, perform))
+        os.close(requests)
+        os.close(ends)
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """What no other child may keep open."""
+        return self._requests, self._ends
+
+    def is_alive(self) -> bool:
+        """Tell whether the child still waits for requests; one that died meanwhile is buried."""
+        if os.waitpid(self._pid, os.WNOHANG)[0] == 0:
+            return True
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        return False
+
+    def serve(self, line: bytes) -> None:
+        """Pass a request on, and its end back."""
+        _answer(self._answers, {"pid": self._pid, "stays": True})
+        with suppress(BrokenPipeError):
+            os.write(self._requests, line)
+        end = b""
+        while not end.endswith(b"\n"):
+            part = os.read(self._ends, 1 << 16)
+            if not part:
+                end = _line(self._ended())
+                break
+            end += part
+        os.write(self._answers, end)
+
+    def _ended(self) -> dict[str, Any]:
+        """Return how the child ended, in the middle of its work."""
+        _, status, usage = os.wait4(self._pid, 0)
+        code = os.waitstatus_to_exitcode(status) or 1
+        return {"exit_code": code, "cpu_s": usage.ru_utime + usage.ru_stime, "max_rss_kb": usage.ru_maxrss,
+                "wall_s": 0.0}  # fmt: skip
+
+
+def _stay(requests: int, ends: int, foreign: Sequence[int], perform: Perform) -> NoReturn:
+    """Turn a fresh child into the process that validates until its requests end; never returns."""
+    exit_code = 1
+    try:
+        _detach(foreign)
+        with open(requests, "rb") as lines:
+            for line in lines:
+                os.write(ends, _line(_measured(json.loads(line), perform)))
+        exit_code = 0
+    except BaseException:  # noqa: BLE001 - the child's last word is its traceback and exit code
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(exit_code)
+
+
+def _measured(request: dict[str, Any], perform: Perform) -> dict[str, Any]:
+    """Run one command of many in this process; return its exit code and what it used, and keep no file."""
+    start, before, kept = time.monotonic(), time.process_time(), [os.dup(1), os.dup(2)]
+    _forget_peak()
+    try:
+        exit_code = _run(request, perform)
+    finally:
+        for target, descriptor in enumerate(kept, 1):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+        os.chdir("/")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"exit_code": exit_code, "cpu_s": time.process_time() - before, "max_rss_kb": peak,
+            "wall_s": time.monotonic() - start}  # fmt: skip
+
+
+def _forget_peak() -> None:
+    """Have the kernel count the memory of this process anew."""
+    with suppress(OSError), open("/proc/self/clear_refs", "w") as stream:
+        stream.write("5")
 
 
 def _refuse_threads() -> None:
@@ -107,25 +213,42 @@ def _refuse_threads() -> None:
         raise UsageError(message, hint="start threads when the job runs, not when modules are imported")
 
 
-def _become(request: dict[str, Any], answers: int, perform: Callable[[list[str]], int]) -> NoReturn:
+def _become(request: dict[str, Any], descriptors: Iterable[int], perform: Perform) -> NoReturn:
     """Turn a fresh child into the process that was asked for; never returns."""
     exit_code = 1
     try:
-        die_with_parent()
-        os.setpgid(0, 0)
-        os.close(answers)
-        _redirect(request)
-        os.environ.update(request["environment"])
-        os.chdir(request["cwd"])
-        exit_code = perform(request["argv"])
-    except SystemExit as error:
-        exit_code = error.code if isinstance(error.code, int) else 1
+        _detach(descriptors)
+        exit_code = _run(request, perform)
     except BaseException:  # noqa: BLE001 - the child's last word is its traceback and exit code
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)
+
+
+def _detach(descriptors: Iterable[int]) -> None:
+    """End with the parent, as a group of its own, and without the parent's pipes."""
+    die_with_parent()
+    os.setpgid(0, 0)
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _run(request: dict[str, Any], perform: Perform) -> int:
+    """Run a command with the streams, folder and variables that it wants; return its exit code."""
+    _redirect(request)
+    os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
+    try:
+        return perform(request["argv"])
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except BaseException:  # noqa: BLE001 - the command's last word is its traceback and exit code
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
 
 
 def _redirect(request: dict[str, Any]) -> None:
@@ -136,10 +259,16 @@ def _redirect(request: dict[str, Any]) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (out, 1), (log, 2)):
         os.dup2(source, target)
+    for descriptor in {nothing, out, log}:
+        os.close(descriptor)
 
 
 def _answer(descriptor: int, document: dict[str, Any]) -> None:
-    os.write(descriptor, json.dumps(document).encode() + b"\n")
+    os.write(descriptor, _line(document))
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    return json.dumps(document).encode() + b"\n"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from beamwright import durable
-from beamwright.batch import packs, wrapper
+from beamwright.batch import children, packs, wrapper
 from beamwright.batch.children import Fresh, Warm
 from beamwright.batch.scheduler import Status
 from beamwright.production.tickets import is_signed
@@ -227,6 +227,32 @@ def test_warm_and_fresh_children_give_the_same_bytes(tmp_path: Path) -> None:
     for directory in warm:
         assert [(o["stream"], o["sha256"]) for o in report_of(directory)["outputs"]] == expected
         assert report_of(directory)["payload"]["ledger"] == report_of(fresh)["payload"]["ledger"]
+
+
+def test_one_process_that_runs_no_job_reads_the_outputs_of_many(tmp_path: Path) -> None:
+    launcher, readers = Warm([*COMMANDS["process"], "--serve"]), []
+    for name in ("one", "two", "three"):
+        directory = make_job(tmp_path, name)
+        assert wrapper.run_job(directory, lambda job: launcher, wrapper.Stop()) == wrapper.REPORTED_OK
+        assert launcher._runner is not None
+        readers.append(children._children(launcher._runner._process.pid))
+        assert (readers[-1], os.readlink(f"/proc/{readers[-1][0]}/cwd")) == (readers[0], "/")
+        if name == "two":  # killed while it has nothing to do, it is missed by nobody
+            os.kill(readers.pop()[0], signal.SIGKILL)
+            readers.clear()
+    launcher.close()
+
+
+def test_a_validation_that_dies_fails_its_job_alone(tmp_path: Path) -> None:
+    launcher = Warm([*COMMANDS["process"], "--serve"])
+    for name, what in (("before", ""), ("struck", "fell the reader"), ("after", "")):
+        directory = make_job(tmp_path, name, **wish(what))
+        wrapper.run_job(directory, lambda job: launcher, wrapper.Stop())
+    launcher.close()
+    assert [report_of(tmp_path / "jobs" / n)["status"] for n in ("before", "after")] == ["ok", "ok"]
+    report = report_of(tmp_path / "jobs" / "struck")
+    assert (report["status"], report["failure_class"]) == ("failed", "output_invalid")
+    assert "ended with exit code -11" in report["message"]
 
 
 def test_a_runner_is_replaced_after_a_failure_and_after_its_share(tmp_path: Path) -> None:
