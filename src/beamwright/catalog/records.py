@@ -168,7 +168,7 @@ class Checker:
 
     def _file(self, line: int, said: Mapping[str, Any]) -> FileRecord:
         _known(said, FILE)
-        adler32 = said.get("adler32", "")
+        adler32 = said.get("adler32")
         replicas = said.get("replicas", [])
         uuid = said.get("uuid")
         did = _did(said.get("name"))
@@ -380,5 +380,5 @@ def _interval(said: Mapping[str, Any]) -> tuple[str, int, int, int, int, int, in
 
 
 def _shown(value: Any) -> str:
-    shown = repr(value)
+    shown = "missing" if value is None else repr(value)
     return shown if len(shown) <= 80 else f"{shown[:60]}… ({len(shown)} characters)"

@@ -96,7 +96,8 @@ def _broken(name: str, number: int, line: bytes, error: Exception) -> Beamwright
             f"{name}, line {number}: the stream ends inside a record",
             hint="what came before is registered; run the same command again when the rest is there",
         )
-    return FormatError(f"{name}, line {number}: {error}", hint="each line is one JSON object")
+    told = "no UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+    return FormatError(f"{name}, line {number}: {told}", hint="each line is one JSON object")
 
 
 def _parquet(path: Path, position: list[int]) -> Iterator[tuple[int, Record]]:

@@ -12,6 +12,7 @@ import click
 from beamwright.cli.asking import as_of_option
 from beamwright.cli.common import (
     Columns,
+    Noun,
     decided,
     dry_run_option,
     reader,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from beamwright.production.interventions import Why
 
 
-@click.group()
+@click.group(cls=Noun)
 def metadata() -> None:
     """Metadata: typed keys that people declare."""
 
@@ -93,7 +94,7 @@ def show(subject: str, name: str, as_of: str | None, folder: Path | None, as_jso
     with reader(folder) as conn:
         identity = _object(conn, subject, name)
         said = catalogue.of(conn, subject, [identity], None if as_of is None else seconds_of(as_of))[identity]
-    write_document(said, as_json)
+    write_document(said, as_json, None if said else ["nothing is said of it"])
 
 
 @metadata.command("set")

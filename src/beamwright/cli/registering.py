@@ -5,13 +5,14 @@ from __future__ import annotations
 import getpass
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from beamwright.cli.common import dry_run_option, open_workspace, reading, say, write_document
+from beamwright.core.words import number_of
 
 if TYPE_CHECKING:
     from beamwright.catalog.registering import Outcome
@@ -85,11 +86,11 @@ def _register(
     workspace.db.check()
     name = "standard input" if str(place) == "-" else place.name if place else "the command line"
     source = Source(name, time.time(), getpass.getuser(), supersede)
-    position, size = [0], size_of(place) if place else 0
+    position, read, size = [0], [0], size_of(place) if place else 0
     progress = Progress()
-    records = _records(place, record, position)
+    records = _counted(_records(place, record, position), read)
     try:
-        tell = _teller(progress, position, size)
+        tell = _teller(progress, position, read, size)
         work = _rehearse if dry_run else _do
         return work(workspace.db, subject, records, source, tell, as_json)
     finally:
@@ -112,12 +113,19 @@ def _records(place: Path | None, record: str | None, position: list[int]) -> Ite
     return [(1, said)]
 
 
-def _teller(progress: Progress, position: list[int], size: int) -> Any:
-    """Return what shows the progress; how many there will be is told from how much was read."""
+def _counted(records: Iterable[tuple[int, Any]], read: list[int]) -> Iterator[tuple[int, Any]]:
+    """Pass records on, and keep the number of the last one that was read."""
+    for number, record in records:
+        read[0] = number
+        yield number, record
+
+
+def _teller(progress: Progress, position: list[int], read: list[int], size: int) -> Any:
+    """Return what shows the progress; how many there will be is told from the part that was read ahead."""
 
     def tell(done: int) -> None:
-        share = position[0] / size if size else 0.0
-        progress(done, max(done, round(done / share)) if share else None)
+        of = round(read[0] * size / position[0]) if size and position[0] else None
+        progress(done, None if of is None else max(done, of))
 
     return tell
 
@@ -143,6 +151,8 @@ def _told(found: Outcome, subject: str, as_json: bool, verb: str, problems: list
         say(problem)
     document: dict[str, Any] = {"new": found.new, "equal": found.equal}
     document |= {} if problems is None else {"problems": problems}
-    text = f"{found.new} {subject}s {verb}, {found.equal} were there alike"
-    write_document(document, as_json, [text + (f", {len(problems)} problems" if problems else "")])
+    text = f"{number_of(found.new, subject)} {verb}, {found.equal} were there alike"
+    write_document(
+        document, as_json, [text + (f", {number_of(len(problems), 'problem')}" if problems else "")]
+    )
     return 0

@@ -47,7 +47,7 @@ def move(
     Raises: StateError when the transition is not allowed or the row is not in ``source``.
     """
     kind = _KINDS.get(table.name, table.name)
-    states.check(kind, source, target, str(id))
+    _check(conn, table, kind, id, source, target)
     found = (
         sa.update(table).where(table.c.id == id, table.c.state == source).values(values | {"state": target})
     )
@@ -99,7 +99,7 @@ def move_each(conn: sa.Connection, table: sa.Table, moves: Sequence[Move], *, ac
     kind = _KINDS.get(table.name, table.name)
     groups: dict[tuple[str, ...], list[Move]] = {}
     for one in moves:
-        states.check(kind, one.source, one.target, str(one.id))
+        _check(conn, table, kind, one.id, one.source, one.target)
         groups.setdefault(tuple(sorted(one.values)), []).append(one)
     for names, group in groups.items():
         ordered = sorted(group, key=lambda one: one.id)  # who locks in one order does not block another
@@ -211,10 +211,37 @@ def _missed(conn: sa.Connection, table: sa.Table, kind: str, id: int, source: st
     if state is None:
         return UnknownNameError(kind, str(id))
     return StateError(
-        f"{kind} {id} is {state}, not {source}, and was not made {target}",
+        f"{kind} {_called(conn, table, id)} is {state}, not {source}, and was not made {target}",
         hint="somebody else moved it first; look at its history and decide anew",
         overtaken=True,
     )
+
+
+def _check(conn: sa.Connection, table: sa.Table, kind: str, id: int, source: str, target: str) -> None:
+    """Refuse a transition that the state machine does not hold, by the name of what should make it."""
+    if not states.allowed(kind, source, target):
+        states.check(kind, source, target, _called(conn, table, id))
+
+
+def _called(conn: sa.Connection, table: sa.Table, id: int) -> str:
+    """Return the name by which people know a row."""
+    job, unit, task, production = schema.job, schema.unit, schema.task, schema.production
+    names: dict[str, tuple[Any, sa.FromClause]] = {
+        "job": (sa.func.substr(unit.c.key, 1, 12), job.join(unit, job.c.unit_id == unit.c.id)),
+        "attempt": (sa.func.substr(schema.attempt.c.nonce, 1, 12), schema.attempt),
+        "task": (production.c.name + "/" + task.c.step, task.join(production)),
+        "run": (schema.run.c.series + "/" + sa.cast(schema.run.c.number, sa.Text), schema.run),
+    }
+    name, source = names.get(table.name, (_written(table), table))
+    return str(conn.execute(sa.select(name).select_from(source).where(table.c.id == id)).scalar() or id)
+
+
+def _written(table: sa.Table) -> sa.ColumnElement[Any]:
+    """Return the column, or columns, in which a row has its name; its id where it has none."""
+    if "scope" in table.c:
+        name = table.c.scope + ":" + table.c.name
+        return name + "@" + sa.cast(table.c.version, sa.Text) if table.name == "dataset" else name
+    return table.c.name if "name" in table.c else table.c.id
 
 
 def _missed_one(

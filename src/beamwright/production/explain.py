@@ -15,6 +15,7 @@ from beamwright.catalog.processing import processing
 from beamwright.core.errors import UnknownNameError, UsageError
 from beamwright.core.messages import FAILURES
 from beamwright.core.runs import SECTION_MAX, EventKey, Interval
+from beamwright.core.words import number_of
 from beamwright.db import lookup, schema, views
 from beamwright.db.lookup import Found
 from beamwright.production import inspection
@@ -115,7 +116,7 @@ def _run(conn: sa.Connection, found: Found) -> Explanation:
     chunks = lookup.where(conn, schema.chunk, schema.chunk.c.sequence, run_id=row["id"])
     kind = "simulated" if row["is_mc"] else "real"
     state = f"{row['state']}, version {row['version']}"
-    what = f"Run {found.name} is a {kind} run in {_number(len(chunks), 'chunk')}; it is {state}."
+    what = f"Run {found.name} is a {kind} run in {number_of(len(chunks), 'chunk')}; it is {state}."
     told = Explanation("run", found.name, what)
     told.origin = [
         f"chunk {c['sequence']} was delivered at {_time(c['created'])}: sections {c['first_section']} to "
@@ -159,8 +160,9 @@ def _task(conn: sa.Connection, found: Found) -> Explanation:
     production = lookup.one(conn, schema.production, row["production_id"])
     units = [u for u in views.units(conn, production["id"]) if u["task_id"] == row["id"]]
     states = Counter(u["state"] for u in units)
+    number = number_of(len(units), "unit")
     what = (
-        f"Task {found.name} is a {row['kind']} step; it is {row['state']} with {_number(len(units), 'unit')} "
+        f"Task {found.name} is a {row['kind']} step; it is {row['state']} with {number} "
         f"({_counts(states) or 'none yet'}), configuration version {row['config_version']}."
     )
     told = Explanation("task", found.name, what)
@@ -212,7 +214,7 @@ def _hold(told: Explanation, job: Row, key: str, attempts: list[Row]) -> None:
     told.holds.append(WAITING[job["state"]] + reason)
     if job["state"] == "prepared" and job["failures"]:
         told.holds.append(
-            f"it failed {_number(job['failures'], 'time')} and is tried again after "
+            f"it failed {number_of(job['failures'], 'time')} and is tried again after "
             f"{_time(job['not_before'])}"
         )
     failed = next((a for a in reversed(attempts) if a["failure_class"]), None)
@@ -285,13 +287,14 @@ def _collection(conn: sa.Connection, found: Found) -> Explanation:
     what = (
         f"Collection {found.name} holds {row['events']} records of stream {row['stream']} "
         f"(tier {row['tier']}{flags}) "
-        f"of {_interval(row)} in {_number(len(files), 'file')}; it is {row['state']}."
+        f"of {_interval(row)} in {number_of(len(files), 'file')}; it is {row['state']}."
     )
     told = Explanation("collection", found.name, what)
     if row["unit_id"] is not None:
         told.origin.append(_maker(conn, row["unit_id"]))
     told.origin += [f"it was made from {p['name']}" for f in files for p in parents.get(f["id"], [])]
-    told.origin.append(f"release {row['release'][:19]}, configuration {row['config_hash'][:12]}")
+    if row["release"]:
+        told.origin.append(f"release {row['release'][:19]}, configuration {row['config_hash'][:12]}")
     if row["global_tag"]:
         resolved = f", resolved hash {row['resolved_hash'][:16]}" if row["resolved_hash"] else ""
         told.origin.append(f"conditions of {row['global_tag']}{resolved}")
@@ -315,7 +318,7 @@ def _dataset(conn: sa.Connection, found: Found) -> Explanation:
     if row["state"] == "open":
         number = len(datasets.collections(conn, datasets.cited(conn, f"{plain}@{row['version']}")))
     verb = "lists" if row["content_hash"] else "finds now"
-    state = f"is {row['state']} and {verb} {_number(number, 'collection')}"
+    state = f"is {row['state']} and {verb} {number_of(number, 'collection')}"
     what = f"Dataset {plain}, version {row['version']}, {state}."
     told = Explanation("dataset", found.name, what)
     told.origin = [f"its query is: {_query(row['query'])}", *_told(conn, "dataset", row["id"])]
@@ -355,7 +358,7 @@ def _payload(conn: sa.Connection, found: Found) -> Explanation:
 def _tag(conn: sa.Connection, found: Found) -> Explanation:
     row = lookup.one(conn, schema.tag, found.id)
     held = views.validities(conn, found.name)
-    over = _number(len(held), "interval")
+    over = number_of(len(held), "interval")
     what = f"Tag {found.name}, version {row['version']}, gives {row['kind']} over {over}."
     told = Explanation("tag", found.name, what)
     told.origin = [
@@ -371,7 +374,7 @@ def _global_tag(conn: sa.Connection, found: Found) -> Explanation:
     row = next(tag for tag in views.global_tags(conn) if tag["id"] == found.id)
     hashed = f", Merkle hash {row['merkle'][:16]}" if row["merkle"] else ""
     state = f"{row['state']} at version {row['version']}"
-    what = f"Global tag {found.name} is {state} with {_number(len(row['tags']), 'tag')}{hashed}."
+    what = f"Global tag {found.name} is {state} with {number_of(len(row['tags']), 'tag')}{hashed}."
     told = Explanation("global tag", found.name, what)
     told.origin = [f"member {name}, version {version}" for name, version in row["tags"].items()]
     told.origin += _told(conn, "global_tag", row["id"])
@@ -398,7 +401,7 @@ def _production(conn: sa.Connection, found: Found) -> Explanation:
 
 def _event(conn: sa.Connection, key: EventKey) -> Explanation:
     units = lookup.units_at(conn, key)
-    what = f"Event {key} lies in the key range of {_number(len(units), 'unit')}."
+    what = f"Event {key} lies in the key range of {number_of(len(units), 'unit')}."
     told = Explanation("event", str(key), what)
     told.origin = [
         f"{_unit_name(u)} of {u['production']}, {u['kind']} over {u['record'] or 'all'} records: {u['state']}"
@@ -522,10 +525,6 @@ def _maker(conn: sa.Connection, unit_id: int) -> str:
 
 def _interval(row: Row) -> str:
     return str(Interval.from_document(views.interval_of(row)))
-
-
-def _number(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _query(query: Row) -> str:

@@ -121,7 +121,7 @@ BAD: list[tuple[Record, str]] = [
     ({"size": 1.0}, "size is 1.0"),
     ({"sha256": "x" * 64}, "hexadecimal"),
     ({"sha256": "A" * 64}, "small hexadecimal"),
-    ({"adler32": None}, "adler32 is None"),
+    ({"adler32": None}, "adler32 is missing"),
     ({"name": "no scope"}, "write scope:name"),
     ({"name": "a:../../etc/passwd"}, "is no name"),
     ({"name": "a:x'; DROP TABLE file; --"}, "is no name"),
@@ -229,6 +229,13 @@ def test_a_stream_that_was_cut_is_taken_up_again(
     assert register(kinds, "file", read_records(path, place), SOURCE) == Outcome(new=10, equal=25)
     assert place == [path.stat().st_size]
     assert count(kinds, schema.metadata_number) == 35
+
+
+def test_bytes_that_are_no_text_are_refused_by_line(kinds: Database, tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(FormatError, match="list.jsonl, line 1: no UTF-8 text"):
+        register(kinds, "file", read_records(path), SOURCE)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
+from beamwright.catalog import registering
 from beamwright.cli.main import cli
+from beamwright.cli.progress import Progress
 from beamwright.core.canonical import sha256_hex
 from beamwright.production.workspace import Workspace
 
@@ -81,7 +83,7 @@ def test_lists_are_registered_from_files_and_by_single_records(filled: Path, cal
     again = call("file", "register", "--from", "file.jsonl", "--json")
     assert again.document == {"new": 0, "equal": 6}
     one = call("file", "register", "--record", json.dumps(file(9)))
-    assert one.out == "1 files registered, 0 were there alike\n"
+    assert one.out == "1 file registered, 0 were there alike\n"
     refused = call("file", "register", "--record", json.dumps(file(9, size=5)))
     assert refused.code == 3 and "the command line, line 1: file mc:f/9" in refused.err
     assert call("file", "register").code == call("file", "register", "--from", "gone.jsonl").code == 2
@@ -93,6 +95,18 @@ def test_lists_are_registered_from_files_and_by_single_records(filled: Path, cal
     )
     assert dry.code == 3 and "would be registered" in dry.out and "mc:f/9" in dry.err
     assert len(call("file", "ls", "--json").rows) == 7
+
+
+def test_progress_tells_how_many_records_a_list_will_have(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registering, "BATCH", 10)
+    path = write(place / "files.jsonl", *(file(n) for n in range(100, 140)))
+    told = list[tuple[int, int | None]]()
+    monkeypatch.setattr(Progress, "__call__", lambda self, done, of: told.append((done, of)))
+    assert call("file", "register", "--from", path).code == 0
+    assert [done for done, _ in told] == [10, 20, 30, 40]
+    assert all(of is not None and 38 <= of <= 42 for _, of in told) and told[-1][1] == 40
 
 
 def test_a_list_comes_through_standard_input(

@@ -49,7 +49,7 @@ def test_a_move_changes_state_and_values_and_writes_history(database: Database) 
 def test_a_move_that_the_table_does_not_hold_is_refused(database: Database) -> None:
     with database.begin() as conn:
         run = new_run(conn)
-        with pytest.raises(StateError, match="cannot become closed"):
+        with pytest.raises(StateError, match="run A/1 is announced and cannot become closed"):
             history.move(conn, schema.run, run, "announced", "closed", actor="x", at=1.0)
         assert state(conn, run) == "announced"
         assert history.of(conn, "run", run) == []
@@ -58,7 +58,7 @@ def test_a_move_that_the_table_does_not_hold_is_refused(database: Database) -> N
 def test_a_move_from_another_state_than_the_actual_one_is_refused(database: Database) -> None:
     with database.begin() as conn:
         run = new_run(conn)
-        with pytest.raises(StateError, match=f"run {run} is announced, not open"):
+        with pytest.raises(StateError, match="run A/1 is announced, not open"):
             history.move(conn, schema.run, run, "open", "closed", actor="x", at=1.0)
         assert history.of(conn, "run", run) == []
 
@@ -147,7 +147,7 @@ def test_rows_move_each_in_its_own_way(database: Database) -> None:
         rows = conn.execute(sa.select(schema.run.c.state, schema.run.c.version).order_by(schema.run.c.id))
         assert rows.all() == [("open", 7), ("closed", 1), ("open", 8)]
         assert [line.reason for line in history.of(conn, "run", one)] == ["data"]
-        with pytest.raises(StateError, match=f"run {two} is closed, not announced"):
+        with pytest.raises(StateError, match="run A/1 is closed, not announced"):
             again = [history.Move(one, "open", "closed"), history.Move(two, "announced", "open")]
             history.move_each(conn, schema.run, again, actor="x", at=3.0)
 
@@ -162,3 +162,12 @@ def test_ids_of_many_new_rows_come_in_their_order(database: Database) -> None:
         ids = insert_ids(conn, schema.run, rows)
         found = {row.id: row.number for row in conn.execute(sa.select(schema.run.c.id, schema.run.c.number))}
         assert [found[i] for i in ids] == [5, 3, 9] and insert_ids(conn, schema.run, []) == []
+
+
+def test_what_cannot_move_is_called_by_its_name(database: Database) -> None:
+    common = {"state": "frozen", "query": {}, "created": 0.0}
+    with database.begin() as conn:
+        table = schema.dataset
+        one = insert_id(conn, table, scope="ana", name="phi", version=2, **common)
+        with pytest.raises(StateError, match="dataset ana:phi@2 is frozen and cannot become open"):
+            history.move(conn, table, one, "frozen", "open", actor="x", at=1.0)
