@@ -155,6 +155,41 @@ def test_a_shifter_lets_a_run_pass_with_a_reason_and_algorithms_leave_it(
     assert "range = [0.0, 1.4]" in call("references", "show", experiment.name)[1]
 
 
+@pytest.mark.parametrize(
+    ("place", "hint"),
+    [
+        (("A/22", "gain", "--tier", "raw"), "did you mean A/2"),
+        (("A/2", "gian", "--tier", "raw"), "did you mean gain? (--new begins one)"),
+        (("A/2", "gain", "--tier", "rwa"), "did you mean raw? (--new begins one)"),
+    ],
+)
+def test_a_verdict_on_what_is_not_there_is_refused_with_the_nearest(
+    gated: tuple[ToyProduction, Experiment, str],
+    capsys: pytest.CaptureFixture[str],
+    place: tuple[str, ...],
+    hint: str,
+) -> None:
+    where = ["-w", str(gated[0].root / "workspace")]
+    run, subject, *tier = place
+    assert command(["quality", "set", run, subject, "good", *tier, "--reason", "x", *where]) == 2
+    assert hint in capsys.readouterr().err
+    assert command(["quality", "history", *place, *where]) == 2
+    assert "did you mean A/" in capsys.readouterr().err
+    if run == "A/2":
+        new = ["--new", "--dry-run", "--reason", "x"]
+        assert command(["quality", "set", run, subject, "good", *tier, *new, *where]) == 0
+
+
+def test_references_of_the_code_are_shown_until_others_are_put(
+    gated: tuple[ToyProduction, Experiment, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["-w", str(gated[0].root / "workspace")]
+    assert command(["quality", "references", "show", "orca", *where]) == 0
+    assert "[[histogram]]" in capsys.readouterr().out
+    assert command(["quality", "references", "show", "orca", "--version", "99", *where]) == 2
+    assert "valid names: 1" in capsys.readouterr().err
+
+
 def test_a_trend_is_followed_through_the_verdicts_on_earlier_runs(
     gated: tuple[ToyProduction, Experiment, str],
 ) -> None:

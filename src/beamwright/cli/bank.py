@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from beamwright.cli.common import Columns, json_option, write_document, write_rows
+from beamwright.cli.common import Columns, Noun, json_option, write_document, write_rows
 from beamwright.cli.experiment_option import experiment_option
 
 if TYPE_CHECKING:
     from beamwright.event.banks import Bank, BankSet
 
 
-@click.group()
+@click.group(cls=Noun)
 def bank() -> None:
     """Banks: the tables of an event."""
 

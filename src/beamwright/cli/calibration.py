@@ -11,6 +11,7 @@ import click
 from beamwright.cli.common import (
     Columns,
     F,
+    Noun,
     decided,
     dry_run_option,
     reader,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from beamwright.production.interventions import Place, Why
 
 
-@click.group()
+@click.group(cls=Noun)
 def calibration() -> None:
     """Chains of rolling calibrations."""
 
@@ -47,35 +48,37 @@ def _judging(command: F) -> F:
 @click.argument("step", required=False)
 @click.option("--series", help="The chain of this series only.")
 @click.option("--values", "role", help="Show the constants of this role instead, with a sparkline of each.")
+@click.option(
+    "--figures", is_flag=True, help="Show what each fit says of itself, with a sparkline of each figure."
+)
 @reading
-def show(step: str | None, series: str | None, role: str | None, folder: Path | None, as_json: bool) -> None:
-    """Show chains link by link: what each run started from, what it gave, and why."""
+def show(
+    step: str | None, series: str | None, role: str | None, figures: bool, folder: Path | None, as_json: bool
+) -> None:
+    """Show chains run by run: what each run started from, what it gave, and why; and how the values move."""
     if role is not None:
         _show_values(role, series, folder, as_json)
         return
     from beamwright.core.errors import UnknownNameError
-    from beamwright.report import text
     from beamwright.report.document import links
 
     with reader(folder) as conn:
         found = links(conn)
-    steps = {row["step"] for row in found}
-    if step is not None and step not in steps:
-        raise UnknownNameError("calibration step", step, steps)
-    rows = [row for row in found if step in (None, row["step"]) and series in (None, row["series"])]
-    columns: Columns = {
-        "step": "step",
-        "series": "series",
-        "run": "run",
-        "interval": lambda r: text.interval(r["interval"]),
-        "generation": "generation",
-        "state": "state",
-        "starts from": lambda r: _short(r["start"]),
-        "gives": lambda r: _short(r["result"]),
-        "figures": "figures",
-        "reason": "reason",
-    }
-    write_rows(rows, columns, as_json)
+        steps = {row["step"] for row in found}
+        if step is not None and step not in steps:
+            raise UnknownNameError("calibration step", step, steps)
+        rows = [row for row in found if step in (None, row["step"]) and series in (None, row["series"])]
+        _add_values(conn, rows)
+    if as_json or not rows:
+        write_rows(rows, {}, as_json)
+        return
+    from beamwright.report import chains
+
+    shown = chains.figure_lines(rows) if figures else chains.chain_lines(rows)
+    for line in shown:
+        click.echo(line)
+    if not shown:
+        say("no fit has said anything yet")
 
 
 @calibration.command("skip-back")
@@ -226,13 +229,15 @@ def _link(link: Any, now: str) -> dict[str, Any]:
     return {"interval": str(link.interval), "was": link.state, "is": now}
 
 
+def _add_values(conn: sa.Connection, rows: list[dict[str, Any]]) -> None:
+    """Give each link mean and rms of the constants that it gave, by role and array."""
+    from beamwright.conditions.trends import summaries
+
+    found = summaries(conn, [payload for row in rows for payload in (row["result"] or {}).values()])
+    for row in rows:
+        given = row["result"] or {}
+        row["values"] = {role: found[payload] for role, payload in given.items() if payload in found}
+
+
 def _value(name: str) -> Callable[[dict[str, Any]], Any]:
     return lambda row: row["values"].get(name)
-
-
-def _short(constants: object) -> object:
-    return (
-        {name: str(value)[:10] for name, value in constants.items()}
-        if isinstance(constants, dict)
-        else constants
-    )

@@ -13,6 +13,7 @@ import click
 from beamwright.cli.asking import asking, question, write_answer, write_plan
 from beamwright.cli.common import (
     Columns,
+    Noun,
     decided,
     dry_run_option,
     open_workspace,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from beamwright.production.interventions import Why
 
 
-@click.group()
+@click.group(cls=Noun)
 def collection() -> None:
     """Collections: sets of events over files."""
 

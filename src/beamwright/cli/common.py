@@ -45,6 +45,15 @@ workspace_option = click.option(
 )
 
 
+class Noun(click.Group):
+    """A noun, whose help lists its commands with the whole first sentence of each."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, command.get_short_help_str(1000)) for name, command in sorted(self.commands.items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 def reading(command: F) -> F:
     """Add the options of a command that reads a workspace."""
     return workspace_option(json_option(command))

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from beamwright.cli import constants, mirroring
-from beamwright.cli.common import Columns, pick, reader, reading, write_document, write_rows
+from beamwright.cli.common import Columns, Noun, pick, reader, reading, write_document, write_rows
 
 
-@click.group()
+@click.group(cls=Noun)
 def conditions() -> None:
     """Conditions: tags, intervals, payloads."""
 

@@ -10,6 +10,7 @@ import click
 from beamwright.cli.asking import as_of_option, completer
 from beamwright.cli.common import (
     Columns,
+    Noun,
     decided,
     dry_run_option,
     reader,
@@ -28,7 +29,7 @@ reason_option = click.option("--reason", required=True, help="Why; it is kept.")
 NAME = click.argument("name", metavar="SCOPE:NAME[@VERSION]")
 
 
-@click.group()
+@click.group(cls=Noun)
 def dataset() -> None:
     """Datasets: sets of collections."""
 

@@ -10,6 +10,7 @@ import click
 
 from beamwright.cli.common import (
     Columns,
+    Noun,
     dry_run_option,
     open_workspace,
     reading,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _ACTOR = "operator"
 
 
-@click.group()
+@click.group(cls=Noun)
 def db() -> None:
     """The database: upgrade, move, back up, restore, seal."""
 

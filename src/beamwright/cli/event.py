@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from beamwright.cli.common import json_option, sources_option, workspace_option, write_document
+from beamwright.cli.common import Noun, json_option, sources_option, workspace_option, write_document
 
 if TYPE_CHECKING:
     from beamwright.core.runs import EventKey
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Place = tuple[str, "CollectionReader"]
 
 
-@click.group()
+@click.group(cls=Noun)
 def event() -> None:
     """Single events, by their keys."""
 
@@ -55,14 +55,14 @@ def show(
     from beamwright.event.sources import SourceFiles
 
     wanted = EventKey.parse(key)
-    found = []
     known = SourceFiles.of(sources) if sources else None
-    for name, reader in _readers(wanted, places, known, folder, {"stream": stream, "tier": tier}):
-        if find(reader, wanted) is not None:
-            found.append((name, reader))
+    readers = list(_readers(wanted, places, known, folder, {"stream": stream, "tier": tier}))
+    found = [(name, reader) for name, reader in readers if find(reader, wanted) is not None]
     if not found:
         where = ", ".join(places) or "the valid collections of this workspace"
-        raise UnknownNameError(f"event in {where}", key)
+        error = UnknownNameError(f"event in {where}", key)
+        error.hint = _near(wanted, readers) or f"`beamwright explain {key}` says what became of it"
+        raise error
     name, reader = found[0]
     batch = read_record(reader, wanted, list(banks) or None)
     others = [other for other, _ in found[1:]]
@@ -72,6 +72,19 @@ def show(
         as_json,
         None if as_json else list(_lines(head, batch, rows)),
     )
+
+
+def _near(key: EventKey, readers: list[Place]) -> str:
+    """Say which events there are beside one that is not there."""
+    from beamwright.event.lookup import neighbours
+
+    found = sorted({near for _, reader in readers for near in neighbours(reader, key)})
+    below = [near for near in found if near < key.position][-1:]
+    above = [near for near in found if near > key.position][:1]
+    names = [":".join(map(str, (key.series, *near))) for near in below + above]
+    if readers and not names:
+        return f"{readers[0][0]} holds series {readers[0][1].series}"
+    return f"the nearest {'is' if len(names) == 1 else 'are'} {' and '.join(names)}" if names else ""
 
 
 def _readers(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from beamwright.cli.common import json_option, write_document, write_rows
+from beamwright.cli.common import Noun, json_option, write_document, write_rows
 
 
-@click.group()
+@click.group(cls=Noun)
 def experiment() -> None:
     """Experiments that are installed."""
 

@@ -11,6 +11,7 @@ from beamwright.cli import replicas
 from beamwright.cli.asking import asking, question, write_answer, write_plan
 from beamwright.cli.common import (
     Columns,
+    Noun,
     dry_run_option,
     json_option,
     reader,
@@ -22,7 +23,7 @@ from beamwright.cli.common import (
 from beamwright.cli.registering import register_command
 
 
-@click.group()
+@click.group(cls=Noun)
 def file() -> None:
     """Files and what they say of themselves."""
 

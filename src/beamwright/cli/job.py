@@ -11,6 +11,7 @@ import click
 from beamwright.cli.common import (
     Columns,
     F,
+    Noun,
     decided,
     dry_run_option,
     dumps,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-@click.group()
+@click.group(cls=Noun)
 def job() -> None:
     """Jobs and their attempts."""
 

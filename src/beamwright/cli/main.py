@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -114,16 +115,24 @@ def _explained(error: click.ClickException) -> BeamwrightError:
     where = f"; `{context.command_path} --help` says what there is" if context else ""
     if isinstance(error, click.NoSuchOption):
         known = [name for p in context.command.params for name in p.opts] if context else []
-        return UsageError(
-            f"no option is called {error.option_name}", hint=nearest(error.option_name, known) + where
+        near = (
+            nearest(error.option_name, known) if known else "options stand behind the last word of a command"
         )
+        return UsageError(f"no option is called {error.option_name}", hint=near + where)
     if isinstance(error, click.exceptions.NoSuchCommand):
         group = context.command if context else None
         known = group.list_commands(context) if isinstance(group, click.Group) and context else []
         return UsageError(
             f"no command is called {error.command_name!r}", hint=nearest(error.command_name, known) + where
         )
-    return UsageError(error.format_message().rstrip("."), hint=where.removeprefix("; "))
+    return UsageError(error.format_message().rstrip("."), hint=(_choice(error) + where).removeprefix("; "))
+
+
+def _choice(error: click.ClickException) -> str:
+    """Return the valid word that is nearest to one that is no choice."""
+    kind = error.param.type if isinstance(error, click.BadParameter) and error.param else None
+    wrong = re.match("'(.*)' is not one of", error.message)
+    return nearest(wrong[1], map(str, kind.choices)) if wrong and isinstance(kind, click.Choice) else ""
 
 
 def _fail(error: BeamwrightError, code: int, as_json: bool) -> int:

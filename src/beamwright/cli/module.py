@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from beamwright.cli.common import Columns, json_option, write_document, write_rows
+from beamwright.cli.common import Columns, Noun, json_option, write_document, write_rows
 from beamwright.cli.experiment_option import chosen, experiment_option
 from beamwright.core.errors import UnknownNameError
 
@@ -23,7 +23,7 @@ steering_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Noun)
 def module() -> None:
     """Modules and the paths that they stand in."""
 

@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from beamwright.cli.common import Columns, open_workspace, pick, reader, reading, write_document, write_rows
+from beamwright.cli.common import (
+    Columns,
+    Noun,
+    open_workspace,
+    pick,
+    reader,
+    reading,
+    write_document,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from beamwright.production.projection import Projection
 
 
-@click.group()
+@click.group(cls=Noun)
 def production() -> None:
     """Productions of this workspace."""
 

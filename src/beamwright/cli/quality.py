@@ -9,6 +9,7 @@ import click
 
 from beamwright.cli.common import (
     Columns,
+    Noun,
     decided,
     dry_run_option,
     reader,
@@ -29,7 +30,7 @@ BY = click.option("--by", default="", help="Who decides [default: the user].")
 REASON = click.option("--reason", required=True, help="Why; kept in the history for ever.")
 
 
-@click.group()
+@click.group(cls=Noun)
 def quality() -> None:
     """Verdicts on runs."""
 
@@ -71,10 +72,20 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
     write_document({"run": name, "verdicts": rows}, as_json, lines)
 
 
-def _lines(rows: list[dict[str, object]]) -> list[str]:
+def _lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the verdicts as a table, and the checks behind them as another."""
     from beamwright.report import text
 
-    return [line for row in rows for line in [*text.pairs(row), ""]]
+    heads = ("tier", "subject", "value", "version", "author", "reason")
+    verdicts = text.table(heads, [[row[name] for name in heads] for row in rows])
+    names = ("name", "quantity", "outcome", "value", "low", "high")
+    checks = [
+        [row["tier"], row["subject"], *(check[name] for name in names)]
+        for row in rows
+        for check in row["checks"]
+    ]
+    columns = ("tier", "subject", "check", "quantity", "outcome", "value", "low", "high")
+    return [*verdicts, *(["", *text.table(columns, checks)] if checks else [])]
 
 
 @quality.command("set")
@@ -84,10 +95,11 @@ def _lines(rows: list[dict[str, object]]) -> list[str]:
 @TIER
 @BY
 @REASON
+@click.option("--new", "is_new", is_flag=True, help="Judge a subject, or a tier, that was never judged.")
 @dry_run_option
 @reading
 def set_(
-    run: str, subject: str, value: str, tier: str, by: str, reason: str, dry_run: bool,
+    run: str, subject: str, value: str, tier: str, by: str, reason: str, is_new: bool, dry_run: bool,
     folder: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Decide on a run, over what the algorithms found: a new version, which they leave alone."""
@@ -96,6 +108,7 @@ def set_(
     place = (*split(run), tier, subject)
 
     def judge(conn: sa.Connection, why: Why) -> Any:
+        verdicts.check_place(conn, *place, is_new)
         return verdicts.override(conn, *place, value, author=why.actor, reason=why.reason, now=why.now)
 
     found = decided(folder, judge, by=by, reason=reason, dry_run=dry_run)
@@ -111,11 +124,18 @@ def set_(
 def history(run: str, subject: str, tier: str, folder: Path | None, as_json: bool) -> None:
     """List all versions of a verdict, oldest first."""
     from beamwright.cli.constants import _time
+    from beamwright.core.errors import UnknownNameError
+    from beamwright.db import views
     from beamwright.quality import verdicts
 
     series, number = split(run)
     with reader(folder) as conn:
         found = [vars(v) for v in verdicts.history_of(conn, series, number, tier, subject)]
+        if not found:
+            known = {
+                f"{v['series']}/{v['run']} {v['subject']} --tier {v['tier']}" for v in views.verdicts(conn)
+            }
+            raise UnknownNameError("verdict", f"{run} {subject} --tier {tier}", known)
     columns: Columns = {name: name for name in ("version", "value", "author", "reason")}
     write_rows(found, {"at": lambda row: _time(row["created"]), **columns}, as_json)
 
@@ -192,7 +212,7 @@ def _drawn(row: dict[str, Any]) -> list[dict[str, Any]]:
     return lines
 
 
-@quality.group("references")
+@quality.group("references", cls=Noun)
 def references() -> None:
     """What runs should look like, put beside the code."""
 
@@ -238,14 +258,30 @@ def references_ls(folder: Path | None, as_json: bool) -> None:
 @click.option("--version", type=click.IntRange(1), help="This version [default: the newest].")
 @reading
 def references_show(experiment: str, version: int | None, folder: Path | None, as_json: bool) -> None:
-    """Show references as they were put."""
+    """Show the references that stand: those that were put, else those of the experiment's code."""
     from beamwright.core.errors import UnknownNameError
     from beamwright.quality import verdicts
 
     with reader(folder) as conn:
         rows = verdicts.reference_log(conn, experiment)
-        known = [row["experiment"] for row in verdicts.reference_log(conn)]
+    rows = rows or _brought(experiment)
     found = [row for row in rows if version in (None, row["version"])]
     if not found:
-        raise UnknownNameError("version of references" if rows else "put references", experiment, known)
+        known = {str(row["version"]) for row in rows}
+        raise UnknownNameError(f"version of the references of {experiment}", str(version or ""), known)
     write_document(found[0], as_json, None if as_json else found[0]["text"].splitlines())
+
+
+def _brought(experiment: str) -> list[dict[str, Any]]:
+    """Return the references that the code of an experiment brings, which stand until others are put."""
+    from beamwright.production.experiment import load
+    from beamwright.quality.references import load_references
+
+    paths = load(experiment).references
+    found = load_references(paths) if paths else None
+    text = "\n".join(path.read_text() for path in paths)
+    return (
+        [{"experiment": experiment, "version": found.version, "text": text, "hash": found.hash}]
+        if found
+        else []
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from beamwright.cli.common import (
+    Noun,
     dry_run_option,
     json_option,
     open_workspace,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from beamwright.production.workspace import Workspace
 
 
-@click.group()
+@click.group(cls=Noun)
 def release() -> None:
     """The software that runs here."""
 

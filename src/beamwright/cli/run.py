@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from beamwright.cli.asking import asking, question, write_answer, write_plan
-from beamwright.cli.common import Columns, reader, reading, write_document
+from beamwright.cli.common import Columns, Noun, reader, reading, write_document
 from beamwright.cli.registering import register_command
 from beamwright.core.errors import UnknownNameError, UsageError
 
 
-@click.group()
+@click.group(cls=Noun)
 def run() -> None:
     """Runs and their chunks."""
 

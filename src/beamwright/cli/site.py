@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from beamwright.cli.common import open_workspace, reading, write_document
+from beamwright.cli.common import Noun, open_workspace, reading, write_document
 
 
-@click.group()
+@click.group(cls=Noun)
 def site() -> None:
     """The laboratory's farms."""
 

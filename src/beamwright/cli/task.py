@@ -11,6 +11,7 @@ from beamwright.cli.analyse import analyse
 from beamwright.cli.common import (
     Columns,
     F,
+    Noun,
     decided,
     dry_run_option,
     pick,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from beamwright.production.interventions import Why
 
 
-@click.group()
+@click.group(cls=Noun)
 def task() -> None:
     """Tasks: steps of a production over their inputs."""
 

@@ -28,8 +28,9 @@ class Row:
 def load_file(path: Path, before: Arrays | None = None, max_bad: int = 0) -> Payload:
     """Read constants from a file: a table of channels (or ``.json``, a document).
 
-    A table begins with the names of its columns, the first of them ``channel``; # begins a comment. Channels
-    without a finite value, and those that ``before`` has and the table has not, are bad.
+    A table begins with the names of its columns, the first of them ``channel``; blanks or commas part them,
+    # begins a comment. Channels without a finite value, and those that ``before`` has and the table has not,
+    are bad.
     Raises: FormatError naming lines and channels, ConditionsError for more than ``max_bad`` bad channels.
     """
     try:
@@ -51,8 +52,9 @@ def read_table(text: str, source: str) -> tuple[list[str], list[Row]]:
 
     Raises: FormatError that names each wrong line and its channel.
     """
-    lines = [(n, line.partition("#")[0].split()) for n, line in enumerate(text.splitlines(), 1)]
-    filled = [(n, words) for n, words in lines if words]
+    lines = [(n, line.partition("#")[0].strip()) for n, line in enumerate(text.splitlines(), 1)]
+    has_commas = "," in next((line for _, line in lines if line), "")
+    filled = [(n, _words(line, has_commas)) for n, line in lines if line]
     if not filled or filled[0][1][0] != KEY or len(filled[0][1]) < 2:
         first = f"{source}:{filled[0][0]}" if filled else source
         raise FormatError(f"{first}: no names of columns", hint=f"begin with a line like `{KEY} gain`")
@@ -81,6 +83,11 @@ def bad_channels(names: Sequence[str], rows: Sequence[Row], before: Arrays | Non
     known = {row.channel for row in rows}
     held = [] if before is None or KEY not in before else before[KEY].tolist()
     return found | {int(channel): "missing" for channel in held if channel not in known}
+
+
+def _words(line: str, has_commas: bool) -> list[str]:
+    """Return what blanks part, or commas where the line of names has them; an empty word may stand there."""
+    return [word.strip() for word in line.split(",")] if has_commas else line.split()
 
 
 def _row(number: int, words: list[str], names: list[str], seen: dict[int, int]) -> tuple[str, Row | None]:

@@ -32,13 +32,17 @@ class BeamwrightError(Exception):
         return {"error": self.code, "message": self.message, "hint": self.hint, "data": self.data}
 
 
+LISTED = 12
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return a hint that suggests the valid names nearest to ``name``, or lists them all."""
+    """Return a hint that suggests the valid names nearest to ``name``, or lists the first of them."""
     names = sorted(set(valid))
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"valid names: {', '.join(names)}" if names else "there are none yet"
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"valid names: {', '.join(names[:LISTED])}{more}" if names else "there are none yet"
 
 
 class UsageError(BeamwrightError):

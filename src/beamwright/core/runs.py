@@ -62,7 +62,7 @@ class Interval:
     def __post_init__(self) -> None:
         if self.first > self.last:
             raise UsageError(
-                f"interval {self.first}..{self.last} of series {self.series} runs backwards",
+                f"interval {self} runs backwards",
                 hint="exchange its ends",
             )
 

@@ -56,6 +56,21 @@ def _is_above(file: NTupleFile, entry: int, key: Position) -> bool:
     return False
 
 
+def neighbours(reader: CollectionReader, key: EventKey) -> list[Position]:
+    """Return the keys in each file that stand next to a key, before and after it (or the key itself)."""
+    found: list[Position] = []
+    for file in reader.files if key.series == reader.series else []:
+        below = _last(file, range(file.n_entries), key.position)
+        places = [entry for entry in (below, below + 1) if 0 <= entry < file.n_entries]
+        found += [_key(file, entry) for entry in places]
+    return found
+
+
+def _key(file: NTupleFile, entry: int) -> Position:
+    run, section, event = (int(file.read([name], entry, entry + 1)[name][0]) for name in KEYS)
+    return run, section, event
+
+
 def find(reader: CollectionReader, key: EventKey) -> tuple[int, int] | None:
     """Return the number of the file that holds a key and its entry there, None where no file does."""
     if key.series != reader.series:

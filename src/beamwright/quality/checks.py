@@ -90,7 +90,7 @@ def summarise(subject: str, checks: Sequence[Check]) -> Judgement:
             return Judgement(subject, "bad" if outcome == "bad" else "unknown", reason, tuple(checks))
     if not checks:
         return Judgement(subject, "unknown", "nothing was checked", ())
-    return Judgement(subject, "good", f"{len(checks)} checks passed", tuple(checks))
+    return Judgement(subject, "good", f"{len(checks)} check{'s' * (len(checks) != 1)} passed", tuple(checks))
 
 
 def check_figure(value: float | None, limits: FigureLimits) -> Check:

@@ -98,6 +98,30 @@ def override(
     return _insert(conn, (series, run, tier, subject), present, value, author, reason, [], now, None)
 
 
+def check_place(conn: sa.Connection, series: str, run: int, tier: str, subject: str, is_new: bool) -> None:
+    """Refuse a verdict on a run that is not there, or, unless it is meant, on what nothing was judged by yet.
+
+    Raises: UnknownNameError with the nearest run, tier or subject.
+    """
+    table, verdict = schema.run, schema.verdict
+    there = sa.select(table.c.id).where(table.c.series == series, table.c.number == run)
+    if conn.execute(there.limit(1)).first() is None:
+        rows = conn.execute(sa.select(table.c.series, table.c.number).distinct().limit(10_000))
+        raise UnknownNameError("run", f"{series}/{run}", {f"{row.series}/{row.number}" for row in rows})
+    rows = conn.execute(sa.select(verdict.c.tier, verdict.c.subject).distinct())
+    known = {(row.tier, row.subject) for row in rows}
+    if is_new or not known or (tier, subject) in known:
+        return
+    tiers = {name for name, _ in known}
+    if tier not in tiers:
+        error = UnknownNameError("tier of verdicts", tier, tiers)
+    else:
+        judged = {name for on, name in known if on == tier}
+        error = UnknownNameError(f"subject of verdicts on tier {tier}", subject, judged)
+    error.hint += " (--new begins one)"
+    raise error
+
+
 def current(
     conn: sa.Connection, series: str, run: int, tier: str, subject: str, as_of: float | None = None
 ) -> Verdict | None:

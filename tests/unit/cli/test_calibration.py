@@ -70,6 +70,16 @@ def test_constants_are_shown_by_interval_with_a_sparkline(call, world: World) ->
     assert shown.splitlines()[-1] == "gain  ▁█"
 
 
+def test_chains_are_shown_run_by_run_with_a_sparkline_of_what_moves(call, world: World) -> None:
+    table, _, moves = call("calibration", "show").out.partition("\n\n")
+    first, second, third = table.splitlines()[2:]
+    assert "accepted" in first and " → " in first and "waiting" in third
+    assert second.split()[3] == first.split()[5]  # what the first gave is what the second started from
+    assert moves.splitlines()[-1].split() == ["pass1", "A", "Gain.gain,", "mean", "1.1", "1.2", "▁█·"]
+    values = [row["values"] for row in call("calibration", "show", "--json").rows]
+    assert values[1] == {"Gain": {"gain": {"mean": 1.2, "rms": 1.2}}} and values[2] == {}
+
+
 def test_nothing_is_stale_while_all_resolves_as_it_did(call, world: World) -> None:
     assert call("calibration", "stale", "test", "--json").rows == []
     assert call("calibration", "redo", "test", "--json").rows == []

@@ -43,6 +43,8 @@ def test_a_table_is_loaded_and_resolves(call, world: World) -> None:
     ("text", "message"),
     [
         ("channel gain\n0 1.5\n1 1,75\n", "table.txt:3: channel 1: gain is '1,75', which is no number"),
+        ("channel,gain\n0,1.5\n1,,2\n", "table.txt:3: channel 1 has 2 values for 1 columns"),
+        ("channel,gain\n0,1.5\n1,\n", "table.txt:3: channel 1: gain is '', which is no number"),
         ("channel gain\n0 1.5\nx1 1.75\n", "table.txt:3: 'x1' is no channel"),
         ("channel gain\n0 1.5\n0 1.75\n", "table.txt:3: channel 0 stands already in line 2"),
         ("channel gain\n0 1.5 3\n", "table.txt:2: channel 0 has 2 values for 1 columns"),
@@ -57,6 +59,12 @@ def test_malformed_constants_are_refused_naming_line_and_channel(
     told = put(call, text=text)
     assert told.code != 0 and message in told.err
     assert call("conditions", "ls", "--json").rows[0]["name"] == "gt/Gain", "nothing was stored"
+
+
+def test_a_table_with_commas_is_the_same(call, world: World) -> None:
+    blanks = put(call).document["payload"]
+    text = "channel, gain  # of the amplifiers\n0, 1.5\n\n1,1.75\n"
+    assert put(call, where="A/10..12", text=text).document["payload"] == blanks
 
 
 def test_channels_that_are_missing_count_as_bad_up_to_a_limit(call, world: World) -> None:

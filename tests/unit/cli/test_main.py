@@ -64,6 +64,8 @@ def test_every_command_has_help_and_json(path: tuple[str, ...], command: click.C
         (["run", "sow"], "did you mean show"),
         (["run", "ls", "--seires", "A"], "did you mean --series"),
         (["explain"], "`beamwright explain --help`"),
+        (["run", "--workspace", "x", "ls"], "options stand behind"),
+        (["quality", "set", "A/1", "x", "goood", "--reason", "y"], "did you mean good?"),
     ],
 )
 def test_misspelt_command_or_option_suggests_the_nearest(call, arguments: list[str], said: str) -> None:
@@ -72,6 +74,12 @@ def test_misspelt_command_or_option_suggests_the_nearest(call, arguments: list[s
     assert result.out == ""
     assert result.err.startswith("error: ")
     assert said in result.err
+
+
+def test_help_of_a_noun_lists_whole_sentences(call) -> None:
+    shown = " ".join(call("conditions", "--help").out.split())
+    listed = shown.partition("Commands:")[2]
+    assert "..." not in listed and "give different constants." in listed
 
 
 def test_error_with_json_is_one_document_on_standard_error(call, workspace: Workspace) -> None:

@@ -76,7 +76,12 @@ def test_an_event_is_shown_from_a_file(call, dst: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "message"),
-    [("44:3:1:999", "no event in"), ("44:3:123", "is no event key"), ("9:3:1:101", "no event")],
+    [
+        ("44:3:1:999", "the nearest are 44:3:1:"),
+        ("44:3:123", "is no event key"),
+        ("9:3:1:101", "holds series 44"),
+        ("44:2:1:1", "the nearest is 44:3:0:0"),
+    ],
 )
 def test_an_event_that_is_not_there_is_an_error(call, dst: Path, key: str, message: str) -> None:
     result = call("event", "show", key, "--in", dst)
