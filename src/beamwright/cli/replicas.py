@@ -53,8 +53,10 @@ def where(place: str | None, folder: Path | None, as_json: bool, explain: bool, 
             write_plan(conn, wanted, as_json, replicas.known_at(places))
             return
         columns = (table.c.endpoint, table.c.path, table.c.state.label("replica"))
-        found = ask(conn, wanted, replicas.held(places), columns=columns, join=table)
-        rows = ({"file": f"{r['scope']}:{r['name']}", "bytes": r["size"]} | _place(r) for r in found)
+        rows = (
+            {"file": f"{r['scope']}:{r['name']}", "bytes": r["size"]} | _place(r)
+            for r in ask(conn, wanted, replicas.held(places), columns=columns, join=table)
+        )
         shown = ("file", "bytes", "endpoint", "replica", "path")
         write_answer(rows, {name: name for name in shown}, as_json, wanted.limit)
 

@@ -61,6 +61,12 @@ def test_where_files_are(site: Workspace, call: Call) -> None:
         assert plan["rows"] == len(rows) and "ix_replica_endpoint_file_id_state" in " ".join(plan["plan"])
 
 
+def test_lists_that_end_early_end_without_complaint(site: Workspace, call: Call) -> None:
+    for command in (("where", "--at", "lyon"), ("missing", "--at", "lyon-disk"), ("ls",)):
+        done = call("file", *command, "--limit", "1")
+        assert (done.code, done.err, len(done.out.splitlines())) == (0, "", 3), command
+
+
 def stamp(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
