@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from beamwright.core.errors import BeamwrightError, ConflictError, StorageError
 from beamwright.db import history, schema
 from beamwright.db.engine import Database
 from support.databases import Cluster, private_cluster
-from support.world import World
 
 NOW = 1_000.0
 WRITERS = 25
@@ -80,36 +78,6 @@ def test_25_writers_register_at_once_and_every_row_is_there(postgresql_database:
     found = names(postgresql_database)
     assert len(acknowledged) == WRITERS * 100
     assert sorted(found) == sorted([*acknowledged, *shared])
-
-
-def test_25_writers_move_the_same_jobs_in_any_order_without_a_deadlock(
-    postgresql_database: Database, tmp_path: Path
-) -> None:
-    World(postgresql_database, tmp_path, kind="bundle").build()
-    with postgresql_database.begin() as conn:
-        conn.execute(sa.update(schema.replica).values(state="verified"))
-        ids = list(conn.execute(sa.select(schema.replica.c.id)).scalars())[:3]
-        begun = history.last(conn)
-    done: list[int] = []
-
-    def work(writer: int) -> None:
-        database, order = Database(postgresql_database.url), random.Random(writer).sample(ids, len(ids))
-        for _ in range(2):
-            database.transact(lambda conn: touch(conn, order))
-            done.append(writer)
-        database.close()
-
-    def touch(conn: sa.Connection, order: list[int]) -> None:
-        for id in order:  # every writer locks the rows in another order
-            history.move(conn, schema.replica, id, "verified", "suspect", actor="w", at=NOW)
-            history.move(conn, schema.replica, id, "suspect", "verified", actor="w", at=NOW)
-
-    errors = everywhere(work, 5)
-    assert not [error for error in errors if not isinstance(error, ConflictError)]
-    assert all("deadlock" in str(error) for error in errors) and len(done) >= 6
-    with postgresql_database.read() as conn:
-        lines = sa.select(sa.func.count()).where(schema.history.c.id > begun, schema.history.c.actor == "w")
-        assert conn.scalar(lines) == len(done) * len(ids) * 2
 
 
 FORKED = """

@@ -22,7 +22,7 @@ from beamwright.agents.submitter import Submitter
 from beamwright.agents.tracker import Tracker
 from beamwright.batch.scheduler import Scheduler
 from beamwright.core import plugins
-from beamwright.core.errors import ProductionFailedError
+from beamwright.core.errors import ConflictError, ProductionFailedError
 from beamwright.production import closing, installing, jobs, live, publishing, release, tasks, timeouts
 from beamwright.production.experiment import Experiment
 from beamwright.production.facts import production_facts
@@ -33,6 +33,8 @@ from beamwright.production.workspace import Workspace
 
 IDLE_SECONDS = 0.01
 REASONS_SHOWN = 5
+# So many turns of an agent in a row may come to nothing because others write first.
+OVERTAKEN_TURNS = 100
 
 
 class Agent(Protocol):
@@ -61,6 +63,7 @@ class Produce:
     production_id: int = 0
     release: str = ""
     beside: Sequence[Produce] = ()
+    _overtaken: dict[int, int] = field(default_factory=dict, init=False)
 
     def run(self) -> int:
         """Work until every task is closed; return the production's id.
@@ -136,12 +139,28 @@ class Produce:
         sources = [(one, Source(inbox, one.deliveries)) for one in self._all]
         while left := [one for one in self._all if not one._is_finished()]:
             done = sum(one._deliver(source) for one, source in sources)
-            done += sum(agent.turn() for agent in agents)
+            done += sum(self._turn(agent) for agent in agents)
             self.on_turn(done)
             if not done:
                 if not any(one._may_go_on() for one in left):
                     left[0]._fail()
                 self.workspace.clock.sleep(IDLE_SECONDS)
+
+    def _turn(self, agent: Agent) -> int:
+        """Let an agent take its turn; where somebody else wrote first, it decides anew in its next one.
+
+        An agent keeps nothing that the database does not say: it may be stopped anywhere.
+        """
+        try:
+            done = agent.turn()
+        except ConflictError as error:
+            self._overtaken[id(agent)] = tries = self._overtaken.get(id(agent), 0) + 1
+            if tries == OVERTAKEN_TURNS or not (error.data.get("again") or error.data.get("overtaken")):
+                raise
+            self.workspace.clock.sleep(IDLE_SECONDS)
+            return 1
+        self._overtaken.pop(id(agent), None)
+        return done
 
     def _is_finished(self) -> bool:
         with self.workspace.db.read() as conn:

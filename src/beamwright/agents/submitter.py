@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import sqlalchemy as sa
+
 from beamwright.batch.scheduler import JobSpec, Scheduler
 from beamwright.core.errors import SchedulerDownError, SchedulerError, StorageError
 from beamwright.db import history, schema
@@ -123,21 +125,25 @@ class Submitter:
             return
         self._seen.setdefault(farm, set()).update(batch_ids)
         now = self.workspace.clock.now()
-        with self.workspace.db.begin() as conn:
-            moves = [
-                history.Move(leased.attempt_id, "leased", "submitted", "", {"batch_id": batch_id})
-                for leased, batch_id in zip(leases, batch_ids, strict=True)
-            ]
-            history.move_each(conn, schema.attempt, moves, actor=ACTOR, at=now)
+        moves = [
+            history.Move(leased.attempt_id, "leased", "submitted", "", {"batch_id": batch_id})
+            for leased, batch_id in zip(leases, batch_ids, strict=True)
+        ]
+        self.workspace.db.transact(
+            lambda conn: history.move_each(conn, schema.attempt, moves, actor=ACTOR, at=now)
+        )
 
     def _refused(self, leases: Sequence[jobs.Lease], error: SchedulerError) -> None:
         """Take the leases back when the batch system took none of the jobs."""
         now, tries = self.workspace.clock.now(), self.workspace.settings.limits.tries
         stayed = [leased for leased in leases if jobs.revoke(leased.places)]
-        with self.workspace.db.begin() as conn:
+
+        def lose(conn: sa.Connection) -> None:
             for leased in stayed:
                 row = jobs.attempt_row(conn, leased.attempt_id)
                 jobs.lose(conn, row, str(error), failure_class="submit", tries=tries, actor=ACTOR, now=now)
+
+        self.workspace.db.transact(lose)
 
 
 def _by_farm(held: Iterable[tuple[str, str | None]]) -> dict[str, list[str | None]]:

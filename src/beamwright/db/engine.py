@@ -38,9 +38,10 @@ _JOURNAL_TRIES, _JOURNAL_WAIT_S = 100, 0.05
 _ADDRESS = "give a path for SQLite or postgresql://user@host/name"
 _BUSY_STATES = {"55P03": "a lock", "40P01": "a deadlock", "40001": "a serialisation conflict"}
 
-# The server has ended the transaction so that others can go on: the same again has a chance at once.
+# The server has ended the transaction so that others can go on: the same again has a chance at once. Where
+# many write the same rows, those who try again would only end each other: they hold this lock meanwhile.
 _ENDED = frozenset({"40P01", "40001"})
-_ENDED_WAIT_S, _ENDED_LONGEST_S = 0.02, 0.5
+_ANEW, _ANEW_WAIT_S = 0x616E6577, 0.02
 # Whoever found that somebody else had moved a row first decides anew on what is there now.
 _OVERTAKEN_TRIES = 5
 
@@ -91,7 +92,7 @@ class Database:
         """Do work in a write transaction; do it anew when the server ended it, or somebody moved a row first.
 
         It is tried for as long as anybody waits for a lock; ``work`` reads what it decides on by itself, and
-        does nothing outside the database.
+        does nothing outside the database. Those who do theirs anew go one after another.
 
         Raises: ConflictError, StateError.
         """
@@ -100,13 +101,14 @@ class Database:
             tries += 1
             try:
                 with self.begin() as connection:
+                    if tries > 1 and self.is_postgresql:
+                        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ANEW)))
                     return work(connection)
             except ConflictError as error:
                 is_overtaken = error.data.get("overtaken") and tries < _OVERTAKEN_TRIES
                 if time.monotonic() > end or not (is_overtaken or error.data.get("again")):
                     raise
-                longest = min(_ENDED_LONGEST_S, _ENDED_WAIT_S * 2**tries)
-                time.sleep(longest * (0.5 + random.random() / 2))
+                time.sleep(_ANEW_WAIT_S * random.random())
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
