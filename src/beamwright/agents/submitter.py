@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from beamwright.batch.scheduler import JobSpec, Scheduler
 from beamwright.core.errors import SchedulerDownError, SchedulerError, StorageError
+from beamwright.core.settings import Farm
 from beamwright.db import history, schema
 from beamwright.production import fairness, installing, jobs, scouting
 from beamwright.production.broker import Candidate, assign
@@ -70,8 +71,21 @@ class Submitter:
             farms = {name: farms[name] for name in taken}
             free = sum(max(0, farms[name].room - taken[name]) for name in farms)
             shares = self.workspace.settings.analyses
-            found = fairness.prepared(conn, now, AHEAD * free, self._releases(), shares) if free else []
-        able = {release: self._able(release) for _, _, release in found}
+            if not free:
+                return []
+            releases = self._releases()
+            found = fairness.prepared(conn, now, free, releases, shares)
+            pairs = self._assign(found, farms, taken)
+            if len(pairs) < free == len(found):  # some are bound to a farm that is full: look further
+                found = fairness.prepared(conn, now, AHEAD * free, releases, shares)
+                pairs = self._assign(found, farms, taken)
+            return pairs
+
+    def _assign(
+        self, found: Sequence[fairness.Prepared], farms: Mapping[str, Farm], taken: Mapping[str, int]
+    ) -> list[tuple[int, str]]:
+        """Give each job a farm that has room, its release, and that it may run at."""
+        able = {release: self._able(release) for release in {release for _, _, release in found}}
         bound = [
             (job_id, [f for f in able[release] if f in (only or able[release])])
             for job_id, only, release in found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,22 +143,47 @@ def prepared(
 
     Each comes with the farms that it is bound to and its release.
     """
-    job, unit, task, production = schema.job, schema.unit, schema.task, schema.production
+    job, unit = schema.job, schema.unit
+    of_task = _releases(conn, releases, productions)
+    farms = unit.c.definition["farms"].label("farms")
     query = (
-        sa.select(job.c.id, unit.c.definition, production.c.release)
+        sa.select(job.c.id, unit.c.task_id, farms)
         .join(unit, job.c.unit_id == unit.c.id)
-        .join(task, unit.c.task_id == task.c.id)
-        .join(production, task.c.production_id == production.c.id)
         .where(scouting.startable(conn), job.c.not_before <= now)
-        .order_by(job.c.priority.desc(), job.c.id)
-        .limit(limit)
+        # Said so that a database goes along the jobs, and not from the tasks to all of theirs.
+        .where((unit.c.task_id + 0).in_(of_task))
+        .order_by(job.c.id)
     )
+    found: list[Any] = []
+    for priority in _priorities(conn) if of_task else ():
+        rows = query.where(job.c.priority == priority).limit(limit - len(found))
+        found += conn.execute(rows)
+        if len(found) >= limit:
+            break
+    return [(row.id, tuple(row.farms or ()), of_task[row.task_id]) for row in found]
+
+
+def _releases(
+    conn: sa.Connection, releases: Collection[str] | None, productions: Sequence[int] | None
+) -> dict[int, str]:
+    """Return the releases of tasks by their ids: those of some releases and productions."""
+    task, production = schema.task, schema.production
+    query = sa.select(task.c.id, production.c.release).join(production)
     if releases is not None:
         query = query.where(production.c.release.in_(releases))
     if productions is not None:
         query = query.where(production.c.id.in_(productions))
-    rows = conn.execute(query)
-    return [(row.id, tuple(row.definition.get("farms") or ()), row.release) for row in rows]
+    return {row.id: row.release for row in conn.execute(query)}
+
+
+def _priorities(conn: sa.Connection) -> Iterator[int]:
+    """Yield the priorities that prepared jobs have, the highest first, each by one look at the index."""
+    priority = schema.job.c.priority
+    highest = sa.select(sa.func.max(priority)).where(schema.job.c.state == "prepared")
+    found = conn.execute(highest).scalar()
+    while found is not None:
+        yield int(found)
+        found = conn.execute(highest.where(priority < found)).scalar()
 
 
 def has_prepared(conn: sa.Connection, now: float) -> bool:
