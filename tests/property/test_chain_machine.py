@@ -191,7 +191,10 @@ class ChainMachine(RuleBasedStateMachine):
         if link.state == "collecting":
             assert [number(one) for one in earlier] == list(RUNS[: len(earlier)]), "no run is passed over"
             assert all(one.state in (*FINAL, "accumulating", "collecting") for one in earlier), "in run order"
-            assert all(one.state == "waiting" or one.round == link.round > 1 for one in later)
+            assert all(
+                one.state == "waiting" or (link.round > 1 and (one.round == link.round or one.state in FINAL))
+                for one in later
+            ), "only those of the same round, or carried between them"
             assert link.start == {"Gain": rolled[-1] if rolled else self.bench.initial}
         if link.state == "accepted":
             assert link.fit_unit_id is not None
@@ -264,6 +267,30 @@ def play(kind: type[ChainMachine], examples: int, **more: Any) -> None:
 )
 def test_a_chain_does_what_the_rules_allow_and_nothing_else(kind: type[ChainMachine], examples: int) -> None:
     play(kind, examples, stateful_step_count=40)
+
+
+def test_a_run_that_was_carried_between_two_stays_so_in_their_further_round() -> None:
+    """Found by the machine: runs 2 and 4 are fitted together, and the collector of run 3 failed."""
+    one = RepeatedMachine()
+    try:
+        one.begin((1, 2, 3, 4))
+        one.turn()
+        one.failed()
+        one.turn()
+        one.roll_on((15, 15))
+        one.failed()
+        one.skip_back(None)
+        one.turn()
+        one.turn()
+        one.failed()
+        one.roll_on((15, 15))
+        one.fitted("accept", True)
+        one.turn()
+        assert [(number(link), link.state, link.round) for link in one.bench.links()] == [
+            (1, "carried", 1), (2, "collecting", 2), (3, "carried", 1), (4, "collecting", 2),
+        ]  # fmt: skip
+    finally:
+        one.teardown()
 
 
 # --- what the machine must find
