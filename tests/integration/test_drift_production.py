@@ -111,6 +111,13 @@ def test_bad_and_missing_data_carry_the_constants_of_the_run_before(done: Done) 
     assert fsck(done.workspace.db, done.workspace.root) == []
 
 
+def test_a_run_without_any_data_to_calibrate_on_is_judged_unknown(done: Done) -> None:
+    verdict = schema.verdict
+    (row,) = done.rows(verdict, verdict.c.run == 8, verdict.c.subject == "pulser")
+    assert (row.tier, row.value, row.version) == ("raw", "unknown", 1)
+    assert "width_ns is not there" in row.reason
+
+
 def test_the_report_draws_references_and_trends_over_the_runs(done: Done) -> None:
     figures = {section["name"]: section for section in compile_document(done.workspace, "drift")["figures"]}
     plots = {plot["title"]: plot for plot in figures["quality"]["plots"]}

@@ -26,7 +26,7 @@ class Inspector:
     experiment: Experiment
     production_id: int
     name: str = "inspector"
-    _seen: dict[Place, int] = field(default_factory=dict)
+    _seen: dict[Place, dict[str, int]] = field(default_factory=dict)
     _references: References | None = None
 
     def __post_init__(self) -> None:
@@ -46,10 +46,10 @@ class Inspector:
                 self._references, self._seen = references, {}
             current = plan(conn, self.production_id)
             places = _places(Progress(conn, current), inspection.accepted_units(conn, current))
-            news = {place: s for place, s in places.items() if self._seen.get(place) != sum(s.values())}
+            news = {place: s for place, s in places.items() if self._seen.get(place) != s}
         for place, steps in sorted(news.items()):
             made += self._judge(references, current, place, steps)
-            self._seen[place] = sum(steps.values())
+            self._seen[place] = steps
         return made
 
     def _judge(self, references: References, current: Plan, place: Place, steps: dict[str, int]) -> int:
@@ -71,7 +71,8 @@ class Inspector:
 def _places(progress: Progress, accepted: dict[tuple[str, RunKey], int]) -> dict[Place, dict[str, int]]:
     """Return, by run and tier, the steps that can be judged, with their numbers of accepted units.
 
-    A chain is judged after each fit, another step when it has done all of a run.
+    A chain is judged after each fit, and where it came through a run without one, for which there was nothing
+    to fit; another step when it has done all of a run.
     """
     places: dict[Place, dict[str, int]] = defaultdict(dict)
     for (step, run), number in accepted.items():
@@ -79,4 +80,7 @@ def _places(progress: Progress, accepted: dict[tuple[str, RunKey], int]) -> dict
         is_fit = task.step.kind == "calibrate"
         if is_fit or (task.step.kind == "process" and progress.is_complete(step, run)):
             places[run, inspection.tier_of(task)][step] = number
+    for step, task in progress.plan.tasks.items():
+        for run in progress.concluded(task) if task.step.kind == "calibrate" else ():
+            places[run, inspection.tier_of(task)].setdefault(step, 0)
     return places
