@@ -20,6 +20,7 @@ import numpy as np
 from beamwright.conditions.payload import Payload
 from beamwright.core.errors import FormatError
 from beamwright.core.histogram import Axis, HistogramSet
+from beamwright.event import generating
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch, Jagged, Table, offsets_of
 from beamwright.event.calibration import Calibration, Decision, Fit
@@ -132,6 +133,38 @@ class ToyReader(Reader):
         seeds = key_hash(batch.run, batch.section, batch.event)
         counts = (seeds % np.uint64(9)).astype(np.int64)
         return Table.from_counts("Pulse", counts, {"height": np.repeat(uniform(seeds, 3), counts)})
+
+
+class Gun(Module):
+    """Generates events: two hits each, whose charge shows the gain of their run."""
+
+    reads = ("Gain@conditions",)
+    writes = ("Header", "Hit")
+    mean = Parameter(5.0, "GeV", "mean energy")
+    bad = Parameter(-1, "", "number of the event in each run that cannot be generated")
+
+    def conditions_changed(self, interval: Any, conditions: Any) -> None:
+        self.gain = float(conditions["Gain"]["gain"][0])
+
+    def process(self, batch: Batch) -> None:
+        if np.any(batch.event.astype(np.int64) == self.bad):
+            raise ArithmeticError("no such event can be")
+        seeds = batch.seeds()
+        energy = self.mean + generating.normal(seeds)
+        batch["Header"] = Table.one("Header", {"time": batch.event.astype(np.float64), "energy": energy})
+        hits: dict[str, Any] = {
+            "channel": np.tile([1, 2], batch.n),
+            "charge": np.repeat(self.gain * energy, 2),
+        }
+        hits["samples"] = Jagged.from_counts(np.zeros(2 * batch.n, np.int64), np.zeros(0, np.uint16))
+        batch["Hit"] = Table.from_counts("Hit", np.full(batch.n, 2), hits)
+
+
+class FreeGun(Gun):
+    """Generates events without conditions."""
+
+    reads = ()
+    gain = 1.0
 
 
 class Calibrate(Module):
@@ -395,6 +428,9 @@ experiment = Experiment(
         "bursts": bursts_path,
         "trouble": lambda: events_path(Trouble()),
         "slow": lambda: Path("slow", "event", [Plain(), Slow()], [Output("dst", ["CalHit"])]),
+        "gun": lambda: Path("gun", "event", [Gun()], [Output("mc", ["Header", "Hit"], tier="mc")]),
+        "free": lambda: Path("free", "event", [FreeGun()], [Output("mc", ["Header", "Hit"], tier="mc")]),
+        "take": lambda: Path("take", "event", [Plain()], [Output("mc", ["Header", "CalHit"], tier="mc")]),
         "again": lambda: Path("again", "event", [], [Output("skim", ["Sum"], tier="skim")]),
     },
     calibrations={"GainFit": GainFit, "MonitorCount": MonitorCount},

@@ -15,6 +15,7 @@ from beamwright.catalog import ledger
 from beamwright.core import bundle
 from beamwright.event.collection import CollectionReader
 from beamwright.production import (
+    generating,
     grouping,
     inputs,
     inspection,
@@ -82,6 +83,8 @@ class Planner:
         replaced: list[int] = []
         if task.step.kind == "process":
             units, cut = self._process(progress, task), self._smaller(progress.conn, task)
+        if task.step.kind == "generate":
+            units, cut = self._generate(progress, task), self._smaller(progress.conn, task)
         if task.step.kind == "merge":
             units, replaced = self._merge(progress, task)
         if units or cut or not progress.is_done(task):
@@ -163,17 +166,42 @@ class Planner:
             return replace(item, keys=(index.section, index.event), runs=index.run)
         return item
 
+    # --- generation
+
+    def _generate(self, progress: Progress, task: Task) -> list[UnitPlan]:
+        """Return the units of the events that have none, as far as conditions cover their runs."""
+        wanted = progress.requests(task).values()
+        items = [item for one in wanted for item in generating.items(progress.conn, task, one)]
+        return [
+            unit for item in items for unit in self._requested(progress.conn, task, item, task.step.split)
+        ]
+
+    def _requested(self, conn: sa.Connection, task: Task, item: Item, size: int | None) -> list[UnitPlan]:
+        """Cut what is to be generated into units, each with its part of the request."""
+        return [
+            replace(
+                unit,
+                definition=unit.definition
+                | {"request": generating.request_document(task, item, unit.interval)},
+            )
+            for unit in self._covered(conn, task, item, size)
+        ]
+
     # --- failed units that are to become smaller
 
     def _smaller(self, conn: sa.Connection, task: Task) -> list[tuple[Any, list[UnitPlan]]]:
         """Return the units that are to be cut in two, each with what takes its place."""
         found = []
         for row in smaller.wanted(conn, task.id):
-            item = self._with_keys(conn, smaller.item_of(conn, row), task, is_needed=True)
+            item = smaller.item_of(conn, row)
+            is_made = row.kind == "generate"
+            item = (
+                generating.again(item, row) if is_made else self._with_keys(conn, item, task, is_needed=True)
+            )
             inside = splitting.within(item)
             total = 0 if inside.keys is None else len(inside.keys[0])
-            units = self._covered(conn, task, inside, -(-total // 2)) if total > 1 else []
-            found.append((row, units))
+            cut = self._requested if is_made else self._covered
+            found.append((row, cut(conn, task, inside, -(-total // 2)) if total > 1 else []))
         return found
 
     # --- merge steps

@@ -65,6 +65,7 @@ def _rows(step: Step) -> list[Row]:
             "outputs": sorted(unit.definition["streams"]),
             "memory_mb": unit.definition["limits"]["memory_mb"],
             "priority": unit.priority,
+            "seed": unit.definition["seeds"]["job"],
             "resolved_hash": unit.resolved_hash,
         }
         for unit in units

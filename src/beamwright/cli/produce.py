@@ -63,6 +63,8 @@ def produce(
         if not as_json:
             names = ("step", "kind", "interval", "records")
             columns: Columns = {**{name: name for name in names}, "inputs": lambda r: len(r["inputs"])}
+            if any(row["kind"] == "generate" for row in jobs):
+                columns = {**columns, "seed": lambda r: r["seed"] if r["kind"] == "generate" else ""}
             write_rows(jobs, columns, as_json)
         return
     workspace = open_workspace(folder)

@@ -75,14 +75,24 @@ def _content_problems(context: Context, row: Any) -> Iterator[str]:
 
 
 def complete_metadata(context: Context) -> Iterator[Finding]:
-    """Invariant 9: checksums, and for what we made: producer, inputs, release, conditions."""
+    """Invariant 9: checksums, and for what we made: producer, inputs or a seed, release, conditions."""
     file, parent = schema.file, schema.file_parent
     parents = set(context.conn.execute(sa.select(parent.c.file_id).distinct()).scalars())
     delivered = set(context.conn.execute(sa.select(schema.chunk_file.c.file_id).distinct()).scalars())
+    seeded = _seeded(context)
     for row in context.conn.execute(sa.select(file)):
-        lacks = [*_lacking_sums(row), *_lacking_origin(row, parents, delivered)]
+        source = parents if row.attempt_id not in seeded or not row.lineage.get("seeds") else {row.id}
+        lacks = [*_lacking_sums(row), *_lacking_origin(row, source, delivered)]
         if lacks:
             yield f"file {row.scope}:{row.name}", f"lacks {', '.join(lacks)}"
+
+
+def _seeded(context: Context) -> set[int]:
+    """Return the attempts that generate: what they make comes from a seed."""
+    attempt, job, unit = schema.attempt, schema.job, schema.unit
+    query = sa.select(attempt.c.id).join(job, attempt.c.job_id == job.c.id)
+    query = query.join(unit, job.c.unit_id == unit.c.id).where(unit.c.kind == "generate")
+    return set(context.conn.execute(query).scalars())
 
 
 def _lacking_sums(row: Any) -> Iterator[str]:

@@ -12,7 +12,7 @@ from beamwright.core.did import Did
 from beamwright.core.errors import IntegrityError
 from beamwright.core.runs import Interval
 from beamwright.db import history, schema
-from beamwright.production import chain, inputs, inspection, scouting
+from beamwright.production import chain, generating, inputs, inspection, scouting
 from beamwright.production.tasks import ACTOR, Plan, Task
 from beamwright.production.units import row_interval
 
@@ -90,6 +90,8 @@ def obstacles(conn: sa.Connection, plan: Plan) -> list[str]:
         if task.step.kind == "calibrate":
             found += _held(conn, task.id)
         found += _gated(conn, plan, task)
+        if task.step.kind == "generate" and task.state == "active":
+            found += generating.obstacles(conn, plan, task)
     return found + _missing_runs(conn, plan)
 
 
@@ -167,7 +169,7 @@ def disagreements(conn: sa.Connection, plan: Plan) -> list[str]:
     unit = schema.unit
     found = []
     for task in plan.tasks.values():
-        if task.step.kind != "process" or not task.facts.reads:
+        if task.step.kind not in ("process", "generate") or not task.facts.reads:
             continue
         for row in conn.execute(sa.select(unit).where(unit.c.task_id == task.id).order_by(unit.c.id)):
             resolution = tags.resolve(conn, row.definition["global_tag"], task.facts.reads, row_interval(row))
@@ -187,7 +189,7 @@ def _held(conn: sa.Connection, task_id: int) -> list[str]:
 
 def _missing_runs(conn: sa.Connection, plan: Plan) -> list[str]:
     run, found = schema.run, []
-    for dataset in plan.spec.dataset:
+    for dataset in (one for one in plan.spec.dataset if not generating.is_made(plan.spec, one)):
         rows = conn.execute(
             sa.select(run.c.series, run.c.number, run.c.state).where(run.c.tier == dataset.tier)
         )

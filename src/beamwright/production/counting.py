@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from beamwright.production.units import row_interval
 # A rate is taken over the last so many seconds in which something ended.
 RATE_S = 3600.0
 MESSAGES_SHOWN = 5
+FAILURES_SHOWN = 100
 LEFT = ("prepared", "submitted", "running")
 Row = dict[str, Any]
 
@@ -47,7 +49,43 @@ def summary(conn: sa.Connection, task: Any, now: float) -> Row:
         "messages": tried["messages"],
         "composition": composition(conn, task.id),
         "needs": task.needs,
+        **({"generated": generated(conn, task.id)} if task.kind == "generate" else {}),
     }
+
+
+def generated(conn: sa.Connection, task_id: int) -> Row:
+    """Return what was requested of a task that generates, what was created, and what failed, by class.
+
+    ``planned`` counts what its units are asked for, done or not; of the failures the first are named.
+    """
+    unit, job, line = schema.unit, schema.job, schema.ledger
+    mine = (unit.c.task_id == task_id, job.c.state.not_in(("superseded", "split")))
+    planned = sa.func.sum(unit.c.last_event - unit.c.first_event + 1)
+    asked = sa.select(planned).join(job, job.c.unit_id == unit.c.id).where(*mine)
+    columns = (sa.func.max(line.c.requested).label("requested"), sa.func.max(line.c.created).label("made"))
+    each = sa.select(*columns).join(unit, line.c.unit_id == unit.c.id).join(job, job.c.unit_id == unit.c.id)
+    done = each.where(*mine).group_by(line.c.unit_id).subquery()
+    sums = conn.execute(sa.select(sa.func.sum(done.c.requested), sa.func.sum(done.c.made))).one()
+    failures = _failed_events(conn, mine)
+    return {
+        "planned": int(conn.execute(asked).scalar() or 0),
+        "requested": int(sums[0] or 0),
+        "created": int(sums[1] or 0),
+        "failed": dict(sorted(Counter(row["class"] for row in failures).items())),
+        "failures": failures[:FAILURES_SHOWN],
+    }
+
+
+def _failed_events(conn: sa.Connection, mine: Sequence[sa.ColumnElement[bool]]) -> list[Row]:
+    """Return the events that could not be generated, in key order; their class is that of the exception."""
+    bad, unit, job = schema.quarantine, schema.unit, schema.job
+    query = sa.select(bad).join(unit, bad.c.unit_id == unit.c.id).join(job, job.c.unit_id == unit.c.id)
+    rows = conn.execute(query.where(*mine).order_by(bad.c.series, bad.c.run, bad.c.section, bad.c.event))
+    return [
+        {"key": f"{r.series}:{r.run}:{r.section}:{r.event}", "class": r.error.partition(":")[0]}
+        | {"module": r.module, "error": r.error}
+        for r in rows
+    ]
 
 
 def _attempts(conn: sa.Connection, task_id: int, now: float) -> Row:

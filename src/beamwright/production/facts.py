@@ -6,6 +6,7 @@ import json
 import sys
 
 from beamwright.core.errors import ConfigError, UnknownNameError
+from beamwright.event.path import Path as EventPath
 from beamwright.production import experiment as experiments
 from beamwright.production.experiment import Experiment
 from beamwright.production.spec import ProductionSpec, StepSpec, split_input
@@ -17,8 +18,10 @@ def step_facts(experiment: Experiment, step: StepSpec) -> Facts:
 
     Raises: UnknownNameError for a path or calibration that the experiment does not have.
     """
-    if step.kind == "process":
+    if step.kind in ("process", "generate"):
         path = experiment.make_path(step.path, step.parameters)
+        if step.request is not None:
+            _check_generator(experiment, path, step)
         return Facts(
             path.record, {o.stream: o.tier for o in path.outputs}, tuple(path.conditions), (), (path.record,)
         )
@@ -45,7 +48,7 @@ def production_facts(experiment: Experiment, spec: ProductionSpec) -> dict[str, 
             if stream and stream not in facts[head].streams:
                 raise UnknownNameError(f"stream of step {head!r}", stream, facts[head].streams)
         facts[step.name] = step_facts(experiment, step)
-        if step.kind == "process":
+        if step.kind in ("process", "generate"):
             _check_readable(step, pointers)
             pointers |= _check_outputs(experiment, spec, step)
         if step.kind == "merge":
@@ -122,3 +125,17 @@ def _check_readable(step: StepSpec, pointers: set[str]) -> None:
             f"step {step.name!r} reads the pointer skim {name!r}, and jobs get only the files they read",
             hint="write a deep copy for steps to read, beside the pointer skim or in its place",
         )
+
+
+def _check_generator(experiment: Experiment, path: EventPath, step: StepSpec) -> None:
+    """The modules of a generation start from nothing, or from what a command makes.
+
+    Raises: ConfigError, UnknownNameError, ModuleError.
+    """
+    if path.builder is not None:
+        hint = "generate records of one kind, and build others from them in a step of its own"
+        raise ConfigError(f"step {step.name!r} generates with path {step.path!r}, which builds", hint=hint)
+    if step.request is None or not step.request.reader:
+        path.check(experiment.banks, ())
+    elif step.request.reader not in experiment.readers:
+        raise UnknownNameError(f"reader of {experiment.name}", step.request.reader, experiment.readers)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from beamwright.db import schema
 from beamwright.production import inputs
+from beamwright.production.generating import RunRequest, run_requests
 from beamwright.production.spec import DatasetSpec, split_input
 from beamwright.production.tasks import Plan, Task
 
@@ -20,6 +21,7 @@ CONCLUDED = ("accepted", "carried")
 ENDED = ("closed", "incomplete")
 
 RunKey = tuple[str, int]  # series, number
+T = TypeVar("T")
 
 
 @dataclass
@@ -28,7 +30,7 @@ class Progress:
 
     conn: sa.Connection
     plan: Plan
-    _rows: dict[tuple[int, str], list[Any]] = field(default_factory=dict)
+    _rows: dict[tuple[int, str], Any] = field(default_factory=dict)
     _complete: dict[tuple[str, RunKey], bool] = field(default_factory=dict)
 
     def new_chunks(self, task: Task, dataset: DatasetSpec) -> list[Any]:
@@ -81,12 +83,25 @@ class Progress:
             return self._never_came(task, run) or (
                 bool(states) and all(state in CONCLUDED for state in states)
             )
+        if task.step.kind == "generate" and not self._is_planned(task, run):
+            return False
         return all(self._is_consumed(task, name, run) for name in task.step.inputs) and (
             (task.id, *run) not in self._open_jobs
         )
 
+    def requests(self, task: Task) -> dict[RunKey, RunRequest]:
+        """Return what each run is to have of a step that generates."""
+        return self._once(task, "requests", lambda: run_requests(self.conn, self.plan, task))
+
+    def _is_planned(self, task: Task, run: RunKey) -> bool:
+        """Tell whether all events that are wanted of a run have a unit."""
+        one = self.requests(task).get(run)
+        return one is None or (one.wanted is not None and not one.left)
+
     def _is_consumed(self, task: Task, name: str, run: RunKey) -> bool:
         """Tell whether an input has given a task all that it will ever have of a run."""
+        if task.step.kind == "generate":
+            return True
         head, stream = split_input(name)
         if stream:
             left = self.new_collections(task, name)
@@ -106,10 +121,11 @@ class Progress:
             for tier in tiers
         )
 
-    def _once(self, task: Task, name: str, read: Any) -> list[Any]:
+    def _once(self, task: Task, name: str, read: Callable[[], T]) -> T:
         if (task.id, name) not in self._rows:
             self._rows[task.id, name] = read()
-        return self._rows[task.id, name]
+        found: T = self._rows[task.id, name]
+        return found
 
     @cached_property
     def _open_jobs(self) -> set[tuple[int, str, int]]:

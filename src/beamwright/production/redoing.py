@@ -76,7 +76,11 @@ def _units(conn: sa.Connection, plan: Plan) -> list[Any]:
     query = (
         sa.select(unit, job.c.state.label("job_state"))
         .join(job, job.c.unit_id == unit.c.id)
-        .where(unit.c.task_id.in_(ids), unit.c.kind.in_(("process", "merge")), job.c.state.not_in(GONE))
+        .where(
+            unit.c.task_id.in_(ids),
+            unit.c.kind.in_(("process", "merge", "generate")),
+            job.c.state.not_in(GONE),
+        )
         .order_by(unit.c.id)
     )
     return list(conn.execute(query))
@@ -100,7 +104,7 @@ def _orphans(conn: sa.Connection, plan: Plan) -> list[int]:
 def _difference(conn: sa.Connection, row: Any) -> str:
     """Say how a unit's conditions differ from what its global tag gives now; nothing when they do not."""
     reads = row.definition["reads"]
-    if row.kind != "process" or not reads:
+    if row.kind not in ("process", "generate") or not reads:
         return ""
     found = tags.resolve(conn, row.definition["global_tag"], reads, row_interval(row))
     if found.gaps:

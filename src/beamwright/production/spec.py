@@ -10,9 +10,11 @@ from pydantic import Field
 from beamwright.core.canonical import content_hash
 from beamwright.core.errors import ConfigError, nearest
 from beamwright.core.settings import Declaration, declare, parse_toml
+from beamwright.production import requests
+from beamwright.production.requests import RequestSpec
 from beamwright.production.rules import RetryRule, StateSpec
 
-Kind = Literal["calibrate", "process", "merge", "analyse"]
+Kind = Literal["calibrate", "process", "merge", "generate", "analyse"]
 
 
 class DatasetSpec(Declaration):
@@ -41,14 +43,14 @@ class ConstantsSpec(Declaration):
 
 
 class StepSpec(Declaration):
-    """One step: a path over records, a set of calibrations in run order, or a merge.
+    """One step: a path over records, a set of calibrations in run order, a merge, or a generation.
 
     ``inputs`` names datasets, or ``step.stream`` for the output of an earlier step. ``initial`` names, per
     series, the constants that a chain of calibrations starts from. ``verdict`` names subjects of pass 1 that
     must be good before a run is taken up. With ``rounds`` above one an interval is
     collected and fitted anew, with the constants that the round before found, until none moves by more than
     ``tolerance``; what has not converged at the bound is rejected. ``split`` is the largest number of records
-    in a unit, ``target_mb`` the size at which a merge closes.
+    in a unit, ``target_mb`` the size at which a merge closes, ``request`` what is generated.
     """
 
     name: str
@@ -78,6 +80,7 @@ class StepSpec(Declaration):
     max_failed: float = Field(default=1.0, gt=0, le=1)
     retry: list[RetryRule] = []
     state: list[StateSpec] = []
+    request: RequestSpec | None = None
     code: str = ""
     outputs: dict[str, str] = {}
 
@@ -119,6 +122,7 @@ def read_spec(text: str, source: str) -> ProductionSpec:
     _check_names(spec, source)
     _check_owner(spec, source)
     _check_graph(spec, source)
+    _check_measures(spec, source)
     return spec
 
 
@@ -182,7 +186,7 @@ def _check_graph(spec: ProductionSpec, source: str) -> None:
 
 
 def _check_step(step: StepSpec, source: str) -> None:
-    if step.kind == "process" and not step.path:
+    if step.kind in ("process", "generate") and not step.path:
         raise ConfigError(f"{source}: step {step.name!r} has no path", hint="name a path of the experiment")
     if step.kind == "calibrate" and not step.calibrations:
         raise ConfigError(
@@ -197,10 +201,13 @@ def _check_step(step: StepSpec, source: str) -> None:
         raise ConfigError(f"{source}: step {step.name!r} has rounds", hint="only calibrations are repeated")
     if step.kind == "merge" and any(not split_input(name)[1] for name in step.inputs):
         raise ConfigError(f"{source}: step {step.name!r} merges a dataset", hint="a merge reads step.stream")
+    _check_request(step, source)
     splits, groups = bool(step.split or step.split_mb), step.files > 1 or bool(step.group_mb) or step.by_run
-    if (splits or groups) and step.kind != "process":
+    is_cut = step.kind == "generate" and not (step.split_mb or groups)
+    if (splits or groups) and step.kind != "process" and not is_cut:
         raise ConfigError(
-            f"{source}: step {step.name!r} splits or groups its inputs", hint="only `process` steps do"
+            f"{source}: step {step.name!r} splits or groups its inputs",
+            hint="only `process` steps do; one of kind `generate` has `split`, the events of a unit",
         )
     if splits and groups:
         raise ConfigError(
@@ -212,3 +219,33 @@ def _check_step(step: StepSpec, source: str) -> None:
             f"{source}: step {step.name!r} calibrates on the output of a step",
             hint="calibrations read datasets",
         )
+
+
+def _check_request(step: StepSpec, source: str) -> None:
+    """A step that generates says what it is asked for, and reads datasets for their runs; no other does."""
+    if (step.kind == "generate") != (step.request is not None):
+        hint = "[step.request] says how many events a step of kind `generate` makes"
+        raise ConfigError(f"{source}: step {step.name!r} is of kind {step.kind} and has "
+                          f"{'a' if step.request else 'no'} request", hint=hint)  # fmt: skip
+    if step.request is None:
+        return
+    requests.check(step.request, step.name, source)
+    if any(split_input(name)[1] for name in step.inputs):
+        hint = "it generates for the runs of a dataset, under their conditions"
+        raise ConfigError(f"{source}: step {step.name!r} generates from the output of a step", hint=hint)
+    if step.prescale:
+        hint = "ask for fewer events"
+        raise ConfigError(f"{source}: step {step.name!r} prescales what it generates", hint=hint)
+
+
+def _check_measures(spec: ProductionSpec, source: str) -> None:
+    """Runs that are only simulated have neither luminosity nor records."""
+    known = spec.datasets()
+    for step in spec.step:
+        for name in step.inputs if step.request and step.request.measure != "run" else ():
+            if known[name].is_mc and step.request:
+                raise ConfigError(
+                    f"{source}: step {step.name!r} generates by the {step.request.measure} of dataset "
+                    f"{name!r}, whose runs are simulated",
+                    hint="name a dataset of data, or ask for so many events per run",
+                )

@@ -110,14 +110,12 @@ def process_units(
     """Return the units of a process step over one item, of at most ``size`` records each; ``covered`` holds
     the conditions of each of its ranges.
     """
-    units, facts = [], task.facts
+    units, facts, kind = [], task.facts, task.step.kind if task.step.kind == "generate" else "process"
     for interval, count in ranges(item, size):
         streams = _streams(task, item, interval, facts.streams | {HISTOGRAMS: item_tier(facts)})
         records = {facts.record: count if count is not None else item.records.get(facts.record)}
-        definition = _definition(
-            task, "process", item, interval, facts, covered[interval], run, streams, records
-        )
-        units.append(_plan(task, "process", item, interval, facts.record, definition, covered[interval]))
+        definition = _definition(task, kind, item, interval, facts, covered[interval], run, streams, records)
+        units.append(_plan(task, kind, item, interval, facts.record, definition, covered[interval]))
     return units
 
 
@@ -185,7 +183,7 @@ def _definition(
         "global_tag": item.global_tag,
         "reads": sorted(facts.reads),
         "streams": streams,
-        "seeds": {"job": _seed(task, kind, interval)},
+        "seeds": {"job": _seed(task, kind, interval, item.edition)},
         "is_mc": item.is_mc,
         "is_resampled": item.is_resampled,
         "tier": next(iter(streams.values()))["tier"],
@@ -202,10 +200,14 @@ def _limits(limits: Limits) -> dict[str, Any]:
     return {"wall_s": limits.wall_s, "memory_mb": limits.memory_mb, "event_s": limits.event_s}
 
 
-def _seed(task: Task, kind: str, interval: Interval) -> int:
-    return int(
-        content_hash([task.production, task.step.name, kind, interval.document(), task.step.seed])[:12], 16
-    )
+def _seed(task: Task, kind: str, interval: Interval, edition: int) -> int:
+    """Return the seed of a unit; one that generates has its own for each configuration and each time that it
+    is asked for anew.
+    """
+    identity: list[Any] = [task.production, task.step.name, kind, interval.document(), task.step.seed]
+    if kind != "generate":
+        return int(content_hash(identity)[:12], 16)
+    return int(content_hash([*identity, task.config_version, task.config_hash, edition])[:16], 16) >> 1
 
 
 def _plan(

@@ -122,7 +122,7 @@ def _check_constants(conn: sa.Connection, spec: ProductionSpec, facts: Mapping[s
             raise StateError(message, hint=f"start a production of another name for {dataset.global_tag}")
         kinds = {step.kind for step in steps if dataset.name in step.inputs}
         state = sa.select(schema.global_tag.c.state).where(schema.global_tag.c.name == dataset.global_tag)
-        if kinds == {"process"} and conn.execute(state).scalar() != "frozen":
+        if kinds and kinds <= {"process", "generate"} and conn.execute(state).scalar() != "frozen":
             raise StateError(
                 f"production {spec.name} is uniform, and global tag {dataset.global_tag} is not frozen",
                 hint="freeze it (`beamwright conditions freeze`), or a copy (`beamwright conditions tag`)",
@@ -158,7 +158,9 @@ def config_hash(step: StepSpec, facts: Facts) -> str:
     elsewhere = {"farms", "priority", "target_mb", "split", "inputs", "max_wait_s"}
     elsewhere |= {"split_mb", "files", "group_mb", "by_run", "scouts", "max_failed", "retry", "state"}
     elsewhere |= set() if step.kind == "analyse" else {"code", "outputs"}
-    document = step.model_dump(mode="json", exclude=elsewhere)
+    document = step.model_dump(mode="json", exclude=elsewhere | {"request"})
+    if step.request is not None:
+        document["request"] = step.request.model_dump(mode="json", include={"command", "reader"})
     return content_hash([document, facts.document()])
 
 
@@ -301,7 +303,7 @@ def _drop_unfinished(conn: sa.Connection, task: Any, reason: str, now: float) ->
     """
     job, unit = schema.job, schema.unit
     query = sa.select(job.c.id, job.c.state).join(unit, job.c.unit_id == unit.c.id)
-    mine = (unit.c.task_id == task.id, unit.c.kind.in_(("process", "merge")))
+    mine = (unit.c.task_id == task.id, unit.c.kind.in_(("process", "merge", "generate")))
     rows = conn.execute(query.where(*mine, job.c.state.in_(UNFINISHED)).order_by(job.c.id)).all()
     moves = [history.Move(row.id, row.state, "superseded", reason) for row in rows]
     history.move_each(conn, job, moves, actor=ACTOR, at=now)

@@ -12,6 +12,7 @@ from beamwright.core.canonical import content_hash
 from beamwright.core.runs import Interval
 from beamwright.db import history, schema
 from beamwright.db.engine import batched, insert_ids
+from beamwright.production import seeds
 from beamwright.production.tasks import ACTOR, Task
 
 
@@ -96,6 +97,7 @@ def add_units(conn: sa.Connection, task: Task, units: Sequence[UnitPlan], now: f
     if inputs:
         conn.execute(sa.insert(schema.unit_input), inputs)
     prepared = [_job_row(unit_id, unit, now) for unit_id, unit in zip(ids, new.values(), strict=True)]
+    seeds.claim(conn, task, dict(zip(ids, new.values(), strict=True)))
     jobs = insert_ids(conn, schema.job, prepared)
     history.record_all(conn, "job", jobs, "prepared", actor=ACTOR, at=now)
     return ids

@@ -58,8 +58,8 @@ from beamwright.event.sources import SourceFiles
 from beamwright.event.store import Written, merge_collections
 from beamwright.event.validate import validate_file
 from beamwright.production import experiment as experiments
+from beamwright.production import programs, sandboxes, tables
 from beamwright.production import release as releases
-from beamwright.production import sandboxes, tables
 from beamwright.production.experiment import Experiment
 
 PROGRESS_FILE = "progress.json"
@@ -244,7 +244,7 @@ def _work(job: JobDoc, scratch: Path) -> dict[str, Any]:
     releases.check(job["release"], experiment.distributions)
     kinds: dict[str, Callable[[_Job], dict[str, Any]]] = {
         "process": _process, "collect": _collect, "fit": _fit, "merge": _merge, "analyse": _analyse,
-        "gather": _gather,
+        "gather": _gather, "generate": _generate,
     }  # fmt: skip
     if job["kind"] not in kinds:
         raise UnknownNameError("kind of job", job["kind"], kinds)
@@ -256,10 +256,24 @@ def _work(job: JobDoc, scratch: Path) -> dict[str, Any]:
 
 def _process(job: _Job) -> dict[str, Any]:
     """Run a path over the records of the unit."""
-    document = job.document
-    path = job.experiment.make_path(document["path"], document["config"])
-    files = {stream: job.output(stream) for stream in document["streams"] if stream != HISTOGRAMS}
-    return _run_path(job, path, files)
+    with open_inputs(job.experiment, job.document["inputs"]) as reader:
+        return _run_path(job, _path(job), reader, _event_files(job))
+
+
+def _generate(job: _Job) -> dict[str, Any]:
+    """Generate the records that are asked for: by the modules of a path, or by a program and then a path."""
+    job.check_reads(_path(job).conditions)
+    told = programs.conditions(job.snapshot, job.document)
+    with programs.open_request(job.document, job.experiment, job.scratch, told) as reader:
+        return _run_path(job, _path(job), reader, _event_files(job))
+
+
+def _path(job: _Job) -> EventPath:
+    return job.experiment.make_path(job.document["path"], job.document["config"])
+
+
+def _event_files(job: _Job) -> dict[str, Path]:
+    return {stream: job.output(stream) for stream in job.document["streams"] if stream != HISTOGRAMS}
 
 
 def _analyse(job: _Job) -> dict[str, Any]:
@@ -269,7 +283,8 @@ def _analyse(job: _Job) -> dict[str, Any]:
     path = sandboxes.load(job.scratch / "code", document["path"], document["config"])
     formats = {stream: declared.get("format") for stream, declared in document["streams"].items()}
     files = {stream: job.output(stream).with_suffix(".root") for stream in formats if stream != HISTOGRAMS}
-    payload = _run_path(job, path, files)
+    with open_inputs(job.experiment, document["inputs"]) as reader:
+        payload = _run_path(job, path, reader, files)
     for output in payload["outputs"]:
         if formats[output["stream"]] == "parquet":
             with CollectionReader([files[output["stream"]]]) as reader:
@@ -292,15 +307,14 @@ def _gather(job: _Job) -> dict[str, Any]:
     return job.payload()
 
 
-def _run_path(job: _Job, path: EventPath, files: dict[str, Path]) -> dict[str, Any]:
+def _run_path(job: _Job, path: EventPath, reader: Reader, files: dict[str, Path]) -> dict[str, Any]:
     document = job.document
     job.check_reads(path.conditions)
-    with open_inputs(job.experiment, document["inputs"]) as reader:
-        result: LoopResult = run_path(
-            path, reader, job.interval, outputs=files, lineage=job.lineage,
-            prescale=document["prescale"].get(path.record, 1), account="" if files else HISTOGRAMS,
-            **job.options(),
-        )  # fmt: skip
+    result: LoopResult = run_path(
+        path, reader, job.interval, outputs=files, lineage=job.lineage,
+        prescale=document["prescale"].get(path.record, 1), account="" if files else HISTOGRAMS,
+        **job.options(),
+    )  # fmt: skip
     for stream, written in result.written.items():
         job.add_events(stream, written)
     if HISTOGRAMS in document["streams"]:

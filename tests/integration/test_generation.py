@@ -1,0 +1,174 @@
+"""Generation, run by run: what is requested is created or has failed by name; seeds and bytes are fixed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from beamwright import fsck
+from beamwright.catalog import ledger
+from beamwright.cli.main import run as beamwright
+from beamwright.db import schema
+from beamwright.event.collection import CollectionReader
+from beamwright.event.metadata import read_metadata
+from beamwright.production.workspace import Workspace
+from support.toy_production import SPEC, ToyProduction
+
+HEAD = SPEC.partition('[[step]]\nname = "reco"')[0].replace("freeze = true", "freeze = false")
+GENERATE = """
+[[step]]
+name = "generate"
+kind = "generate"
+inputs = ["raw"]
+path = "gun"
+split = 15
+request = { events = 40 }
+"""
+REST = """
+[[step]]
+name = "simreco"
+path = "reco"
+inputs = ["generate.mc"]
+
+[[step]]
+name = "merge"
+kind = "merge"
+inputs = ["generate.mc", "simreco.dst"]
+target_mb = 1000
+"""
+FREE = """
+name = "free"
+experiment = "support.toy_production:experiment"
+
+[[dataset]]
+name = "simulated"
+runs = { A = [1, 2] }
+global_tag = "free"
+is_mc = true
+
+[[step]]
+name = "generate"
+kind = "generate"
+inputs = ["simulated"]
+path = "free"
+split = 10
+request = { events = 25 }
+"""
+
+
+def units(made: ToyProduction) -> list[Any]:
+    return made.rows(schema.unit, schema.unit.c.kind == "generate")
+
+
+def files(made: ToyProduction, step: str, stream: str) -> list[Path]:
+    file, replica = schema.file, schema.replica
+    query = sa.select(replica.c.path).join(file, replica.c.file_id == file.c.id)
+    with made.workspace.db.read() as conn:
+        mine = file.c.name.startswith(f"{step}.{stream}/")
+        return [Path(path) for path in conn.execute(query.where(mine).order_by(file.c.name)).scalars()]
+
+
+def task_id(made: ToyProduction, step: str) -> int:
+    return int(made.rows(schema.task, schema.task.c.step == step)[0].id)
+
+
+def totals(made: ToyProduction, step: str) -> list[dict[str, Any]]:
+    with made.workspace.db.read() as conn:
+        return ledger.totals(conn, task_id(made, step))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def done(request: pytest.FixtureRequest, tmp_path: Path) -> ToyProduction:
+    """Pass 1 on data, events generated under its constants, reconstructed like data, merged."""
+    text = HEAD + GENERATE.replace('path = "gun"', 'path = "gun"\nparameters = { Gun = { bad = 7 } }') + REST
+    made = ToyProduction(tmp_path, text)
+    if request.param == "postgresql":
+        target = request.getfixturevalue("postgresql_new").set(drivername="postgresql")
+        made.workspace.db.close()
+        root = made.workspace.root
+        assert beamwright(["db", "move", target.render_as_string(), "-w", str(root)]) == 0
+        made.workspace = Workspace.open(root)
+    made.produce()
+    return made
+
+
+def test_events_are_generated_reconstructed_and_merged_run_by_run(
+    done: ToyProduction, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {row.state for row in done.rows(schema.task)} == {"closed"}
+    (line,) = totals(done, "generate")
+    named = ("kind", "requested", "created", "written", "quarantined", "read", "balanced")
+    assert [line[name] for name in named] == ["simulation", 120, 117, 117, 3, 0, True]
+    failed = {(q.run, q.event, q.error) for q in done.rows(schema.quarantine)}
+    assert failed == {(run, 7, "ArithmeticError: no such event can be") for run in (1, 2, 3)}
+    assert {row["kind"] for row in totals(done, "simreco")} == {"simulation"}
+    merged = [c for c in done.rows(schema.collection) if c.name.startswith("merge.mc/")]
+    assert [(c.events, c.is_mc, c.tier) for c in merged] == [(117, True, "mc")]
+    assert [str(v) for v in fsck.run(done.workspace.db, done.workspace.root, deep=True)] == []
+    check_conditions(done)
+    check_seeds(done)
+    check_shown(done, capsys)
+
+
+def check_conditions(done: ToyProduction) -> None:
+    """The charge shows the gain that pass 1 found for the run; the reconstruction takes it out again."""
+    gains = {}
+    for path in files(done, "generate", "mc"):
+        with CollectionReader([path]) as reader:
+            batch = reader.read("event", np.arange(len(reader.index("event"))))
+            ratio = batch["Hit"].charge.reshape(-1, 2)[:, 0] / batch["Header"].energy
+            gains.setdefault(batch.run, set()).update(np.round(ratio, 3).tolist())
+            assert read_metadata(path).lineage.is_mc
+    assert sorted(gains) == [1, 2, 3] and len(set.union(*gains.values())) == 4  # run 2 has two chunks
+    assert all(1.1 < gain < 1.4 for gain in set.union(*gains.values()))
+
+
+def check_seeds(done: ToyProduction) -> None:
+    """Each unit records its seed, its file has it, and the database lets no other unit have it."""
+    seeds = {unit.id: unit.definition["seeds"]["job"] for unit in units(done)}
+    assert len(set(seeds.values())) == len(seeds) >= 9
+    kept = done.rows_of(schema.generation_seed)
+    assert {(row.unit_id, row.seed) for row in kept} == set(seeds.items())
+    assert {read_metadata(p).lineage.seeds["job"] for p in files(done, "generate", "mc")} == set(
+        seeds.values()
+    )
+    taken = {"generator": kept[0].generator, "seed": kept[0].seed, "unit_id": 1}
+    with pytest.raises(sa.exc.IntegrityError), done.workspace.db.begin() as conn:
+        conn.execute(sa.insert(schema.generation_seed).values(taken))
+
+
+def check_shown(done: ToyProduction, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["-w", str(done.workspace.root), "--json"]
+    assert beamwright(["task", "show", "toy/generate", *where]) == 0
+    shown = json.loads(capsys.readouterr().out)["generated"]
+    assert {n: shown[n] for n in ("planned", "requested", "created")} == {
+        "planned": 120, "requested": 120, "created": 117
+    }  # fmt: skip
+    assert shown["failed"] == {"ArithmeticError": 3}
+    assert [row["key"] for row in shown["failures"]] == ["A:1:1:7", "A:2:1:7", "A:3:1:7"]
+
+
+def test_another_number_of_workers_and_a_rerun_give_the_same_bytes(tmp_path: Path) -> None:
+    one, two = (
+        ToyProduction(tmp_path / "one", FREE, given=[]),
+        ToyProduction(tmp_path / "two", FREE, given=[]),
+    )
+    one.given = two.given = []
+    one.produce()
+    two.produce(workers=2)
+    assert one.collections() == two.collections() and len(units(one)) == 6
+    where = ["-w", str(one.workspace.root)]
+    unit = units(one)[3].key
+    assert beamwright(["job", "rerun", unit, "--here", str(tmp_path / "again"), *where]) == 0
+    assert [str(v) for v in fsck.run(one.workspace.db, one.workspace.root)] == []
+    with CollectionReader(files(one, "generate", "mc")) as reader:
+        index = reader.index("event")
+        assert [(int(r), int(e)) for r, e in zip(index.run, index.event, strict=True)] == [
+            (run, event) for run in (1, 2) for event in range(25)
+        ]
+        assert len(set(reader.read("event", np.arange(25))["Header"].energy.tolist())) == 25
