@@ -99,6 +99,16 @@ def test_what_crashes_one_worker_is_quarantined_mended_and_put_back(desk: Desk) 
     assert validate_file(desk.folder / "whole.root")["valid"]
 
 
+def test_an_output_that_is_there_or_cannot_be_is_refused_by_name(desk: Desk) -> None:
+    desk.steer("nothing")
+    (desk.folder / "dst.root").write_text("kept")
+    told = desk.process("-o", "dst=dst.root", code=3)
+    assert "dst.root exists already" in told and "name another file, or remove it" in told
+    assert (desk.folder / "dst.root").read_text() == "kept"
+    told = desk.process("-o", "dst=nowhere/dst.root", code=9)
+    assert "nowhere/dst.root cannot be written: No such file" in told and "make its folder" in told
+
+
 def test_limits_of_time_are_kept_with_one_worker(desk: Desk) -> None:
     desk.steer("loop")
     document = desk.process("--event-seconds", 0.2, "--batch-events", 10, "--memory", 500)

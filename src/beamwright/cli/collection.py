@@ -227,10 +227,10 @@ def export(
 ) -> None:
     """Write a collection, or a file, as Parquet or Arrow; of runs that have a verdict."""
     from beamwright.cli.common import reader as workspace_reader
-    from beamwright.core.errors import ConflictError
     from beamwright.event.collection import CollectionReader
     from beamwright.event.columnar import export as write
     from beamwright.event.sources import SourceFiles
+    from beamwright.event.store import storage_errors
     from beamwright.production.access import open_collection
     from beamwright.production.inspection import check_export
 
@@ -239,10 +239,8 @@ def export(
         with workspace_reader(folder) as conn:
             check_export(conn, name)
     with CollectionReader([name], found) if Path(name).is_file() else open_collection(name, folder) as reader:
-        try:
+        with storage_errors(output):
             records = write(reader, output, banks or None)
-        except FileExistsError as error:
-            raise ConflictError(str(error), hint="name another file, or remove it") from error
     size = output.stat().st_size
     document = {"file": str(output), "events": records, "size": size}
     write_document(document, as_json, [f"{output}: {records} records, {size} bytes"])

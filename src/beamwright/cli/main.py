@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from beamwright.core.errors import BeamwrightError, nearest
+from beamwright.core.errors import BeamwrightError, StorageError, nearest
 
 # name: (module, attribute, what it does); the last must be the first line of the command's own help.
 COMMANDS = {
@@ -97,6 +97,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output went away; nothing is left to say, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        return _fail(_refused(error), StorageError.exit_code, "--json" in arguments)
 
 
 def main() -> None:
@@ -105,6 +107,15 @@ def main() -> None:
     # The end is decided: an interrupt while the interpreter winds up does not change it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
+
+
+def _refused(error: OSError) -> StorageError:
+    """Return what the operating system refused, and of which file."""
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    message = f"{' and '.join(names)}: {error.strerror}" if names else str(error)
+    return StorageError(
+        message, hint="look at what is there, at its rights and at the space left on its disk"
+    )
 
 
 def _explained(error: click.ClickException) -> BeamwrightError:

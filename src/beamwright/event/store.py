@@ -6,6 +6,7 @@ batches, threads or the time.
 
 from __future__ import annotations
 
+import errno
 import os
 from bisect import bisect_left
 from collections import deque
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple, Self
 import numpy as np
 
 from beamwright.core.canonical import merkle_root
-from beamwright.core.errors import FormatError, SchemaMismatchError, StorageError
+from beamwright.core.errors import ConflictError, FormatError, SchemaMismatchError, StorageError
 from beamwright.core.lineage import Lineage
 from beamwright.core.runs import EventKey, Interval, Position
 from beamwright.event.banks import BankSet
@@ -48,6 +49,14 @@ __all__ = [
     "merge_collections",
     "read_metadata",
 ]
+
+
+WRITE_HINTS = {
+    errno.ENOENT: "make its folder, or write elsewhere",
+    errno.ENOTDIR: "what should be its folder is a file; write elsewhere",
+    errno.EACCES: "write where you have the right to",
+    errno.EROFS: "write where you have the right to",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +165,8 @@ class StreamWriter:
     def _open(self) -> None:
         number = len(self._parts) + 1
         path = part_path(self.path, number) if self._split else self.path
-        file = path.open("xb", buffering=0)
+        with storage_errors(path):
+            file = path.open("xb", buffering=0)
         self._parts.append(_Part(path, file, FileWriter(file, self.schema)))
 
     def write(self, batch: Batch) -> None:
@@ -292,14 +302,19 @@ def part_path(path: Path, number: int) -> Path:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the operating system into one that names the file and the next step."""
+    """Turn an error of the operating system into one that names the file and the next step.
+
+    Raises: ConflictError where the file is there, else StorageError.
+    """
     try:
         yield
     except StorageError:
         raise
+    except FileExistsError as error:
+        raise ConflictError(f"{path} exists already", hint="name another file, or remove it") from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raised = StorageError(f"{path} cannot be written: {reason}", hint="free space, or write elsewhere")
+        hint = WRITE_HINTS.get(error.errno or 0, "free space, or write elsewhere")
+        raised = StorageError(f"{path} cannot be written: {error.strerror or error}", hint=hint)
         raised.errno = error.errno
         raise raised from error
 

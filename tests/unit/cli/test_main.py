@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
 import pytest
 
+from beamwright.cli.common import turns
 from beamwright.cli.main import COMMANDS, cli
 from beamwright.production.workspace import Workspace
 
@@ -105,6 +109,13 @@ def test_workspace_is_found_upwards_and_by_option(
     assert len(call("run", "ls", "--json", "-w", workspace.root).rows) == 3
 
 
+def test_what_the_operating_system_refuses_is_one_clear_line(call, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = call("init", tmp_path / "file" / "new")
+    assert result.code != 0 and "Traceback" not in result.err
+    assert result.err.startswith("error: ") and "Not a directory" in result.err and "next:" in result.err
+
+
 def test_init_makes_a_workspace_once(call, tmp_path: Path) -> None:
     folder = tmp_path / "new"
     assert call("init", folder, "--dry-run").code == 0
@@ -119,3 +130,24 @@ def test_output_into_a_closed_pipe_ends_quietly(workspace: Workspace) -> None:
     command = f"{sys.executable} -m beamwright.cli.main job ls --json | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("where", ["work", "rest"])
+def test_an_interrupt_ends_a_periodic_command_also_where_something_took_it(where: str) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    seen: list[str] = []
+
+    def act(now: str) -> None:
+        seen.append(now)
+        if now == where and len(seen) > 2:
+            with suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def go() -> None:
+        for _ in turns(0.1, lambda _: act("rest")):
+            act("work")
+
+    with pytest.raises(KeyboardInterrupt):
+        go()
+    assert seen == ["work", "rest", "work", "rest"][: 3 if where == "work" else 4]
+    assert signal.getsignal(signal.SIGINT) is before

@@ -8,7 +8,7 @@ import resource
 import numpy as np
 import pytest
 
-from beamwright.core.errors import ChecksumError, FormatError, SchemaMismatchError, StorageError
+from beamwright.core.errors import ChecksumError, ConflictError, FormatError, SchemaMismatchError
 from beamwright.event.rntuple import NTupleFile, Schema, collection, leaf, merge_files, verify
 from beamwright.event.rntuple.columns import join_columns
 from beamwright.event.store import merge_collections
@@ -203,6 +203,6 @@ def test_a_merge_that_fails_leaves_nothing_and_one_that_is_there_stays(tmp_path)
         merge_collections(names, tmp_path / "all.root", streams.LINEAGE)
     assert not (tmp_path / "all.root").exists()
     (tmp_path / "all.root").write_text("kept")
-    with pytest.raises(StorageError, match="File exists"):
+    with pytest.raises(ConflictError, match="all.root exists already"):
         merge_collections(names[:1], tmp_path / "all.root", streams.LINEAGE)
     assert (tmp_path / "all.root").read_text() == "kept"

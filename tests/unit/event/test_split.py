@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from beamwright.core.errors import FormatError, StorageError, UsageError
+from beamwright.core.errors import ConflictError, FormatError, UsageError
 from beamwright.core.runs import Interval
 from beamwright.event.loop import run_path
 from beamwright.event.path import Output, Path
@@ -139,7 +139,7 @@ def test_splitting_shares_out_runs_keys_and_quarantine(tmp_path, source):
 
 def test_a_part_that_is_there_is_kept_and_no_other_is_left(tmp_path, source):
     (tmp_path / "p.0002.root").write_text("kept")
-    with pytest.raises(StorageError, match="File exists"):
+    with pytest.raises(ConflictError, match="p.0002.root exists already"):
         split_file(source, tmp_path / "p.root", Split(events=1000))
     assert [path.name for path in tmp_path.glob("p.*")] == ["p.0002.root"]
     with pytest.raises(UsageError, match="neither events nor bytes"):

@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from beamwright.core.canonical import merkle_root
-from beamwright.core.errors import FormatError, SchemaMismatchError, StorageError, UnknownNameError
+from beamwright.core.errors import (
+    ConflictError,
+    FormatError,
+    SchemaMismatchError,
+    StorageError,
+    UnknownNameError,
+)
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.rntuple import NTupleFile
@@ -146,8 +152,11 @@ def test_an_aborted_file_is_gone_and_a_name_is_used_once(tmp_path):
         writer.write(batch(3, 0, 10))
     assert not (tmp_path / "x.root").exists()
     write_stream(tmp_path / "x.root", batch(3, 0, 10))
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ConflictError, match="x.root exists already"):
         write_stream(tmp_path / "x.root", batch(3, 0, 10))
+    with pytest.raises(StorageError, match="No such file") as refused:
+        write_stream(tmp_path / "nowhere" / "x.root", batch(3, 0, 10))
+    assert refused.value.hint == "make its folder, or write elsewhere"
     assert validate_file(tmp_path / "x.root")["valid"]
 
 
