@@ -49,6 +49,9 @@ class OutputSpec(Declaration):
     kind: Literal["histograms", "parquet", "events"]
 
 
+_COPIED = ("files", "farms", "seed", "scouts", "max_failed", "retry", "memory_mb", "wall_s")
+
+
 class AnalysisSpec(Declaration):
     """An analysis file: a dataset, code, and the function in it that makes the path."""
 
@@ -67,6 +70,8 @@ class AnalysisSpec(Declaration):
     scouts: int = Field(default=0, ge=0)
     max_failed: float = Field(default=1.0, gt=0, le=1)
     retry: list[RetryRule] = []
+    memory_mb: int | None = Field(default=None, gt=0)
+    wall_s: float | None = Field(default=None, gt=0)
 
     @property
     def production(self) -> str:
@@ -117,7 +122,7 @@ def production_spec(conn: sa.Connection, spec: AnalysisSpec, code: str) -> Produ
         parameters=spec.parameters,
         code=code,
         outputs={name: one.kind for name, one in spec.output.items()},
-        **{name: getattr(spec, name) for name in ("files", "farms", "seed", "scouts", "max_failed", "retry")},
+        **{name: getattr(spec, name) for name in _COPIED},
     )
     return ProductionSpec(
         name=spec.production, experiment=spec.experiment, title=spec.title, dataset=[data], step=[step]

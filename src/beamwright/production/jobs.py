@@ -27,7 +27,7 @@ from beamwright.core.messages import (
 from beamwright.db import history, schema
 from beamwright.db.engine import batched, insert_ids
 from beamwright.production import scouting
-from beamwright.production.rules import RetryRule, Verdict, decide
+from beamwright.production.rules import RetryRule, Verdict, decide, own_limits
 from beamwright.production.tickets import ticket
 from beamwright.production.workspace import Workspace
 
@@ -120,9 +120,11 @@ def lease(
     history.record_all(conn, "attempt", attempt_ids, "leased", actor=ACTOR, at=now)
     moves = [history.Move(job_id, "prepared", "submitted", f"farm {farm}") for job_id, farm in pairs]
     history.move_each(conn, schema.job, moves, actor=ACTOR, at=now)
+    own = _own_limits(conn, {row.task_id for row in work.values()})
     documents = [
-        _document(workspace, work[row["job_id"]], place, row["number"], row["farm"], commands)
+        _document(workspace, found, own[found.task_id], place, row["number"], row["farm"], commands)
         for row, place in zip(rows, places, strict=True)
+        for found in (work[row["job_id"]],)
     ]
     return [
         Lease(attempt_id, job_id, place, document, tuple(work[job_id].job_avoid or ()))
@@ -310,11 +312,12 @@ def fail(
 
 
 def _step_of(conn: sa.Connection, job: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the step of a job's task as it is configured now, and the limits of the job's unit."""
+    """Return the step of a job's task as it is configured now, and what an attempt at the job may use."""
     unit, task = schema.unit, schema.task
     query = sa.select(task.c.config, unit.c.definition).join(unit, unit.c.task_id == task.c.id)
     row = conn.execute(query.where(unit.c.id == job.unit_id)).one()
-    return row.config.get("step") or {}, row.definition.get("limits") or {}
+    step = row.config.get("step") or {}
+    return step, (row.definition.get("limits") or {}) | own_limits(step)
 
 
 def _other_needs(job: Any, limits: Mapping[str, Any], verdict: Verdict, host: str | None) -> dict[str, Any]:
@@ -444,6 +447,13 @@ def _work(conn: sa.Connection, job_ids: Sequence[int]) -> dict[int, Any]:
     }
 
 
+def _own_limits(conn: sa.Connection, task_ids: Collection[int]) -> dict[int, dict[str, Any]]:
+    """Return what the steps of tasks, as they are configured now, say that an attempt may use."""
+    task = schema.task
+    query = sa.select(task.c.id, task.c.config).where(task.c.id.in_(sorted(task_ids)))
+    return {row.id: own_limits(row.config.get("step") or {}) for row in conn.execute(query)}
+
+
 def _tries(conn: sa.Connection, job_ids: Sequence[int]) -> Counter[int]:
     """Count the attempts at jobs."""
     attempt = schema.attempt
@@ -457,6 +467,7 @@ def _tries(conn: sa.Connection, job_ids: Sequence[int]) -> Counter[int]:
 def _document(
     workspace: Workspace,
     row: Any,
+    own: Mapping[str, Any],
     places: Places,
     number: int,
     farm: str,
@@ -465,7 +476,8 @@ def _document(
     definition = row.definition
     first = [row.first_run, row.first_section, row.first_event]
     last = [row.last_run, row.last_section, row.last_event]
-    limits = {"heartbeat_s": workspace.settings.limits.heartbeat_s} | definition["limits"] | _needs(row)
+    limits = {"heartbeat_s": workspace.settings.limits.heartbeat_s} | definition["limits"] | own
+    limits |= _needs(row, limits)
     streams = {
         name: dict(stream) | {"name": ":".join(declared_name(row.production, stream))}
         for name, stream in definition["streams"].items()
@@ -491,8 +503,8 @@ def _document(
     return document  # type: ignore[return-value]
 
 
-def _needs(row: Any) -> dict[str, Any]:
-    """Return what a job may use where that is not what its unit was made with.
+def _needs(row: Any, limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a job may use where that is not what its step and its unit say.
 
     Scouts tell what the others need; a job that has failed gets all that its unit may have, or more.
     """
@@ -500,7 +512,7 @@ def _needs(row: Any) -> dict[str, Any]:
         {} if row.job_failures else {name: (row.needs or {}).get(name) for name in ("memory_mb", "wall_s")}
     )
     own = {"memory_mb": row.job_memory_mb, "wall_s": row.job_wall_s}
-    least = {n: min(v, row.definition["limits"].get(n, v)) for n, v in scouted.items() if v}
+    least = {n: min(v, limits.get(n, v)) for n, v in scouted.items() if v}
     return least | {name: value for name, value in own.items() if value}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -92,6 +92,11 @@ class Verdict:
     memory: float = 1.0
     wall: float = 1.0
     avoids_node: bool = False
+
+
+def own_limits(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a step itself says that an attempt may use."""
+    return {name: step[name] for name in ("memory_mb", "wall_s") if step.get(name)}
 
 
 def decide(

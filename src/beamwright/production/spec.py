@@ -76,6 +76,8 @@ class StepSpec(Declaration):
     farms: list[str] = []
     priority: int = 0
     seed: int = 0
+    memory_mb: int | None = Field(default=None, gt=0)
+    wall_s: float | None = Field(default=None, gt=0)
     scouts: int = Field(default=0, ge=0)
     max_failed: float = Field(default=1.0, gt=0, le=1)
     retry: list[RetryRule] = []

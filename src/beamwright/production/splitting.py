@@ -13,6 +13,7 @@ from beamwright.core.canonical import content_hash
 from beamwright.core.messages import ACCUMULATOR, HISTOGRAMS, PAYLOAD_PREFIX, InputDoc, StreamDoc
 from beamwright.core.runs import Interval, Position, before
 from beamwright.core.settings import Limits
+from beamwright.production.rules import own_limits
 from beamwright.production.tasks import Facts, Task
 from beamwright.production.units import UnitPlan
 
@@ -189,7 +190,7 @@ def _definition(
         "tier": next(iter(streams.values()))["tier"],
         "workers": run.workers,
         "prescale": step.prescale,
-        "limits": _limits(run.limits),
+        "limits": _limits(run.limits) | own_limits(step.model_dump()),
         "records": records,
         "farms": step.farms,
         "edition": item.edition,

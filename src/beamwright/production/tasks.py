@@ -157,6 +157,7 @@ def config_hash(step: StepSpec, facts: Facts) -> str:
     """Return the hash of what decides the content of a step's outputs (not where and how fast it runs)."""
     elsewhere = {"farms", "priority", "target_mb", "split", "inputs", "max_wait_s"}
     elsewhere |= {"split_mb", "files", "group_mb", "by_run", "scouts", "max_failed", "retry", "state"}
+    elsewhere |= {"memory_mb", "wall_s"}
     elsewhere |= set() if step.kind == "analyse" else {"code", "outputs"}
     document = step.model_dump(mode="json", exclude=elsewhere | {"request"})
     if step.request is not None:

@@ -468,6 +468,21 @@ def test_a_rule_gives_more_memory_and_another_node_to_the_next_attempt(world: Wo
     assert [set(spec.avoid) for spec in specs[-1:]] == [hosts] and specs[0].avoid == ()
 
 
+def test_a_step_has_limits_of_its_own_that_hold_for_what_is_submitted_next(world: World) -> None:
+    configure(world, memory_mb=3000)
+    want(world, "fail")
+    fail_once(world)
+    configure(world, memory_mb=6000, wall_s=77.0, retry=[{"action": "more", "factor": 2.0}])
+    fail_once(world)
+    configure(world)
+    fail_once(world)
+    asked = [(requested(world, n)["memory_mb"], requested(world, n)["wall_s"]) for n in range(6)]
+    usual = requested(world, 0)["wall_s"]
+    assert asked[::2] == [(3000, usual), (6000, 77.0), (12000, usual)] and asked[1::2] == asked[::2]
+    specs = [spec for farm in (world.near, world.far) for spec in farm.specs]
+    assert {3000, 6000, 12000} == {spec.memory_mb for spec in specs}
+
+
 def test_a_rule_holds_a_job_or_gives_it_up(world: World) -> None:
     configure(world, retry=[{"failure": "application_error", "action": "hold"}])
     want(world, "fail")

@@ -87,7 +87,8 @@ def test_a_wrong_rule_is_named_with_the_nearest_right_one(more: str, words: str)
 
 def test_rules_stand_in_the_task_file_and_do_not_change_its_identity() -> None:
     plain = read_spec(FILE.format(more=""), "p.toml")
-    text = 'scouts = 2\nmax_failed = 0.5\nretry = [{ failure = "memory", action = "more" }]'
+    more = "scouts = 2\nmax_failed = 0.5\nmemory_mb = 8000\nwall_s = 60"
+    text = more + '\nretry = [{ failure = "memory", action = "more" }]'
     ruled = read_spec(FILE.format(more=text), "p.toml")
     assert ruled.step[0].retry[0].action == "more" and ruled.step[0].scouts == 2
     from beamwright.production.tasks import Facts, config_hash
