@@ -3,7 +3,8 @@
 A name becomes visible only when its whole content is on the disk: every file is written under a temporary
 name in the directory of its final one, synced, and then linked (``put_once``, ``copy_new``, ``move_new``)
 or renamed (``replace``) into place; then the directory is synced. The job wrapper travels with this module
-to places where nothing else is installed.
+to places where nothing else is installed, and starts anew for many jobs: this module imports little, and
+not ``pathlib``, ``dataclasses`` and ``typing``, which take longer to import than all the rest.
 """
 
 from __future__ import annotations
@@ -16,22 +17,41 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import IO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+    from typing import IO
+
+    StrPath = str | os.PathLike[str]
 
 CHUNK = 1 << 20
 PARTIAL = ".part"
 
 
-@dataclass(frozen=True, slots=True)
 class Digest:
     """Size in bytes, sha256 and adler32 in hexadecimal."""
 
-    size: int
-    sha256: str
-    adler32: str
+    __slots__ = ("adler32", "sha256", "size")
+
+    def __init__(self, size: int, sha256: str, adler32: str) -> None:
+        self.size = size
+        self.sha256 = sha256
+        self.adler32 = adler32
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Digest) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    def __repr__(self) -> str:
+        return f"Digest{self._content}"
+
+    @property
+    def _content(self) -> tuple[int, str, str]:
+        return self.size, self.sha256, self.adler32
 
 
 class Hasher:
@@ -59,7 +79,7 @@ class Hasher:
 class LockHeldError(BlockingIOError):
     """Another process holds the lock; ``holder`` is what it says of itself."""
 
-    def __init__(self, path: Path, holder: str) -> None:
+    def __init__(self, path: StrPath, holder: str) -> None:
         super().__init__(errno.EWOULDBLOCK, f"held by {holder or 'another process'}", str(path))
         self.holder = holder
 
@@ -87,16 +107,26 @@ def chunks(stream: IO[bytes], beat: Callable[[], None] = _nothing) -> Iterator[b
         beat()
 
 
-def hash_file(path: Path, beat: Callable[[], None] = _nothing) -> Digest:
+def hash_file(path: StrPath, beat: Callable[[], None] = _nothing) -> Digest:
     """Read a file in full, once, and return its digest."""
-    hasher = Hasher()
-    with open(path, "rb", buffering=0) as stream:
-        for chunk in chunks(stream, beat):
-            hasher.update(chunk)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _hash(descriptor, Hasher(), beat)
+    finally:
+        os.close(descriptor)
+
+
+def _hash(descriptor: int, hasher: Hasher, beat: Callable[[], None]) -> Digest:
+    """Read the rest of an open file; small ones take one call and a small buffer."""
+    beat()
+    size = min(CHUNK, os.fstat(descriptor).st_size + 1)
+    while chunk := os.read(descriptor, size):
+        hasher.update(chunk)
+        beat()
     return hasher.digest()
 
 
-def fsync_directory(path: Path) -> None:
+def fsync_directory(path: StrPath) -> None:
     """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -105,23 +135,23 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory and its missing parents, each durable in the one above it."""
-    missing = []
-    current = path
-    while not current.is_dir():
+def make_directory(path: StrPath) -> bool:
+    """Make a directory and its missing parents, each durable in the one above it; tell whether it is new."""
+    missing, current = [], os.fspath(path)
+    while not os.path.isdir(current):
         missing.append(current)
-        current = current.parent
+        current = _parent(current)
     for directory in reversed(missing):
         try:
             os.mkdir(directory)
         except FileExistsError:
-            if not directory.is_dir():
+            if not os.path.isdir(directory):
                 raise
-        fsync_directory(directory.parent)
+        fsync_directory(_parent(directory))
+    return bool(missing)
 
 
-def put_once(path: Path, data: bytes, mode: int = 0o644, sync: bool = True) -> None:
+def put_once(path: StrPath, data: bytes, mode: int = 0o644, sync: bool = True) -> None:
     """Write a file that never changes again; the same content a second time is no error.
 
     Without ``sync`` its name lasts once the caller has synced the directory.
@@ -134,34 +164,31 @@ def put_once(path: Path, data: bytes, mode: int = 0o644, sync: bool = True) -> N
 
 
 def move_new(
-    source: Path,
-    target: Path,
+    source: StrPath,
+    target: StrPath,
     hasher: Hasher | None = None,
     beat: Callable[[], None] = _nothing,
     sync: bool = True,
 ) -> Digest:
     """Like ``copy_new``; a file of the same file system that has no other name moves without a copy."""
     status = os.stat(source)
-    if status.st_nlink > 1 or status.st_dev != os.stat(target.parent).st_dev:
+    if status.st_nlink > 1 or status.st_dev != os.stat(_parent(target)).st_dev:
         return copy_new(source, target, hasher, beat, sync)
     hasher = hasher or Hasher()
     descriptor = os.open(source, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        with open(descriptor, "rb", buffering=0, closefd=False) as origin:
-            for chunk in chunks(origin, beat):
-                hasher.update(chunk)
+        digest = _hash(descriptor, hasher, beat)
         os.fchmod(descriptor, 0o644)
         os.fsync(descriptor)
         _publish(source, target, sync)
     finally:
         os.close(descriptor)
-    _unlink(source)
-    return hasher.digest()
+    return digest
 
 
 def copy_new(
-    source: Path,
-    target: Path,
+    source: StrPath,
+    target: StrPath,
     hasher: Hasher | None = None,
     beat: Callable[[], None] = _nothing,
     sync: bool = True,
@@ -181,18 +208,18 @@ def copy_new(
     return hasher.digest()
 
 
-def link_new(temporary: Path, final: Path, sync: bool = True) -> None:
+def link_new(temporary: StrPath, final: StrPath, sync: bool = True) -> None:
     """Give a synced temporary file its final name without overwriting, durably.
 
     Raises: FileExistsError when the name is taken.
     """
     os.link(temporary, final)
     if sync:
-        fsync_directory(final.parent)
+        fsync_directory(_parent(final))
     _unlink(temporary)
 
 
-def replace(path: Path, data: bytes, mode: int = 0o644, durable: bool = True) -> None:
+def replace(path: StrPath, data: bytes, mode: int = 0o644, durable: bool = True) -> None:
     """Replace a file's content atomically; without ``durable`` a power cut may bring back an older one."""
     with _temporary(path, mode) as (temporary, descriptor):
         _write(descriptor, data)
@@ -200,29 +227,38 @@ def replace(path: Path, data: bytes, mode: int = 0o644, durable: bool = True) ->
             os.fsync(descriptor)
         os.replace(temporary, path)
         if durable:
-            fsync_directory(path.parent)
+            fsync_directory(_parent(path))
 
 
-def remove_partial(directory: Path) -> None:
+def remove_partial(directory: StrPath) -> None:
     """Remove the temporary files that a killed writer left in a directory."""
     for entry in list(os.scandir(directory)):
         if entry.name.startswith(".") and entry.name.endswith(PARTIAL):
-            _unlink(Path(entry.path))
+            _unlink(entry.path)
 
 
-def confined(root: Path, relative: str | Path) -> Path:
+def confined(root: Path, relative: StrPath) -> Path:
     """Return ``root / relative`` when it stays below the root and crosses no symbolic link.
 
     Raises: ConfinementError.
     """
-    parts = Path(relative).parts
-    if not parts or Path(relative).is_absolute() or ".." in parts or "\0" in str(relative):
-        raise ConfinementError(f"{str(relative)!r} does not stay inside {root}")
-    current = root
+    return type(root)(confined_name(root, relative))
+
+
+def confined_name(root: StrPath, relative: StrPath) -> str:
+    """Return the path of ``confined`` as a string.
+
+    Raises: ConfinementError.
+    """
+    text = os.fspath(relative)
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if not parts or text.startswith("/") or ".." in parts or "\0" in text:
+        raise ConfinementError(f"{text!r} does not stay inside {root}")
+    current = os.fspath(root)
     for part in parts:
-        current = current / part
-        if current.is_symlink():
-            raise ConfinementError(f"{str(relative)!r} crosses the symbolic link {current}")
+        current = f"{current}/{part}"
+        if os.path.islink(current):
+            raise ConfinementError(f"{text!r} crosses the symbolic link {current}")
     return current
 
 
@@ -232,7 +268,7 @@ class FileLock:
     Children that a holder forks without exec share the lock; those that it execs do not.
     """
 
-    def __init__(self, path: Path, name: str = "") -> None:
+    def __init__(self, path: StrPath, name: str = "") -> None:
         self.path = path
         self.name = name or f"{os.getpid()}"
         self._descriptor = -1
@@ -240,7 +276,8 @@ class FileLock:
     def holder(self) -> str:
         """Return what the last holder called itself, or nothing."""
         try:
-            return self.path.read_text(errors="replace").strip()
+            with open(self.path, errors="replace") as stream:
+                return stream.read().strip()
         except FileNotFoundError:
             return ""
 
@@ -276,7 +313,7 @@ class FileLock:
         self.release()
 
 
-def is_locked(path: Path) -> bool:
+def is_locked(path: StrPath) -> bool:
     """Tell whether some process holds the lock of this file."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -297,18 +334,25 @@ def _try_lock(descriptor: int) -> bool:
 
 
 @contextmanager
-def _temporary(path: Path, mode: int) -> Iterator[tuple[Path, int]]:
+def _temporary(path: StrPath, mode: int) -> Iterator[tuple[str, int]]:
     """Open a temporary file of an exclusive name beside ``path``; gone afterwards."""
-    temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}{PARTIAL}"
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.urandom(6).hex()}{PARTIAL}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         yield temporary, descriptor
+    except BaseException:
+        _unlink(temporary)
+        raise
     finally:
         os.close(descriptor)
-        _unlink(temporary)
 
 
-def _unlink(path: Path) -> None:
+def _parent(path: StrPath) -> str:
+    return os.path.dirname(path) or "."
+
+
+def _unlink(path: StrPath) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
 
@@ -319,7 +363,7 @@ def _write(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _publish(temporary: Path, final: Path, sync: bool) -> None:
+def _publish(temporary: StrPath, final: StrPath, sync: bool) -> None:
     """Link a synced file to its final name; a file of the same content there counts as ours."""
     try:
         link_new(temporary, final, sync)
@@ -327,10 +371,11 @@ def _publish(temporary: Path, final: Path, sync: bool) -> None:
         if hash_file(final) != hash_file(temporary):
             raise
         _fsync_file(final)
-        fsync_directory(final.parent)
+        fsync_directory(_parent(final))
+        _unlink(temporary)
 
 
-def _fsync_file(path: Path) -> None:
+def _fsync_file(path: StrPath) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

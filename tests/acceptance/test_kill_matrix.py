@@ -44,7 +44,7 @@ def survive(harness: Harness, points: list[Point], expected: dict[str, str]) -> 
 
 def test_a_sample_of_the_kill_matrix(harness: Harness) -> None:
     points, expected = harness.points()
-    children = {"payload", "validate"} if harness.fresh else {"runner", "child"}
+    children = {"payload", "runner", "child"} if harness.fresh else {"runner", "child"}
     assert {point.role for point in points} == {"agents", "wrapper"} | children
     if harness.fresh:
         points = [point for point in points if point.role in children]

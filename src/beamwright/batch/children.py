@@ -1,6 +1,7 @@
 """Child processes of the wrapper: started fresh or by a warm runner, held to limits, leaving nothing behind.
 
-Standard library only: this module travels with the wrapper.
+Standard library only, and little of it: this module travels with the wrapper, which starts anew for many
+jobs. The wrapper has one thread; so this module forks where ``subprocess`` would do more than is needed.
 """
 
 from __future__ import annotations
@@ -10,51 +11,76 @@ import json
 import os
 import select
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class Launcher(Protocol):
+        """Runs commands one after the other: ``run`` those of the job, ``check`` what reads its outputs."""
+
+        def run(self, command: Command, guard: Guard) -> Ended: ...
+
+        def check(self, command: Command, guard: Guard) -> Ended: ...
+
+        def close(self) -> None: ...
+
 
 GRACE_S = 5.0
 TICK_S = 0.25
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
+# Runners that stay from one command to the next.
+_staying: set[int] = set()
 
 
-@dataclass(frozen=True)
 class Command:
-    """What to run: in ``cwd``, errors appended to ``log``, output to ``stdout`` or to the log too."""
+    """What to run: in ``cwd``, errors appended to ``log``, and output too, unless it is ``kept``."""
 
-    argv: Sequence[str]
-    cwd: Path
-    log: Path
-    stdout: Path | None = None
-    environment: Mapping[str, str] | None = None
+    def __init__(
+        self,
+        argv: Sequence[str],
+        cwd: str,
+        log: str,
+        environment: Mapping[str, str],
+        is_kept: bool = False,
+    ) -> None:
+        self.argv, self.cwd, self.log = list(argv), cwd, log
+        self.environment, self.is_kept = environment, is_kept
 
 
-@dataclass(frozen=True)
 class Ended:
     """How a child ended: ``exit_code`` is minus the signal that killed it, ``stopped`` why we did."""
 
-    exit_code: int
-    cpu_s: float
-    wall_s: float
-    max_rss_kb: int
-    stopped: str = ""
+    def __init__(
+        self,
+        exit_code: int,
+        cpu_s: float,
+        wall_s: float,
+        max_rss_kb: int,
+        stopped: str = "",
+        output: str = "",
+    ) -> None:
+        self.exit_code, self.cpu_s, self.wall_s = exit_code, cpu_s, wall_s
+        self.max_rss_kb, self.stopped, self.output = max_rss_kb, stopped, output
 
 
-@dataclass
 class Guard:
     """Holds a child to its limits, with a ``beat`` now and then; ``stop`` says why all must end, if so."""
 
-    wall_s: float
-    memory_mb: float
-    beat: Callable[[], None]
-    stop: Callable[[], str]
-    grace_s: float = GRACE_S
+    def __init__(
+        self,
+        wall_s: float,
+        memory_mb: float,
+        beat: Callable[[], None],
+        stop: Callable[[], str],
+        grace_s: float = GRACE_S,
+    ) -> None:
+        self.wall_s, self.memory_mb, self.grace_s = wall_s, memory_mb, grace_s
+        self.beat, self.stop = beat, stop
 
     def watch(self, pid: int, ready: Callable[[float], bool]) -> str:
         """Wait until ``ready(seconds)`` says so; return why the process group was stopped, or nothing."""
@@ -76,14 +102,6 @@ class Guard:
         return "memory" if exceeds(pid, self.memory_mb) else self.stop()
 
 
-class Launcher(Protocol):
-    """Runs commands one after the other."""
-
-    def run(self, command: Command, guard: Guard) -> Ended: ...
-
-    def close(self) -> None: ...
-
-
 class Fresh:
     """Starts a new process for each command."""
 
@@ -93,24 +111,29 @@ class Fresh:
         Raises: OSError when it cannot be started.
         """
         start = time.monotonic()
-        process = _start(command)
-        descriptor = os.pidfd_open(process.pid)
+        log = os.open(command.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        output = os.memfd_create("output") if command.is_kept else os.dup(log)
         try:
-            reason = guard.watch(process.pid, lambda seconds: _readable(descriptor, seconds))
+            environment = os.environ | dict(command.environment)
+            process = _Process(command.argv, (-1, output, log), command.cwd, environment)
+            reason = guard.watch(process.pid, process.ended)
+            exit_code, usage = process.bury()
+            sweep(process.pid)
+            said = _content(output) if command.is_kept else ""
         finally:
-            os.close(descriptor)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        sweep(process.pid)
+            os.close(log)
+            os.close(output)
         cpu = usage.ru_utime + usage.ru_stime
-        return Ended(process.returncode, cpu, time.monotonic() - start, usage.ru_maxrss, reason)
+        return Ended(exit_code, cpu, time.monotonic() - start, usage.ru_maxrss, reason, said)
+
+    check = run
 
     def close(self) -> None:
         """There is nothing to end."""
 
 
 class Warm:
-    """Hands commands to one runner process, which forks a child for each of them.
+    """Hands commands to one runner process, which forks a child for each job.
 
     ``argv`` starts the runner. A new one takes over after ``every`` commands, and after any failure.
     """
@@ -136,6 +159,8 @@ class Warm:
             self.close()
         return ended
 
+    check = run
+
     def close(self) -> None:
         """End the runner."""
         if self._runner is not None:
@@ -143,55 +168,117 @@ class Warm:
         self._runner, self._served = None, 0
 
 
+class FreshJobs:
+    """Starts a new process for each job, and has a warm runner read what it wrote."""
+
+    def __init__(self, warm: Warm) -> None:
+        self._warm = warm
+        self.run = Fresh().run
+        self.check = warm.check
+
+    def close(self) -> None:
+        """End the runner."""
+        self._warm.close()
+
+
+class _Process:
+    """A process in a session of its own that ends with us; ``streams`` are its first three descriptors."""
+
+    def __init__(
+        self, argv: Sequence[str], streams: Sequence[int], cwd: str, environment: Mapping[str, str]
+    ) -> None:
+        news, ours = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become(argv, streams, cwd, environment, ours)
+        os.close(ours)
+        problem = os.read(news, 16)
+        os.close(news)
+        if problem:
+            os.waitpid(self.pid, 0)
+            raise OSError(int(problem), os.strerror(int(problem)), argv[0])
+        self._descriptor = os.pidfd_open(self.pid)
+
+    def ended(self, seconds: float) -> bool:
+        """Wait for the end for so long; tell whether it has come."""
+        return _readable(self._descriptor, seconds)
+
+    def bury(self) -> tuple[int, Any]:
+        """Wait for the end; return the exit code and what was used."""
+        _, status, usage = os.wait4(self.pid, 0)
+        os.close(self._descriptor)
+        return os.waitstatus_to_exitcode(status), usage
+
+
+def _become(
+    argv: Sequence[str], streams: Sequence[int], cwd: str, environment: Mapping[str, str], news: int
+) -> None:
+    """Turn a fresh child into another program; never returns. Why it cannot be done goes to ``news``."""
+    try:
+        die_with_parent()
+        os.setsid()
+        os.chdir(cwd)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for target, source in enumerate(streams):
+            os.dup2(nothing if source < 0 else source, target)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; what it starts shall not
+            signal.signal(number, signal.SIG_DFL)
+        os.execvpe(argv[0], list(argv), dict(environment))
+    except OSError as error:
+        os.write(news, str(error.errno).encode())
+    finally:
+        os._exit(127)
+
+
 class _Runner:
     """One runner process: a line of JSON asks, a line names the child's pid, a last one says how it ended."""
 
-    def __init__(self, argv: Sequence[str], log: Path) -> None:
-        self._requests, theirs = os.pipe()[::-1]
+    def __init__(self, argv: Sequence[str], log: str) -> None:
+        theirs, self._requests = os.pipe()
         self._answers, ours = os.pipe()
         self._buffer = b""
-        with open(log, "ab") as errors:
-            self._process = subprocess.Popen(
-                argv,
-                stdin=theirs,
-                stdout=ours,
-                stderr=errors,
-                start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - the wrapper has one thread
-            )
-        os.close(theirs)
-        os.close(ours)
+        errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            self._process = _Process(argv, (theirs, ours, errors), ".", os.environ)
+        except OSError:
+            os.close(self._requests)
+            os.close(self._answers)
+            raise
+        finally:
+            for descriptor in (theirs, ours, errors):
+                os.close(descriptor)
+        _staying.add(self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def is_alive(self) -> bool:
-        return self._process.poll() is None
+        return not self._process.ended(0.0)
 
     def run(self, command: Command, guard: Guard) -> Ended:
-        request: dict[str, Any] = {
-            "argv": list(command.argv),
-            "cwd": str(command.cwd),
-            "log": str(command.log),
-        }
-        request["stdout"] = str(command.stdout or "")
-        request["environment"] = dict(command.environment or {})
+        request: dict[str, Any] = {"argv": command.argv, "cwd": command.cwd, "log": command.log}
+        request |= {"environment": dict(command.environment), "is_kept": command.is_kept}
         os.write(self._requests, json.dumps(request).encode() + b"\n")
-        reason = guard.watch(self._process.pid, self._ready)
+        reason = guard.watch(self.pid, self._ready)
         begun = self._answer()
         pid = int(begun["pid"])
         reason = reason or guard.watch(pid, self._ready)
         end = self._answer()
         if not begun.get("stays"):
-            sweep(pid, keep=self._process.pid)
-        return Ended(end["exit_code"], end["cpu_s"], end["wall_s"], end["max_rss_kb"], reason)
+            sweep(pid)
+        return Ended(
+            end["exit_code"], end["cpu_s"], end["wall_s"], end["max_rss_kb"], reason, end.get("output", "")
+        )
 
     def close(self) -> None:
         os.close(self._requests)
         os.close(self._answers)
-        try:
-            self._process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        sweep(self._process.pid)
+        if not self._process.ended(GRACE_S):
+            os.kill(self.pid, signal.SIGKILL)
+        self._process.bury()
+        _staying.discard(self.pid)
+        sweep(self.pid)
 
     def _ready(self, seconds: float) -> bool:
         return b"\n" in self._buffer or _readable(self._answers, seconds)
@@ -221,11 +308,11 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def sweep(group: int, keep: int = 0) -> None:
-    """Kill what a command left behind: its process group, and orphans that came to us; but not ``keep``."""
+def sweep(group: int) -> None:
+    """Kill what a command left behind: its process group, and orphans that came to us; but no runner."""
     _signal_group(group, signal.SIGKILL)
     for pid in _children(os.getpid()):
-        if pid != keep:
+        if pid not in _staying:
             with suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
@@ -240,18 +327,11 @@ def exceeds(pid: int, memory_mb: float) -> bool:
     return sum(_kilobytes(p, "smaps_rollup", b"Pss:") for p in pids) > limit
 
 
-def _start(command: Command) -> subprocess.Popen[bytes]:
-    with open(command.log, "ab") as log, open(command.stdout or command.log, "ab") as stdout:
-        return subprocess.Popen(
-            command.argv,
-            cwd=command.cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=log,
-            env={**os.environ, **(command.environment or {})},
-            start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - the wrapper has one thread
-        )
+def _content(descriptor: int) -> str:
+    """Return what was written to an open file."""
+    with open(os.dup(descriptor), "rb") as stream:
+        stream.seek(0)
+        return stream.read().decode(errors="replace")
 
 
 def _readable(descriptor: int, seconds: float) -> bool:
@@ -263,7 +343,7 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def _note(log: Path, text: str) -> None:
+def _note(log: str, text: str) -> None:
     with suppress(OSError), open(log, "ab") as stream:
         stream.write(f"{text}\n".encode())
 
@@ -279,13 +359,18 @@ def _children(pid: int) -> list[int]:
     found: list[int] = []
     with suppress(OSError):
         for task in os.listdir(f"/proc/{pid}/task"):
-            found.extend(int(p) for p in Path(f"/proc/{pid}/task/{task}/children").read_bytes().split())
+            found.extend(int(p) for p in _read(f"/proc/{pid}/task/{task}/children").split())
     return found
 
 
 def _kilobytes(pid: int, file: str, key: bytes) -> int:
     with suppress(OSError):
-        for line in Path(f"/proc/{pid}/{file}").read_bytes().splitlines():
+        for line in _read(f"/proc/{pid}/{file}").splitlines():
             if line.startswith(key):
                 return int(line.split()[1])
     return 0
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read()

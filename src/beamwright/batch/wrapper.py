@@ -5,7 +5,8 @@ file ``stop`` in a job's directory ends that one alone. ``--serve`` runs those w
 in on the standard input, one after the other, through a warm runner (``--fresh``: each in a process of
 its own). A serving wrapper whose scheduler dies finishes the job at hand, reports and ends.
 
-The wrapper knows the standard library and ``durable`` only, and travels as one archive. It holds the lock
+The wrapper knows the standard library and ``durable`` only, and travels as one archive; what takes long to
+import (``pathlib``, ``dataclasses``, ``typing``, ``subprocess``) it does without. It holds the lock
 ``JOBDIR/lock`` while it works, which is how others know that the attempt lives. The report is written last;
 before it, whatever is in the output directory counts for nothing.
 """
@@ -13,29 +14,34 @@ before it, whatever is in the output directory counts for nothing.
 from __future__ import annotations
 
 import errno
-import hashlib
 import hmac
 import json
 import os
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from beamwright import durable
-from beamwright.batch.children import Command, Ended, Fresh, Guard, Launcher, Warm, adopt_orphans
+from beamwright.batch.children import Command, Ended, Fresh, FreshJobs, Guard, Warm, adopt_orphans
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from beamwright.batch.children import Launcher
 
 REPORTED_OK, REPORTED_FAILURE, NOT_REPORTED, NOT_MINE = 0, 1, 74, 75
 PACK_FILE, STOP_FILE = "pack", "stop"
 HEARTBEAT_S = 5.0
+# A job that ends before this needs no heartbeat; nor is it told to stop between two files.
+FIRST_BEAT_S = 0.25
 LEAST_FREE_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _STOPPED = {
     "time": "the wall time limit was reached",
     "memory": "the memory limit was reached",
@@ -82,37 +88,30 @@ class Stop:
             raise SystemExit(128 + signal.SIGTERM)
 
 
-@dataclass
 class Attempt:
     """One attempt at work: its job directory, its job document, and what it has found out so far."""
 
-    directory: Path
-    job: dict[str, Any]
-    ticket: bytes
-    launcher: Launcher
-    stop: Stop
-    started: float
-    phase: str = "start"
-    timings: dict[str, float] = field(default_factory=dict)
-    exit_code: int | None = None
-    payload: dict[str, Any] | None = None
-    resources: dict[str, float] = field(
-        default_factory=lambda: {"cpu_s": 0.0, "wall_s": 0.0, "max_rss_kb": 0}
-    )
-    published: list[Path] = field(default_factory=list)
-    beaten: float = 0.0
-
-    @property
-    def scratch(self) -> Path:
-        return Path(self.job["scratch"])
-
-    @property
-    def output(self) -> Path:
-        return Path(self.job["output_directory"])
-
-    @property
-    def log(self) -> Path:
-        return self.directory / "log"
+    def __init__(
+        self,
+        directory: str,
+        job: dict[str, Any],
+        ticket: bytes,
+        launcher: Launcher,
+        stop: Stop,
+        started: float,
+    ) -> None:
+        self.directory, self.job, self.ticket = directory, job, ticket
+        self.launcher, self.stop, self.started = launcher, stop, started
+        self.scratch, self.output = str(job["scratch"]), str(job["output_directory"])
+        self.log, self.phase = f"{directory}/log", "start"
+        self.heartbeat_s = float(job["limits"].get("heartbeat_s", HEARTBEAT_S))
+        self.timings: dict[str, float] = {}
+        self.exit_code: int | None = None
+        self.payload: dict[str, Any] | None = None
+        self.resources: dict[str, float] = {"cpu_s": 0.0, "wall_s": 0.0, "max_rss_kb": 0}
+        self.published: list[str] = []
+        self.looked = time.monotonic()
+        self.beaten = self.looked - self.heartbeat_s + FIRST_BEAT_S
 
     def run(self) -> int:
         """Do the work and write the report; return the wrapper's exit code."""
@@ -132,42 +131,54 @@ class Attempt:
             )
         if failure:
             self._withdraw()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._clear()
         return self._report(outputs, failure)
 
     def beat(self) -> None:
         """Say that the attempt lives, and in which phase it is."""
         now = time.monotonic()
-        if now - self.beaten >= float(self.job["limits"].get("heartbeat_s", HEARTBEAT_S)) or not self.beaten:
+        if now - self.beaten >= self.heartbeat_s:
             self.beaten = now
             document = {"at": time.time(), "phase": self.phase, "events": self._progress()}
             with suppress(OSError):  # a full disk must not end the watch over the application
-                durable.replace(self.directory / "heartbeat.json", canonical(document), durable=False)
+                durable.replace(f"{self.directory}/heartbeat.json", canonical(document), durable=False)
                 self._show_histograms()
 
     def _show_histograms(self) -> None:
         """Put what the payload has filled so far beside the heartbeat; it may not have filled anything."""
         try:
-            data = (self.scratch / "partial.bwb").read_bytes()
+            data = _read(f"{self.scratch}/partial.bwb")
         except FileNotFoundError:
             return
-        durable.replace(self.directory / "partial.bwb", data, durable=False)
+        durable.replace(f"{self.directory}/partial.bwb", data, durable=False)
 
     def _progress(self) -> int:
         """Return how many events the payload says it has done; it may say nothing."""
         try:
-            return int(json.loads((self.scratch / "progress.json").read_bytes())["events"])
+            return int(json.loads(_read(f"{self.scratch}/progress.json"))["events"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 
     # --- the phases ---------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        self.scratch.mkdir(parents=True, mode=0o700)
-        durable.make_directory(self.output)
-        durable.remove_partial(self.output)
-        self.beat()
+        if os.path.lexists(self.scratch):
+            self._clear()
+        os.makedirs(os.path.dirname(self.scratch), exist_ok=True)
+        os.mkdir(self.scratch, 0o700)
+        if not durable.make_directory(self.output):
+            durable.remove_partial(self.output)
+
+    def _clear(self) -> None:
+        """Remove the scratch directory; most hold no more than the application's report."""
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self.scratch}/payload.json")
+            os.rmdir(self.scratch)
+        except OSError:
+            import shutil
+
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _work(self) -> list[dict[str, Any]]:
         with self._timed("stage"):
@@ -185,9 +196,9 @@ class Attempt:
 
     def _check_input(self, item: dict[str, Any]) -> None:
         """Compare an input with its registration: its size, and its content unless its pages are checked."""
-        path, name = Path(item["path"]), item["name"]
+        path, name = str(item["path"]), item["name"]
         try:
-            size = path.stat().st_size
+            size = os.stat(path).st_size
             digest = durable.hash_file(path, self._pulse) if item["kind"] != "rntuple" else None
         except FileNotFoundError:
             raise JobFailed("input", f"input {name} is missing: {path}") from None
@@ -201,8 +212,8 @@ class Attempt:
             raise JobFailed("input", f"{message}: {path}")
 
     def _process(self) -> None:
-        argv = [*self.job["commands"]["process"], "--job", str(self.directory / "job.json")]
-        ended = self._child(argv)
+        argv = [*self.job["commands"]["process"], "--job", f"{self.directory}/job.json"]
+        ended = self._child(self.launcher.run, argv)
         self.exit_code = ended.exit_code
         self.payload = self._read_payload()
         if ended.stopped:
@@ -221,11 +232,11 @@ class Attempt:
             raise JobFailed("application_error", message)
 
     def _read_payload(self) -> dict[str, Any] | None:
-        path = self.scratch / "payload.json"
-        if not path.is_file() or path.is_symlink():
+        path = f"{self.scratch}/payload.json"
+        if not os.path.isfile(path) or os.path.islink(path):
             return None
         try:
-            document = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+            document = json.loads(_read(path), parse_constant=_refuse_constant)
             if not isinstance(document, dict) or document.get("status") not in ("ok", "failed"):
                 raise ValueError("it tells no status")
             canonical(document)
@@ -251,7 +262,7 @@ class Attempt:
             )
             raise JobFailed("output_invalid", f"the application {what} {names}")
         for output in found.values():
-            if not self._local(output["file"]).is_file():
+            if not os.path.isfile(self._local(output["file"])):
                 raise JobFailed("output_invalid", f"output {output['stream']} has no file {output['file']}")
         return [found[stream] for stream in sorted(found)]
 
@@ -259,13 +270,12 @@ class Attempt:
         """Have a second process read the outputs; return its verdict by file name."""
         if not outputs:
             return {}
-        verdict_file = self.scratch / "verdicts.jsonl"
-        files = [str(self._local(output["file"])) for output in outputs]
-        ended = self._child([*self.job["commands"]["validate"], "--json", *files], verdict_file)
+        files = [self._local(output["file"]) for output in outputs]
+        argv = [*self.job["commands"]["validate"], "--json", *files]
+        ended = self._child(self.launcher.check, argv, is_kept=True)
         if ended.stopped:
             raise JobFailed(ended.stopped, f"{_STOPPED[ended.stopped]} during validation")
-        lines = verdict_file.read_text(errors="replace").splitlines() if verdict_file.exists() else []
-        verdicts = {Path(v["file"]).name: v for v in map(_verdict, lines) if v}
+        verdicts = {os.path.basename(v["file"]): v for v in map(_verdict, ended.output.splitlines()) if v}
         for output in outputs:
             self._judge(output, verdicts.get(output["file"]), ended)
         if ended.exit_code != 0:
@@ -290,7 +300,7 @@ class Attempt:
     def _publish(self, output: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
         """Bring an output to its final place; what arrives must be what was validated."""
         self.phase, hasher, start = "copy", durable.Hasher(), time.perf_counter()
-        target = durable.confined(self.output, output["file"])
+        target = durable.confined_name(self.output, output["file"])
         self.published.append(target)
         try:
             digest = durable.move_new(self._local(output["file"]), target, hasher, self._pulse, sync=False)
@@ -311,7 +321,7 @@ class Attempt:
             "adler32": digest.adler32,
             "uuid": verdict["uuid"],
         }
-        return known | content | {"file": output["file"], "path": str(target)}
+        return known | content | {"file": output["file"], "path": target}
 
     # --- the report ---------------------------------------------------------------------------------------
 
@@ -333,7 +343,7 @@ class Attempt:
         }
         try:
             durable.make_directory(self.output)
-            durable.put_once(self.output / "report.json", signed(report, self.ticket))
+            durable.put_once(f"{self.output}/report.json", signed(report, self.ticket))
         except OSError as error:
             sys.stderr.write(f"{self.directory}: the report could not be written: {error}\n")
             return NOT_REPORTED
@@ -347,12 +357,14 @@ class Attempt:
 
     # --- helpers ------------------------------------------------------------------------------------------
 
-    def _child(self, argv: list[str], stdout: Path | None = None) -> Ended:
+    def _child(
+        self, run: Callable[[Command, Guard], Ended], argv: list[str], *, is_kept: bool = False
+    ) -> Ended:
         limits = self.job["limits"]
         guard = Guard(float(limits["wall_s"]), float(limits["memory_mb"]), self.beat, self._why)
-        environment = dict.fromkeys(POOLS, "1") | {"TMPDIR": str(self.scratch), "MPLBACKEND": "Agg"}
+        environment = dict.fromkeys(POOLS, "1") | {"TMPDIR": self.scratch, "MPLBACKEND": "Agg"}
         try:
-            ended = self.launcher.run(Command(argv, self.scratch, self.log, stdout, environment), guard)
+            ended = run(Command(argv, self.scratch, self.log, environment, is_kept), guard)
         except OSError as error:
             raise JobFailed("node", f"{argv[0]} could not be started: {error}") from error
         self.resources["cpu_s"] += ended.cpu_s
@@ -360,19 +372,21 @@ class Attempt:
         self.resources["max_rss_kb"] = max(self.resources["max_rss_kb"], ended.max_rss_kb)
         return ended
 
-    def _local(self, name: str) -> Path:
+    def _local(self, name: str) -> str:
         try:
-            return durable.confined(self.scratch, name)
+            return durable.confined_name(self.scratch, name)
         except durable.ConfinementError as error:
             raise JobFailed("policy", f"an output leaves the scratch directory: {error}") from error
 
     def _why(self) -> str:
         """Return the failure class for stopping now, or nothing; somebody may want this job alone to stop."""
-        return self.stop.why() or ("node" if (self.directory / STOP_FILE).exists() else "")
+        self.looked = time.monotonic()
+        return self.stop.why() or ("node" if os.path.exists(f"{self.directory}/{STOP_FILE}") else "")
 
     def _pulse(self) -> None:
         self.beat()
-        if self._why():
+        is_due = time.monotonic() - self.looked >= FIRST_BEAT_S
+        if self.stop.why() or (is_due and self._why()):
             raise JobFailed("node", f"{_STOPPED['node']} in the phase {self.phase}")
 
     def _full(self) -> str:
@@ -400,45 +414,47 @@ class Attempt:
 
 def canonical(document: Any) -> bytes:
     """Return the document as canonical JSON, as ``core.canonical`` writes it."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
+    return _ENCODER.encode(document).encode()
 
 
 def signed(report: dict[str, Any], ticket: bytes) -> bytes:
     """Return the report with its signature by the attempt's ticket, as bytes."""
-    signature = hmac.new(ticket, canonical(report), hashlib.sha256).hexdigest()
-    return canonical(report | {"signature": signature})
+    members = {name: canonical(name) + b":" + canonical(content) for name, content in report.items()}
+    content = b"{" + b",".join(members[name] for name in sorted(members)) + b"}"
+    signature = hmac.digest(ticket, content, "sha256").hex()
+    members["signature"] = canonical("signature") + b":" + canonical(signature)
+    return b"{" + b",".join(members[name] for name in sorted(members)) + b"}"
 
 
-def run_job(directory: Path, choose: Callable[[dict[str, Any]], Launcher], stop: Stop) -> int:
+def run_job(directory: str | Path, choose: Callable[[dict[str, Any]], Launcher], stop: Stop) -> int:
     """Run the attempt of a job directory, unless it runs, is done or was revoked; return the exit code."""
-    started = time.time()
-    lock = durable.FileLock(directory / "lock", f"{os.uname().nodename}:{os.getpid()}")
+    started, folder = time.time(), os.fspath(directory)
+    lock = durable.FileLock(f"{folder}/lock", f"{os.uname().nodename}:{os.getpid()}")
     try:
         lock.acquire(patience=0.5)
     except OSError as error:
-        sys.stderr.write(f"{directory}: not run: {error}\n")
+        sys.stderr.write(f"{folder}: not run: {error}\n")
         return NOT_MINE
     try:
-        if any((directory / name).exists() for name in ("revoked", STOP_FILE)):
+        if any(os.path.exists(f"{folder}/{name}") for name in ("revoked", STOP_FILE)):
             return NOT_MINE
-        job = json.loads((directory / "job.json").read_bytes())
-        ticket = bytes.fromhex((directory / "ticket").read_text().strip())
-        if (Path(job["output_directory"]) / "report.json").exists():
+        job = json.loads(_read(f"{folder}/job.json"))
+        ticket = bytes.fromhex(_read(f"{folder}/ticket").decode().strip())
+        if os.path.exists(f"{job['output_directory']}/report.json"):
             return REPORTED_OK
-        return Attempt(directory, job, ticket, choose(job), stop, started).run()
+        return Attempt(folder, job, ticket, choose(job), stop, started).run()
     finally:
         lock.release()
 
 
-def run_pack(directory: Path, stop: Stop) -> int:
+def run_pack(directory: str, stop: Stop) -> int:
     """Run the jobs that a pack lists, one after the other; what befalls one leaves the others alone."""
     runners, codes = Runners(every=1000), []
-    for line in (directory / PACK_FILE).read_text().splitlines():
+    for line in _read(f"{directory}/{PACK_FILE}").decode().splitlines():
         if stop.is_asked:  # the rest has not begun, and is tried again
             break
         try:
-            codes.append(run_job(Path(line), runners.choose, stop))
+            codes.append(run_job(line, runners.choose, stop))
         except (OSError, ValueError, KeyError, TypeError) as error:
             sys.stderr.write(f"{line}: not run: {error!r}\n")
             codes.append(NOT_MINE)
@@ -447,37 +463,41 @@ def run_pack(directory: Path, stop: Stop) -> int:
 
 
 class Runners:
-    """The warm runner for consecutive jobs of one kind; another release or experiment gets a new one."""
+    """The warm runner for consecutive jobs of one kind; another release or experiment gets a new one.
 
-    def __init__(self, every: int) -> None:
+    With ``is_fresh``, each job has a process of its own, and the runner only reads outputs.
+    """
+
+    def __init__(self, every: int, is_fresh: bool = False) -> None:
         self._every = every
+        self._is_fresh = is_fresh
         self._key: tuple[Any, ...] = ()
-        self._warm: Warm | None = None
+        self._launcher: Launcher | None = None
 
     def choose(self, job: dict[str, Any]) -> Launcher:
-        """Return the runner that serves this job."""
+        """Return the launcher that serves this job."""
         command = job["commands"]["process"]
         key = (*command, job["release"], job["experiment"])
-        if self._warm is None or key != self._key:
+        if self._launcher is None or key != self._key:
             self.close()
-            self._key, self._warm = key, Warm([*command, "--serve"], self._every)
-        return self._warm
+            warm = Warm([*command, "--serve"], self._every)
+            self._key, self._launcher = key, FreshJobs(warm) if self._is_fresh else warm
+        return self._launcher
 
     def close(self) -> None:
         """End the runner."""
-        if self._warm is not None:
-            self._warm.close()
+        if self._launcher is not None:
+            self._launcher.close()
 
 
 def serve(every: int, is_fresh: bool) -> int:
     """Run the jobs whose directories come in, one JSON line each; answer each with its exit code."""
-    stop, runners = Stop(), Runners(every)
+    stop, runners = Stop(), Runners(every, is_fresh)
     stop.install()
-    choose = (lambda job: Fresh()) if is_fresh else runners.choose
     try:
         while not stop.is_asked and (line := stop.idle(sys.stdin.buffer.readline)):
             directory = json.loads(line)["job"]
-            exit_code = run_job(Path(directory), choose, stop)
+            exit_code = run_job(directory, runners.choose, stop)
             os.write(1, canonical({"job": directory, "exit_code": exit_code}) + b"\n")
     except BrokenPipeError:
         pass  # the scheduler is gone; the report is written
@@ -494,8 +514,8 @@ def main(argv: list[str]) -> int:
         return serve(every, "--fresh" in argv)
     stop = Stop()
     stop.install()
-    directory = Path(argv[0]).absolute()
-    if (directory / PACK_FILE).is_file():
+    directory = os.path.abspath(argv[0])
+    if os.path.isfile(f"{directory}/{PACK_FILE}"):
         return run_pack(directory, stop)
     return run_job(directory, lambda job: Fresh(), stop)
 
@@ -505,6 +525,11 @@ def _verdict(line: str) -> dict[str, Any] | None:
         document = json.loads(line)
         return document if isinstance(document, dict) and "file" in document else None
     return None
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read()
 
 
 def _refuse_constant(name: str) -> None:

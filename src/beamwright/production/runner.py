@@ -1,9 +1,9 @@
 """The warm runner: imports the event framework and the experiment once, then forks a child for each job.
 
 One line of JSON asks for a command (``argv`` of ``beamwright process --job FILE`` or ``beamwright
-validate --json FILE…``, ``cwd``, ``log``, ``stdout``, ``environment``); a line answers with the pid of the
-process that runs it, a last one with its exit code and what it used. The end of the input ends the runner;
-its own end ends its children.
+validate --json FILE…``, ``cwd``, ``log``, ``environment``); a line answers with the pid of the process that
+runs it, a last one with its exit code, what it used and, where this ``is_kept``, what it printed. The end of
+the input ends the runner; its own end ends its children.
 
 Outputs are read by one more child, which serves all validations: no job ever runs in it, and nothing that it
 has read gets into the process from which jobs are forked.
@@ -12,6 +12,7 @@ has read gets into the process from which jobs are forked.
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import resource
@@ -20,7 +21,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -181,11 +182,13 @@ def _stay(requests: int, ends: int, foreign: Sequence[int], perform: Perform) ->
 
 
 def _measured(request: dict[str, Any], perform: Perform) -> dict[str, Any]:
-    """Run one command of many in this process; return its exit code and what it used, and keep no file."""
+    """Run one command of many in this process; return how it ended, and keep no file open."""
     start, before, kept = time.monotonic(), time.process_time(), [os.dup(1), os.dup(2)]
     _forget_peak()
+    output = io.StringIO()
     try:
-        exit_code = _run(request, perform)
+        with redirect_stdout(output) if request["is_kept"] else nullcontext():
+            exit_code = _run(request, perform)
     finally:
         for target, descriptor in enumerate(kept, 1):
             os.dup2(descriptor, target)
@@ -193,7 +196,7 @@ def _measured(request: dict[str, Any], perform: Perform) -> dict[str, Any]:
         os.chdir("/")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"exit_code": exit_code, "cpu_s": time.process_time() - before, "max_rss_kb": peak,
-            "wall_s": time.monotonic() - start}  # fmt: skip
+            "wall_s": time.monotonic() - start, "output": output.getvalue()}  # fmt: skip
 
 
 def _forget_peak() -> None:
@@ -236,7 +239,7 @@ def _detach(descriptors: Iterable[int]) -> None:
 
 def _run(request: dict[str, Any], perform: Perform) -> int:
     """Run a command with the streams, folder and variables that it wants; return its exit code."""
-    _redirect(request)
+    _redirect(request["log"])
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])
     try:
@@ -251,16 +254,15 @@ def _run(request: dict[str, Any], perform: Perform) -> int:
         sys.stderr.flush()
 
 
-def _redirect(request: dict[str, Any]) -> None:
-    """Point the standard streams where the request wants them."""
-    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    log = os.open(request["log"], append, 0o644)
-    out = os.open(request["stdout"], append, 0o644) if request["stdout"] else log
+def _redirect(log: str) -> None:
+    """Read from nothing, and write everything to the log."""
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (out, 1), (log, 2)):
-        os.dup2(source, target)
-    for descriptor in {nothing, out, log}:
-        os.close(descriptor)
+    os.dup2(nothing, 0)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(nothing)
+    os.close(target)
 
 
 def _answer(descriptor: int, document: dict[str, Any]) -> None:

@@ -128,7 +128,7 @@ class _Lock(durable.FileLock):
             return super().__enter__()
         except BlockingIOError as error:
             holder = self.holder() or "another process"
-            message = f"the workspace {self.path.parent} is in use by process {holder}"
+            message = f"the workspace {Path(self.path).parent} is in use by process {holder}"
             raise WorkspaceBusyError(
                 message, hint="wait for it, stop it, or use another workspace with --workspace"
             ) from error

@@ -53,6 +53,11 @@ def test_a_good_job_ends_with_outputs_in_place_and_a_signed_report(tmp_path: Pat
     assert set(report["timings"]) == {"start", "stage", "process", "validate", "hash", "copy"}
     assert report["resources"]["cpu_s"] > 0 and report["resources"]["max_rss_kb"] > 1000
     assert not (tmp_path / "scratch" / "one").exists()
+
+
+def test_a_job_that_takes_longer_than_a_moment_shows_its_heartbeat(tmp_path: Path) -> None:
+    directory = make_job(tmp_path, **wish("nap"))
+    assert run(directory) == wrapper.REPORTED_OK
     assert json.loads((directory / "heartbeat.json").read_bytes())["at"] > 0
 
 
@@ -235,7 +240,7 @@ def test_one_process_that_runs_no_job_reads_the_outputs_of_many(tmp_path: Path) 
         directory = make_job(tmp_path, name)
         assert wrapper.run_job(directory, lambda job: launcher, wrapper.Stop()) == wrapper.REPORTED_OK
         assert launcher._runner is not None
-        readers.append(children._children(launcher._runner._process.pid))
+        readers.append(children._children(launcher._runner.pid))
         assert (readers[-1], os.readlink(f"/proc/{readers[-1][0]}/cwd")) == (readers[0], "/")
         if name == "two":  # killed while it has nothing to do, it is missed by nobody
             os.kill(readers.pop()[0], signal.SIGKILL)
