@@ -144,8 +144,12 @@ def test_a_production_that_was_stopped_goes_on_to_the_same_end(
     done: ToyProduction, tmp_path: Path, how: signal.Signals
 ) -> None:
     script = (
-        "import sys; from pathlib import Path; from support.toy_production import ToyProduction; turns = []\n"
-        "tell = lambda n: turns.append(n) or print(sum(turns), flush=True)\n"
+        "import sys, time; from pathlib import Path; from support.toy_production import ToyProduction\n"
+        "turns = []\n"
+        "def tell(n):\n"
+        "    turns.append(n)\n"
+        "    print(sum(turns), flush=True)\n"
+        "    time.sleep(60 if sum(turns) >= 20 else 0)\n"  # the stop must find it under way
         "ToyProduction(Path(sys.argv[1])).produce(on_turn=tell)"
     )
     environment = dict(os.environ) | {"PYTHONPATH": str(Path(toy_production.__file__).parents[1])}

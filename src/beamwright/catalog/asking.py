@@ -138,6 +138,11 @@ def _sqlite_bound(conn: sa.Connection, seconds: float) -> Iterator[None]:
     driver.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
     try:
         yield
+    except sa.exc.OperationalError as error:
+        # SQLite ends the statement, too, when Ctrl-C comes in the callback, and drops what was raised.
+        if "interrupted" in str(error.orig) and time.monotonic() <= deadline:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         driver.set_progress_handler(None, 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ import click
 from beamwright.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import sqlalchemy as sa
 
     from beamwright.production.interventions import Why
@@ -43,6 +46,29 @@ workspace_option = click.option(
     envvar="BEAMWRIGHT_WORKSPACE",
     help="The workspace [default: the nearest folder upwards with a beamwright.toml].",
 )
+
+
+def turns(every: float, sleep: Callable[[float], None]) -> Iterator[None]:
+    """Yield for each turn of a command that goes on until it is interrupted, ``every`` seconds apart.
+
+    Raises: KeyboardInterrupt after SIGINT, also where a finalizer or a callback of a library took the first.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        while True:
+            yield
+            if not came:
+                sleep(every)
+            if came:
+                raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Noun(click.Group):

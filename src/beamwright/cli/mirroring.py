@@ -16,6 +16,7 @@ from beamwright.cli.common import (
     reader,
     reading,
     say,
+    turns,
     write_document,
     write_rows,
 )
@@ -140,12 +141,12 @@ def mirror(
     with ExitStack() as stack:
         stack.callback(workspace.db.close)
         pull = _puller(workspace, source, only, token_file, moved_from, stack)
-        while True:
-            failed = _turn(pull, as_json, every is not None)
-            if every is None:
-                return
+        if every is None:
+            _turn(pull, as_json, goes_on=False)
+            return
+        for _ in turns(every, workspace.clock.sleep):
+            failed = _turn(pull, as_json, goes_on=True)
             say(f"{'trying' if failed else 'looking'} again in {every:g} s; stop it with Ctrl-C")
-            workspace.clock.sleep(every)
 
 
 def _turn(pull: Callable[[], list[Pulled]], as_json: bool, goes_on: bool) -> bool:

@@ -168,7 +168,7 @@ def watch(production: str | None, every: float | None, folder: Path | None, as_j
     """
     import time
 
-    from beamwright.cli.common import open_workspace
+    from beamwright.cli.common import open_workspace, turns
     from beamwright.db import views
     from beamwright.production import live
 
@@ -176,16 +176,10 @@ def watch(production: str | None, every: float | None, folder: Path | None, as_j
     with workspace.db.read() as conn:
         name = views.find_production(conn, production)["name"]
     workspace.db.close()
-    while True:
+    for _ in [None] if every is None else turns(every, time.sleep):
         rows = live.shown(workspace, name)
         found = live.plain(rows) if as_json else [line for row in rows for line in _drawn(row)]
-        if as_json:
-            write_rows(found, {}, as_json)
-        else:
-            write_rows(found, {key: key for key in _DRAWN}, as_json)
-        if every is None:
-            return
-        time.sleep(every)
+        write_rows(found, {} if as_json else {key: key for key in _DRAWN}, as_json)
 
 
 _DRAWN = ("step", "run", "units", "histogram", "entries", "mean", "shape")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from beamwright.cli.common import dumps, open_workspace, reading
+from beamwright.cli.common import dumps, open_workspace, reading, turns
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -100,9 +100,8 @@ def _duration(seconds: float | None) -> str:
 def _live(workspace: Workspace, every: float) -> None:
     from rich.live import Live
 
-    with Live(drawn(look(workspace)), auto_refresh=False, screen=True) as live:
-        while True:
-            time.sleep(every)
+    with Live(auto_refresh=False, screen=True) as live:
+        for _ in turns(every, time.sleep):
             live.update(drawn(look(workspace)), refresh=True)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import signal
+import warnings
 from typing import Any
 
 import pytest
@@ -230,7 +233,8 @@ def test_decisions_need_reasons_and_successors_that_fit(catalogue: Database) -> 
             collections.withdraw(conn, one, "x", DAY, "ann")
 
 
-def test_a_question_is_bounded_in_time_and_says_what_would_help(catalogue: Database) -> None:
+def endless(catalogue: Database) -> sa.ColumnElement[bool]:
+    """A condition that no database decides in the time of a test."""
     with catalogue.begin() as conn:
         rows = [{"key_id": 10**6, "value": n, "object": n, "added": 0.0} for n in range(2000)]
         conn.execute(sa.insert(schema.metadata_integer), rows)
@@ -238,15 +242,35 @@ def test_a_question_is_bounded_in_time_and_says_what_would_help(catalogue: Datab
     many: sa.FromClause = table
     for _ in range(4):
         many = many.join(table.alias(), sa.true())
-    endless = sa.select(sa.func.count()).select_from(many).scalar_subquery() < 0
+    return sa.select(sa.func.count()).select_from(many).scalar_subquery() < 0
+
+
+def test_a_question_is_bounded_in_time_and_says_what_would_help(catalogue: Database) -> None:
+    condition = endless(catalogue)
     for where, words in (("size > 3", "add a condition on one of"), (None, "narrow it with --where")):
         with catalogue.read() as conn, pytest.raises(TooSlowError, match=r"within 0.05 s") as caught:
-            list(ask(conn, Question("file", where, seconds=0.05), endless))
+            list(ask(conn, Question("file", where, seconds=0.05), condition))
         assert words in caught.value.hint
     with catalogue.read() as conn:
         assert len(list(ask(conn, Question("file")))) == 6
         with pytest.raises(UsageError, match="needs time"):
             list(ask(conn, Question("file", seconds=0)))
+
+
+def test_a_question_can_be_interrupted(catalogue: Database) -> None:
+    condition = endless(catalogue)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(KeyboardInterrupt), catalogue.read() as conn:
+            list(ask(conn, Question("file", seconds=60), condition))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()  # the server's cursor goes with the connection, which psycopg finds worth a warning
+    with catalogue.read() as conn:
+        assert len(list(ask(conn, Question("file")))) == 6
 
 
 def test_the_plan_and_the_time_of_a_question_are_shown(catalogue: Database) -> None:
