@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from beamwright import fsck
 from beamwright.catalog import ledger
 from beamwright.cli.main import run as beamwright
+from beamwright.core.errors import ProductionFailedError
 from beamwright.db import schema
 from beamwright.event.collection import CollectionReader
 from beamwright.event.metadata import read_metadata
@@ -122,7 +123,7 @@ def check_conditions(done: ToyProduction) -> None:
         with CollectionReader([path]) as reader:
             batch = reader.read("event", np.arange(len(reader.index("event"))))
             ratio = batch["Hit"].charge.reshape(-1, 2)[:, 0] / batch["Header"].energy
-            gains.setdefault(batch.run, set()).update(np.round(ratio, 3).tolist())
+            gains.setdefault(batch.run, set()).update(np.round(ratio.astype(float), 5).tolist())
             assert read_metadata(path).lineage.is_mc
     assert sorted(gains) == [1, 2, 3] and len(set.union(*gains.values())) == 4  # run 2 has two chunks
     assert all(1.1 < gain < 1.4 for gain in set.union(*gains.values()))
@@ -153,7 +154,9 @@ def check_shown(done: ToyProduction, capsys: pytest.CaptureFixture[str]) -> None
     assert [row["key"] for row in shown["failures"]] == ["A:1:1:7", "A:2:1:7", "A:3:1:7"]
 
 
-def test_another_number_of_workers_and_a_rerun_give_the_same_bytes(tmp_path: Path) -> None:
+def test_another_number_of_workers_and_a_rerun_give_the_same_bytes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     one, two = (
         ToyProduction(tmp_path / "one", FREE, given=[]),
         ToyProduction(tmp_path / "two", FREE, given=[]),
@@ -162,9 +165,11 @@ def test_another_number_of_workers_and_a_rerun_give_the_same_bytes(tmp_path: Pat
     one.produce()
     two.produce(workers=2)
     assert one.collections() == two.collections() and len(units(one)) == 6
-    where = ["-w", str(one.workspace.root)]
+    where = ["-w", str(one.workspace.root), "--json"]
     unit = units(one)[3].key
+    capfd.readouterr()
     assert beamwright(["job", "rerun", unit, "--here", str(tmp_path / "again"), *where]) == 0
+    assert json.loads(capfd.readouterr().out)["outputs"] == {"mc": "equal", "histograms": "equal"}
     assert [str(v) for v in fsck.run(one.workspace.db, one.workspace.root)] == []
     with CollectionReader(files(one, "generate", "mc")) as reader:
         index = reader.index("event")
@@ -172,3 +177,36 @@ def test_another_number_of_workers_and_a_rerun_give_the_same_bytes(tmp_path: Pat
             (run, event) for run in (1, 2) for event in range(25)
         ]
         assert len(set(reader.read("event", np.arange(25))["Header"].energy.tolist())) == 25
+
+
+PROGRAM = """import sys
+_, seed, events, output = sys.argv
+import json, random
+stream = random.Random(int(seed))
+keys = [[0, 1000 + i] for i in range(int(events)) if stream.random() < 2 and i != 3]
+json.dump({"series": "A", "run": 1, "records": {"event": keys}}, open(output, "w"))
+"""
+
+
+def test_a_program_makes_events_and_those_that_it_leaves_out_have_failed_by_name(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    command = ["{python}", str(program), "{seed}", "{events}", "{output}"]
+    request = f'{{ events = 12, command = {json.dumps(command)}, reader = "toy" }}'
+    text = FREE.replace('path = "free"', 'path = "take"').replace("{ events = 25 }", request)
+    made = ToyProduction(tmp_path, text.replace("[1, 2]", "[1]"))
+    made.given = []
+    made.produce()
+    (line,) = totals(made, "generate")
+    assert [line[name] for name in ("requested", "created", "quarantined")] == [12, 11, 1]
+    assert [(q.event, q.error) for q in made.rows(schema.quarantine)] == [
+        (9, "NotGenerated: the generator did not make this record")
+    ]
+    with CollectionReader(files(made, "generate", "mc")) as reader:
+        assert reader.index("event").event.tolist() == [*range(9), 10, 11]
+    assert [str(v) for v in fsck.run(made.workspace.db, made.workspace.root)] == []
+    program.write_text("raise SystemExit(3)")
+    again = ToyProduction(tmp_path / "again", text)
+    again.given = []
+    with pytest.raises(ProductionFailedError, match="application_error: the generator .* exit code 3"):
+        again.produce()
