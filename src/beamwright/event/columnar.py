@@ -87,14 +87,15 @@ def _column(reader: CollectionReader, bank: Bank, column: str) -> Any:
     if reader.holds(bank.name):
         routes = [evolution.routes[bank.name] for evolution in reader.evolutions]
         parts = [_file_column(reader, n, _narrowed(route, column)) for n, route in enumerate(routes)]
-        entry = reader.index(reader.record).entry
+        index = reader.index(reader.record)
+        entry = None if index.is_in_order else index.entry[:]
     else:
         tables = [batch[bank.name] for batch in reader.batches([bank.name])]
         parts = [Table._made(bank, table.offsets, {column: table.columns[column]}) for table in tables]
-        entry = np.arange(sum(len(part.offsets) - 1 for part in parts))
+        entry = None
     whole = Table.concatenate(parts) if parts else Table.empty(_narrow(bank, column), 0)
     array = extra("awkward").Array(_layout(whole, column, bank.rows == ONE))
-    return array if np.array_equal(entry, np.arange(len(entry))) else array[entry]
+    return array if entry is None else array[entry]
 
 
 def _narrow(bank: Bank, column: str) -> Bank:

@@ -47,7 +47,10 @@ def fill(histogram: Counts, value: float) -> None:
 
 
 if numba is not None:
+    from beamwright.event.rntuple import compiled
+
     fill = numba.extending.register_jitable(fill)
+    compiled.use()
 
 
 @dataclass(frozen=True)
@@ -177,9 +180,10 @@ class KernelModule(Module):
 
     def _compile(self, arguments: Sequence[Any]) -> None:
         """Compile for these types, if that is not done yet, and note the time apart from the work."""
-        types = tuple(numba.typeof(argument) for argument in arguments)
-        if types in self._known:
+        known = tuple(_outline(argument) for argument in arguments)
+        if known in self._known:
             return
+        types = tuple(numba.typeof(argument) for argument in arguments)
         begun = perf_counter_ns()
         try:
             self._compiled.compile(types)
@@ -188,7 +192,7 @@ class KernelModule(Module):
                 f"the kernel of module {self.name} cannot be compiled: {_first_lines(error)}",
                 hint="a kernel uses numbers, arrays and functions that numba knows",
             ) from error
-        self._known |= {types}
+        self._known |= {known}
         self.compile_ns += perf_counter_ns() - begun
 
 
@@ -270,6 +274,21 @@ class _Work:
                 hint="override capacity(), or set the bank's offsets: offsets[i + 1] is where event i ends",
             )
         return Table(bank, offsets, {name: values[:rows] for name, values in columns.items()})
+
+
+def _outline(argument: Any) -> Any:
+    """Return what the type of an argument depends on, for less than numba takes to find the type."""
+    if isinstance(argument, np.ndarray):
+        flags = argument.flags
+        return (
+            argument.dtype,
+            argument.ndim,
+            flags.c_contiguous,
+            flags.f_contiguous,
+            flags.writeable,
+            flags.aligned,
+        )
+    return Counts if isinstance(argument, Counts) else numba.typeof(argument)
 
 
 _JITTED: dict[tuple[Callable[..., None], bool], Any] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,42 @@ _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
+class Ascending:
+    """The numbers from ``start`` to before ``stop``, made where they are asked for: an array of the places of
+    all records would take as much memory as their keys.
+    """
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start, self.stop = start, max(start, stop)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, wanted: Any) -> Any:
+        if isinstance(wanted, slice):
+            begin, end, step = wanted.indices(len(self))
+            return np.arange(self.start + begin, self.start + end, step)
+        if isinstance(wanted, int | np.integer):
+            return np.int64(range(self.start, self.stop)[wanted])
+        return self[:][wanted] if np.asarray(wanted).dtype == np.bool_ else self._at(wanted)
+
+    def _at(self, wanted: ArrayLike) -> NDArray[np.int64]:
+        places = np.asarray(wanted, np.int64)
+        if len(places) and not -len(self) <= places.min() <= places.max() < len(self):
+            raise IndexError(f"places from {places.min()} to {places.max()} among {len(self)}")
+        return np.where(places < 0, places + self.stop, places + self.start)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.arange(self.start, self.stop, dtype=dtype or np.int64)
+
+    def before(self, number: int) -> int:
+        """Return how many of the numbers are smaller."""
+        return min(max(number - self.start, 0), len(self))
+
+
+Places: TypeAlias = NDArray[np.int64] | Ascending
+
+
 @dataclass(frozen=True)
 class Index:
     """The keys of all records of one kind in key order; ``entry`` is where each stands in the file.
@@ -28,7 +64,7 @@ class Index:
     run: U32
     section: U32
     event: U64
-    entry: NDArray[np.int64]
+    entry: Places
     size: NDArray[np.int64] | None = None
     is_in_order: bool = False
     """Whether the records lie in the file in the order of their keys."""
@@ -46,7 +82,7 @@ class Index:
         runs = np.broadcast_to(_unsigned(run, np.uint32, f"{name}: run"), events.shape)
         sizes = None if size is None else np.asarray(size, np.int64)
         if _rises(runs, sections, events):
-            return cls(runs, sections, events, ascending(len(events)), sizes, is_in_order=True)
+            return cls(runs, sections, events, Ascending(0, len(events)), sizes, is_in_order=True)
         order = np.lexsort((events, sections, runs)).astype(np.int64)
         sizes = None if sizes is None else sizes[order]
         index = cls(runs[order], sections[order], events[order], order, sizes)
@@ -125,17 +161,6 @@ def _rises_in(run: U32, section: U32, event: U64) -> bool:
         return False
     cuts = [0, *(np.flatnonzero(run[1:] != run[:-1]) + 1).tolist(), len(run)]
     return all(is_ascending(section[a:b], event[a:b]) for a, b in pairwise(cuts))
-
-
-_shared: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-
-
-def ascending(n: int) -> NDArray[np.int64]:
-    """Return the numbers from 0 to n - 1, out of one array that all share; not to be written to."""
-    if len(_shared[0]) < n:
-        _shared[0] = np.arange(n)
-        _shared[0].flags.writeable = False
-    return _shared[0][:n]
 
 
 def _equal_neighbours(*columns: NDArray[Any]) -> NDArray[np.bool_]:

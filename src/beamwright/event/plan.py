@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.errors import ConditionsError, UsageError
 from beamwright.core.runs import EventKey, Interval, Position
-from beamwright.event.keys import Index, ascending, prescaled
+from beamwright.event.keys import Ascending, Index, Places, prescaled
 from beamwright.event.module import Conditions, Constants
 
 BATCH_EVENTS = 65_536
@@ -135,7 +135,7 @@ class Plan:
     series: str
     record: str
     index: Index
-    kept: NDArray[np.int64]
+    kept: Places
     read: int
     prescaled: int
     pieces: tuple[Piece, ...]
@@ -149,7 +149,8 @@ class Plan:
         return len(self.kept)
 
     def positions(self, start: int, stop: int) -> NDArray[np.int64]:
-        return self.kept[start:stop]
+        found: NDArray[np.int64] = self.kept[start:stop]
+        return found
 
     def run_of(self, task: Task) -> int:
         return self.spans[task.number].run
@@ -191,11 +192,14 @@ def make_plan(
             f"prescale {prescale}, {most} events or {batch_bytes} bytes per batch", hint="from 1 on"
         )
     start, stop = index.span(interval)
-    positions = ascending(stop)[start:] if only is None else _named(index, only, series, (start, stop))
+    positions: Places = Ascending(start, stop)
+    if only is not None:
+        positions = _named(index, only, series, (start, stop))
     kept = positions
     if prescale > 1:
-        run, section, event = (column[positions] for column in (index.run, index.section, index.event))
-        kept = positions[prescaled(run, section, event, prescale)]
+        places = positions[:]
+        run, section, event = (column[places] for column in (index.run, index.section, index.event))
+        kept = places[prescaled(run, section, event, prescale)]
     spans = tuple(_spans(index, kept, pieces, most, batch_bytes))
     left_out = len(positions) - len(kept)
     return Plan(series, record, index, kept, len(positions), left_out, tuple(pieces), spans)
@@ -252,14 +256,12 @@ class ConditionsSource:
         return self._held[payload_id]
 
 
-def _spans(
-    index: Index, kept: NDArray[np.int64], pieces: Sequence[Piece], events: int, size: int
-) -> list[Span]:
+def _spans(index: Index, kept: Places, pieces: Sequence[Piece], events: int, size: int) -> list[Span]:
     """Cut the kept records at runs, at pieces, and by number and bytes."""
     cuts = {0, len(kept)}
     if len(kept) and index.run[kept[0]] != index.run[kept[-1]]:
-        cuts.update((np.flatnonzero(np.diff(index.run[kept])) + 1).tolist())
-    starts = [int(np.searchsorted(kept, index.position(piece.interval.first))) for piece in pieces]
+        cuts.update((np.flatnonzero(np.diff(index.run[kept[:]])) + 1).tolist())
+    starts = [_before(kept, index.position(piece.interval.first)) for piece in pieces]
     cuts.update(starts)
     found: list[Span] = []
     ordered = sorted(cuts)
@@ -270,8 +272,13 @@ def _spans(
     return found
 
 
+def _before(kept: Places, position: int) -> int:
+    """Return how many of the kept records stand before a position."""
+    return kept.before(position) if isinstance(kept, Ascending) else int(np.searchsorted(kept, position))
+
+
 def _portions(
-    index: Index, kept: NDArray[np.int64], start: int, stop: int, events: int, size: int
+    index: Index, kept: Places, start: int, stop: int, events: int, size: int
 ) -> list[tuple[int, int]]:
     """Cut a range into portions of at most ``events`` records and about ``size`` bytes."""
     if index.size is None:

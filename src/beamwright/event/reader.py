@@ -149,7 +149,7 @@ class JoinedReader(Reader):
         )  # fmt: skip
         owner = np.repeat(np.arange(len(parts)), [len(i) for i in indices])
         within = np.concatenate([np.arange(len(i)) for i in indices])
-        self._positions[record] = (owner[joined.entry], within[joined.entry])
+        self._positions[record] = (owner[joined.entry[:]], within[joined.entry[:]])
         return joined
 
     def read(self, record: str, positions: Positions, banks: Iterable[str] | None = None) -> Batch:

@@ -74,7 +74,7 @@ def regions(path):
     with NTupleFile(path) as file:
         at = file.anchor
         keys = {key.name: (key.data, key.end) for key in file.keys}
-        extents = [page_extents(c.pages).tolist() for cluster in file.clusters for c in cluster.columns]
+        extents = [page_extents(c.pages) for cluster in file.clusters for c in cluster.columns]
         found = {
             "head": [(0, 100)],
             "directory": [(100, directory_key().end)],

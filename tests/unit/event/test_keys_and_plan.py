@@ -9,7 +9,7 @@ from beamwright.conditions.payload import Payload
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.errors import ConditionsError, FormatError, NotCoveredError, UsageError
 from beamwright.core.runs import EVENT_MAX, SECTION_MAX, Interval
-from beamwright.event.keys import Index, are_among, distinct, is_ascending, key_hash, prescaled
+from beamwright.event.keys import Ascending, Index, are_among, distinct, is_ascending, key_hash, prescaled
 from beamwright.event.plan import Piece, Stage, Task, make_plan, pieces_of
 
 
@@ -136,3 +136,19 @@ def test_tasks_are_halved_down_to_single_records_which_are_tried_twice() -> None
     assert [t.tries for t in halves[0].halves()] == [0, 0]
     after = Task(0, 4, 5, Stage.AFTER, 0, 3).halves()
     assert [(t.start, t.stop, t.first, t.last) for t in after] == [(4, 5, 0, 1), (4, 5, 1, 3)]
+
+
+@pytest.mark.parametrize("wanted", [slice(None), slice(2, 5), slice(5, 2), slice(None, None, 3), 0, -1, 3,
+                                    [0, 2, -1], np.arange(8) % 2 == 0])  # fmt: skip
+def test_places_in_order_are_those_of_an_array(wanted) -> None:
+    places = Ascending(4, 12)
+    assert np.array_equal(places[wanted], np.arange(4, 12)[wanted])
+    assert np.array_equal(np.asarray(places), np.arange(4, 12)) and len(places) == 8
+    assert [places.before(n) for n in (0, 4, 7, 12, 99)] == [0, 0, 3, 8, 8]
+
+
+@pytest.mark.parametrize("wanted", [8, -9, [0, 8], [-9]])
+def test_places_beyond_the_last_are_refused(wanted) -> None:
+    with pytest.raises(IndexError):
+        Ascending(4, 12)[wanted]
+    assert len(Ascending(5, 3)) == 0 and len(Ascending(5, 3)[:]) == 0

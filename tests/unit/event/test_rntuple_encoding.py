@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import lzma
 import zlib
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from beamwright.core.errors import FormatError
-from beamwright.event.rntuple.encoding import ENCODINGS, decode, decompress, encode
+from beamwright.event.rntuple import encoding as encoding_module
+from beamwright.event.rntuple.encoding import ENCODINGS, decode, decode_part, decompress, encode
 from beamwright.event.rntuple.encoding import compress as compress_in_parts
 
 
@@ -39,9 +41,21 @@ def reference(code: int, values: np.ndarray) -> bytes:
     return b"".join(bytes(word[k] for word in words) for k in range(width))
 
 
+@pytest.fixture(params=["arrays", "compiled"])
+def loops(request):
+    """Pages are put together by array operations and by compiled loops."""
+    chosen = encoding_module.ARRAYS
+    if request.param == "compiled":
+        pytest.importorskip("numba", reason="numba is not installed")
+        chosen = importlib.import_module("beamwright.event.rntuple.compiled").loops()
+    before = encoding_module.set_loops(chosen)
+    yield request.param
+    encoding_module.set_loops(before)
+
+
 @pytest.mark.parametrize("code", sorted(ENCODINGS))
 @pytest.mark.parametrize("n", [1, 7, 8, 1000])
-def test_every_encoding_is_the_one_of_the_format_and_reverses(code, n):
+def test_every_encoding_is_the_one_of_the_format_and_reverses(code, n, loops):
     encoding = ENCODINGS[code]
     rng = np.random.default_rng(code)
     if encoding.transform == "bits":
@@ -58,7 +72,26 @@ def test_every_encoding_is_the_one_of_the_format_and_reverses(code, n):
     assert out.tobytes() == values.tobytes()
 
 
-def test_extreme_signed_values_survive_zigzag():
+@pytest.mark.parametrize("start, length", [(0, 100), (3, 50), (99, 1), (40, 0)])
+@pytest.mark.parametrize("code", [0x12, 0x13, 0x14, 0x15, 0x16, 0x18, 0x19])
+def test_a_part_of_a_page_is_that_part(code, start, length, loops):
+    stored = ENCODINGS[code].stored
+    values = np.random.default_rng(1).integers(0, 256, 100 * stored.itemsize, np.uint8).view(stored)
+    out = np.empty(length, stored)
+    assert decode_part(ENCODINGS[code], encode(ENCODINGS[code], values).tobytes(), 100, start, out)
+    assert out.tobytes() == values[start : start + length].tobytes()
+
+
+@pytest.mark.parametrize("code", [0x12, 0x14, 0x16])
+def test_more_than_a_page_holds_is_refused(code, loops):
+    stored = ENCODINGS[code].stored
+    with pytest.raises((ValueError, IndexError)):
+        decode_part(ENCODINGS[code], bytes(10 * stored.itemsize), 10, 5, np.empty(6, stored))
+    with pytest.raises((ValueError, IndexError)):
+        decode(ENCODINGS[code], bytes(10 * stored.itemsize), np.empty(11, stored))
+
+
+def test_extreme_signed_values_survive_zigzag(loops):
     for code, name in ((0x11, "<i2"), (0x13, "<i4"), (0x15, "<i8")):
         limits = np.iinfo(name)
         values = np.array([limits.min, limits.max, 0, -1, 1], name)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import lzma
 import threading
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import zstandard
@@ -72,15 +73,16 @@ def _split(values: Array, out: Array) -> None:
         np.right_shift(words, 8 * k, out=planes[k], casting="unsafe")
 
 
-def _join(planes: Array, out: Array) -> None:
+def _join(whole: Array, start: int, out: Array) -> None:
     """Fill ``out`` from one plane of bytes per byte of its words."""
+    planes = whole[:, start : start + len(out)]
     width = used = out.dtype.itemsize
-    while used > 1 and len(out) and not planes[used - 1].max():
+    while used > 1 and len(out) and not (planes[used - 1, 0] or np.maximum.reduce(planes[used - 1])):
         used -= 1
     if used <= width // 2:
-        _join_low(planes[:used], out.view(f"<u{width}"))
+        _join_low(planes[:used], out)
     elif width == 4:
-        _join_four(planes, out.view("<u4"))
+        _join_four(planes, out)
     else:
         target = out.view(np.uint8).reshape(len(out), width)
         for k in range(width):
@@ -104,6 +106,36 @@ def _join_four(planes: Array, out: Array) -> None:
     out[:] = high
     np.left_shift(out, 16, out=out)
     np.bitwise_or(out, low, out=out)
+
+
+def _sum_up(words: Array) -> None:
+    np.cumsum(words, out=words)
+
+
+def _unfold(words: Array) -> None:
+    """Undo zigzag."""
+    sign = words & words.dtype.type(1)
+    np.right_shift(words, 1, out=words)
+    np.bitwise_xor(words, np.negative(sign, out=sign), out=words)
+
+
+class Loops(NamedTuple):
+    """What puts pages together: ``joins`` by width takes planes, where to begin, and the words to fill."""
+
+    joins: Mapping[int, Callable[[Array, int, Array], None]]
+    sum_up: Callable[[Array], None]
+    unfold: Callable[[Array], None]
+
+
+ARRAYS = Loops(dict.fromkeys((2, 4, 8), _join), _sum_up, _unfold)
+_loops = ARRAYS
+
+
+def set_loops(loops: Loops) -> Loops:
+    """Put other loops in the place of those in use, and return these."""
+    global _loops
+    before, _loops = _loops, loops
+    return before
 
 
 def encode(encoding: Encoding, values: Array) -> Array:
@@ -152,24 +184,22 @@ def decode_part(encoding: Encoding, page: Buffer, elements: int, start: int, out
     """
     if encoding.transform not in ("split", "zigzag") or not _same_words(encoding.stored, out.dtype):
         return False
-    planes = np.frombuffer(page, np.uint8).reshape(encoding.stored.itemsize, elements)
-    _decode_planes(encoding, planes[:, start : start + len(out)], out)
+    _decode_planes(encoding, np.frombuffer(page, np.uint8), elements, start, out)
     return True
 
 
 def _decode_split(encoding: Encoding, data: Array, out: Array) -> None:
-    _decode_planes(encoding, data.reshape(encoding.stored.itemsize, len(out)), out)
+    _decode_planes(encoding, data, len(out), 0, out)
 
 
-def _decode_planes(encoding: Encoding, planes: Array, out: Array) -> None:
-    _join(planes, out)
+def _decode_planes(encoding: Encoding, data: Array, elements: int, start: int, out: Array) -> None:
+    width = encoding.stored.itemsize
+    planes, words = data.reshape(width, elements), out.view(f"<u{width}")
+    _loops.joins[width](planes, start, words)
     if encoding.transform == "delta":
-        np.cumsum(out, out=out)
+        _loops.sum_up(words)
     elif encoding.transform == "zigzag":
-        words = out.view(f"<u{encoding.stored.itemsize}")
-        sign = words & words.dtype.type(1)
-        np.right_shift(words, 1, out=words)
-        np.bitwise_xor(words, np.negative(sign, out=sign), out=words)
+        _loops.unfold(words)
 
 
 _local = threading.local()

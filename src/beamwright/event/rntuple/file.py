@@ -7,9 +7,10 @@ import os
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +34,8 @@ from beamwright.event.rntuple.wire import (
 from beamwright.event.rntuple.writer import METADATA_KEY
 
 Range = tuple[int, int]
+Extents = Sequence[tuple[int, int, int]]
+"""Begin, stored size and end of pages."""
 EMPTY = bytearray()
 MIN_SCRATCH = 1 << 20
 _scratch = threading.local()
@@ -61,11 +64,12 @@ def count_elements(pages: Array) -> int:
     return int(np.abs(pages["elements"].astype(np.int64)).sum())
 
 
-def page_extents(pages: Array) -> Array:
-    """Return begin, stored size and end (behind the checksum, if any) of pages, int64, one row per page."""
+def page_extents(pages: Array) -> Extents:
+    """Return begin, stored size and end (behind the checksum, if any) of each page."""
     begins = pages["offset"].astype(np.int64)
     sizes = pages["size"].astype(np.int64)
-    return np.stack([begins, sizes, begins + sizes + 8 * (pages["elements"] < 0)], axis=1)
+    ends = begins + sizes + 8 * (pages["elements"] < 0)
+    return list(zip(begins.tolist(), sizes.tolist(), ends.tolist(), strict=True))
 
 
 class Keeper:
@@ -278,7 +282,7 @@ class TupleFile:
         self,
         what: str,
         cluster: int,
-        pages: Array,
+        extents: Extents,
         begin: int,
         stop: int,
         checksums: list[bytes] | None = None,
@@ -290,18 +294,18 @@ class TupleFile:
         """
         if begin == stop:
             return []
-        extents = page_extents(pages[begin:stop])
-        if not (extents[1:, 0] == extents[:-1, 2]).all():
+        wanted = extents[begin:stop]
+        if any(one[2] != following[0] for one, following in pairwise(wanted)):
             # the buffer is used again for each page, so each is copied out
-            single = (self.fetch(what, cluster, pages, i, i + 1, checksums)[0] for i in range(begin, stop))
+            single = (self.fetch(what, cluster, extents, i, i + 1, checksums)[0] for i in range(begin, stop))
             return [memoryview(bytes(page)) for page in single]
-        block = self.block(extents, lambda page: (what, cluster, page), begin, checksums)
-        base = int(extents[0, 0])
-        return [block[offset - base : offset - base + size] for offset, size, _ in extents.tolist()]
+        block = self.block(wanted, lambda page: (what, cluster, page), begin, checksums)
+        base = wanted[0][0]
+        return [block[offset - base : offset - base + size] for offset, size, _ in wanted]
 
     def block(
         self,
-        extents: Array,
+        extents: Extents,
         place: Callable[[int], tuple[str, int, int]],
         first: int,
         checksums: list[bytes] | None = None,
@@ -311,9 +315,9 @@ class TupleFile:
         ``place`` names column, cluster and page of each number from ``first`` on. The view is valid until
         this thread reads again.
         """
-        base = int(extents[0, 0])
-        block = self._pread_scratch(base, int(extents[-1, 2]) - base)
-        for number, (offset, size, end) in enumerate(extents.tolist(), first):
+        base = extents[0][0]
+        block = self._pread_scratch(base, extents[-1][2] - base)
+        for number, (offset, size, end) in enumerate(extents, first):
             checksum = bytes(block[offset - base + size : end - base])
             data = block[offset - base : offset - base + size]
             if checksum and xxhash.xxh3_64_digest(data)[::-1] != checksum:

@@ -251,8 +251,8 @@ def _read_pages(file: NTupleFile, number: int, cluster: SealedCluster) -> tuple[
     for first, last in split_spans(cluster.pages, 1 << 30):
         parts.append(bytes(file.block(extents[first:last], place, first, found)))
     cluster.checksums[:] = np.frombuffer(b"".join(found), CHECKSUM)
-    ends = np.cumsum(extents[:, 1] + 8)
-    return memoryview(b"".join(parts)), ends - extents[:, 1] - 8
+    sizes = cluster.pages["size"].astype(np.int64) + 8
+    return memoryview(b"".join(parts)), np.cumsum(sizes) - sizes
 
 
 def _stored_pages(cluster: SealedCluster, pages: slice, whole: memoryview, begins: Array) -> StoredPages:

@@ -6,12 +6,13 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from beamwright.core.errors import FormatError, UnknownNameError
 from beamwright.event.rntuple.encoding import DAMAGED, ENCODINGS, Encoding, decode, decode_part, decompress
-from beamwright.event.rntuple.file import TupleFile, count_elements, located
+from beamwright.event.rntuple.file import Extents, TupleFile, count_elements, located, page_extents
 from beamwright.event.rntuple.layout import Layout, build_layout
 from beamwright.event.rntuple.memory import COLUMNS
 from beamwright.event.rntuple.schema import Array, ColumnData, Schema
@@ -31,6 +32,7 @@ class NTupleFile(TupleFile):
         if like is not None and self.description == like.description:
             self.layout = like.layout
         self._recent: dict[int, _Page] = {}
+        self._tables: dict[int, _Pages] = {}
 
     @cached_property
     def layout(self) -> Layout:
@@ -166,17 +168,14 @@ class NTupleFile(TupleFile):
         first, out = self._from_recent(number, cluster, first, out)
         if first == last:
             return
-        encoding, column = self.stored(number, cluster)
-        counts = np.abs(column.pages["elements"].astype(np.int64))
-        ends = np.cumsum(counts)
-        if not len(ends) or last > ends[-1]:
-            key = self.schema.columns[number].key
-            raise FormatError(f"column {key} has too few elements in cluster {cluster}", hint=DAMAGED)
-        begin, stop = int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, last, "left")) + 1
+        pages = self._pages(number, cluster)
         what = self.schema.columns[number].key
-        stored = self.fetch(what, cluster, column.pages, begin, stop)
-        position = int(ends[begin] - counts[begin])
-        for data, count in zip(stored, counts[begin:stop].tolist(), strict=True):
+        if not pages.ends or last > pages.ends[-1]:
+            raise FormatError(f"column {what} has too few elements in cluster {cluster}", hint=DAMAGED)
+        begin, stop = bisect_right(pages.ends, first), bisect_left(pages.ends, last) + 1
+        stored, encoding = self.fetch(what, cluster, pages.extents, begin, stop), pages.encoding
+        position = pages.ends[begin] - pages.counts[begin]
+        for data, count in zip(stored, pages.counts[begin:stop], strict=True):
             page = decompress(data, encoding.page_bytes(count))
             low, high = max(first, position), min(last, position + count)
             if high - low == count:
@@ -187,6 +186,14 @@ class NTupleFile(TupleFile):
                 recent.fill(low, out[low - first : high - first])
             position += count
 
+    def _pages(self, number: int, cluster: int) -> _Pages:
+        """Return what the page table says of a column in a cluster; batches ask for one cluster in a row."""
+        held = self._tables.get(number)
+        if held is None or held.cluster != cluster:
+            encoding, column = self.stored(number, cluster)
+            held = self._tables[number] = _Pages.of(cluster, encoding, column)
+        return held
+
     def _from_recent(self, number: int, cluster: int, first: int, out: Array) -> tuple[int, Array]:
         """Take what the page read last has of the elements wanted; return what remains."""
         recent = self._recent.get(number)
@@ -195,6 +202,21 @@ class NTupleFile(TupleFile):
         held = min(len(out), recent.position + recent.count - first)
         recent.fill(first, out[:held])
         return first + held, out[held:]
+
+
+class _Pages(NamedTuple):
+    """The page table of a column in a cluster, as plain numbers."""
+
+    cluster: int
+    encoding: Encoding
+    counts: list[int]
+    ends: list[int]
+    extents: Extents
+
+    @classmethod
+    def of(cls, cluster: int, encoding: Encoding, column: ColumnPages) -> _Pages:
+        counts = np.abs(column.pages["elements"].astype(np.int64))
+        return cls(cluster, encoding, counts.tolist(), np.cumsum(counts).tolist(), page_extents(column.pages))
 
 
 class _Page:

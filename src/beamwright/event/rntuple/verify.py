@@ -7,8 +7,9 @@ pages are computed again and compared: no flip of a bit stays unseen.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from uuid import UUID
 
@@ -20,7 +21,6 @@ from beamwright.event.rntuple import tfile
 from beamwright.event.rntuple.encoding import DAMAGED, Buffer
 from beamwright.event.rntuple.file import count_elements, located, page_extents
 from beamwright.event.rntuple.reader import NTupleFile
-from beamwright.event.rntuple.schema import Array
 from beamwright.event.rntuple.writer import seal_of
 
 MAX_PROBLEMS = 20
@@ -86,7 +86,8 @@ def _verify_pages(file: NTupleFile, cluster: int, result: Verification, checksum
         before = len(checksums)
         try:
             with located(file.path):
-                file.fetch(names[number], cluster, column.pages, 0, len(column.pages), checksums)
+                extents = page_extents(column.pages)
+                file.fetch(names[number], cluster, extents, 0, len(extents), checksums)
         except FormatError as error:
             result.problems.append(str(error))
         result.n_pages += len(column.pages)
@@ -185,18 +186,18 @@ def _blobs(file: NTupleFile) -> list[tuple[int, int, int]]:
     found.append((at.footer_offset, at.footer_size, at.footer_length))
     found += [(group.offset, group.size, group.length) for group in file.groups]
     for cluster in file.clusters:
-        for start, end in _runs([page_extents(column.pages) for column in cluster.columns]):
+        for start, end in _runs(chain.from_iterable(page_extents(c.pages) for c in cluster.columns)):
             found.append((start, end - start, end - start))
     return sorted(found)
 
 
-def _runs(extents: Sequence[Array]) -> list[tuple[int, int]]:
-    rows = np.concatenate(extents)
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
-    breaks = np.flatnonzero(rows[1:, 0] != rows[:-1, 2]) + 1
-    begins = rows[np.concatenate([[0], breaks]), 0]
-    ends = rows[np.concatenate([breaks - 1, [len(rows) - 1]]), 2]
-    return list(zip(begins.tolist(), ends.tolist(), strict=True))
+def _runs(extents: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Return begin and end of each run of pages that lie one behind the other."""
+    found: list[tuple[int, int]] = []
+    for begin, _, end in sorted(extents):
+        start = found.pop()[0] if found and found[-1][1] == begin else begin
+        found.append((start, end))
+    return found
 
 
 def _compare(file: NTupleFile, position: int, expected: bytes, what: str) -> None:
