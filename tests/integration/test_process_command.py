@@ -109,6 +109,25 @@ def test_an_output_that_is_there_or_cannot_be_is_refused_by_name(desk: Desk) -> 
     assert "nowhere/dst.root cannot be written: No such file" in told and "make its folder" in told
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("path = (\n", "steering.py:1: '(' was never closed", "correct this line"),
+        ("import nowhere_at_all\n", "steering.py:1: ModuleNotFoundError", "install nowhere_at_all"),
+        ("x = 1\ny = 1 / 0\n", "steering.py:2: ZeroDivisionError", "correct the steering file"),
+        ("def path():\n    return 1 / 0\n", "steering.py:2: ZeroDivisionError", "correct the steering file"),
+        ("path = 3\n", "`path` in steering.py is a int, no Path", "define path = Path(...)"),
+        ("pth = 3\n", "steering.py defines no `path`", "did you mean pth?"),
+    ],
+)
+def test_a_steering_file_that_fails_is_an_error_at_its_line(
+    desk: Desk, text: str, message: str, hint: str
+) -> None:
+    (desk.folder / "steering.py").write_text(text)
+    told = json.loads(desk.process("-o", "dst=dst.root", code=2))
+    assert message in told["message"] and hint in told["hint"]
+
+
 def test_limits_of_time_are_kept_with_one_worker(desk: Desk) -> None:
     desk.steer("loop")
     document = desk.process("--event-seconds", 0.2, "--batch-events", 10, "--memory", 500)

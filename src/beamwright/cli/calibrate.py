@@ -45,14 +45,12 @@ def calibrate(
     are not files that beamwright wrote. With --rounds they are repeated until no constant moves; not to
     converge is exit code 1.
     """
-    import runpy
-
     from beamwright.cli.process import named, one_thread_each
-    from beamwright.cli.steering import Request, open_source
+    from beamwright.cli.steering import Request, open_source, run_file
     from beamwright.event.rolling import roll
 
     one_thread_each()
-    defined = runpy.run_path(str(steering))
+    defined = run_file(steering)
     calibrations = _calibrations(steering, defined)
     request = Request(steering, named(inputs), [], workers, events, series, run, conditions)
     source = open_source(request, defined, calibrations[0].record)

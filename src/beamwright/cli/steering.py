@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path as FilePath
@@ -13,7 +15,7 @@ from beamwright.cli.passes import read_quarantine
 from beamwright.cli.progress import Progress
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.canonical import content_hash
-from beamwright.core.errors import ModuleError, UsageError, nearest
+from beamwright.core.errors import BeamwrightError, ModuleError, UsageError, nearest
 from beamwright.core.lineage import Lineage
 from beamwright.core.runs import Interval, Position
 from beamwright.durable import hash_file
@@ -60,7 +62,7 @@ def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
 
     Raises: UsageError, and whatever the path raises.
     """
-    defined = runpy.run_path(str(request.steering))
+    defined = run_file(request.steering)
     path = path_in(request.steering, defined)
     progress = Progress()
     options: dict[str, Any] = {
@@ -146,18 +148,50 @@ def load_path(steering: FilePath) -> Path:
 
     Raises: UsageError.
     """
-    return path_in(steering, runpy.run_path(str(steering)))
+    return path_in(steering, run_file(steering))
+
+
+def run_file(steering: FilePath) -> dict[str, Any]:
+    """Run a steering file and return what it defines.
+
+    Raises: UsageError that names the line where it fails.
+    """
+    with _blamed(steering):
+        return runpy.run_path(str(steering))
 
 
 def path_in(steering: FilePath, defined: dict[str, Any]) -> Path:
     found = defined.get("path")
-    path = found() if callable(found) else found
-    if not isinstance(path, Path):
-        hint = nearest("path", [name for name in defined if not name.startswith("_")])
-        raise UsageError(
-            f"{steering} defines no `path`", hint=f"define path = Path(...), or a function; {hint}"
-        )
-    return path
+    with _blamed(steering):
+        path = found() if callable(found) else found
+    if isinstance(path, Path):
+        return path
+    if found is not None:
+        said = f"`path` in {steering} is a {type(path).__name__}, no Path"
+        raise UsageError(said, hint="define path = Path(...), or a function that returns one")
+    hint = nearest("path", [name for name in defined if not name.startswith("_")])
+    raise UsageError(f"{steering} defines no `path`", hint=f"define path = Path(...), or a function; {hint}")
+
+
+@contextmanager
+def _blamed(steering: FilePath) -> Iterator[None]:
+    """Say of what fails in a steering file where that is."""
+    try:
+        yield
+    except BeamwrightError:
+        raise
+    except SyntaxError as error:
+        shown = [(error.text or "").rstrip(), " " * ((error.offset or 1) - 1) + "^"]
+        place = f"{error.filename or steering}:{error.lineno}"
+        raise UsageError(f"{place}: {error.msg}", hint="correct this line", excerpt=shown) from error
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(steering)]
+        place = f"{steering}:{frames[-1].lineno}" if frames else str(steering)
+        missing = error.name if isinstance(error, ModuleNotFoundError) else ""
+        hint = f"install {missing}, or run where it is installed" if missing else "correct the steering file"
+        shown = [frames[-1].line or ""] if frames else []
+        message = f"{place}: {type(error).__name__}: {error}"
+        raise UsageError(message, hint=hint, excerpt=shown) from error
 
 
 def _reader(request: Request, kind: Any, banks: BankSet | None) -> Reader:

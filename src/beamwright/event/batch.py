@@ -88,7 +88,7 @@ class Batch:
         if scope is not None and name not in scope.readable:
             raise ModuleError(
                 f"module {scope.module} reads bank {name!r}, which it does not declare",
-                hint=f"add it to reads, or: {nearest(name, scope.readable)}",
+                hint=f"add it to reads{_or_nearest(name, scope.readable)}",
             )
         try:
             return self.tables[name]
@@ -100,7 +100,7 @@ class Batch:
         if scope is not None and name not in scope.writable:
             raise ModuleError(
                 f"module {scope.module} writes bank {name!r}, which it does not declare",
-                hint=f"add it to writes, or: {nearest(name, scope.writable)}",
+                hint=f"add it to writes{_or_nearest(name, scope.writable)}",
             )
         bank = self.banks[name]
         made = table.declared(bank) if isinstance(table, Table) else Table.one(bank, table)
@@ -120,8 +120,10 @@ class Batch:
         """Mark the records where ``mask`` is true under a name, for outputs and conditional modules."""
         found = np.asarray(mask)
         if found.dtype != np.bool_ or found.shape != (self.n,):
+            who = f"module {self.scope.module} makes " if self.scope else ""
             raise ModuleError(
-                f"selection {name!r} is {found.dtype} of shape {found.shape}, the batch has {self.n} records",
+                f"{who}selection {name!r} as {found.dtype} of shape {found.shape}, "
+                f"the batch has {self.n} records",
                 hint="give one boolean per record",
             )
         if name in self.selections:
@@ -252,3 +254,7 @@ class Batch:
             )
         whole.tables = {name: Table.concatenate([b.tables[name] for b in batches]) for name in first.tables}
         return whole
+
+
+def _or_nearest(name: str, declared: frozenset[str]) -> str:
+    return f", or: {nearest(name, declared)}" if declared else ""
