@@ -228,7 +228,8 @@ def pieces_of(snapshot: Snapshot | None, roles: Sequence[str], interval: Interva
         return (Piece(interval, {}),)
     if snapshot is None:
         raise ConditionsError(
-            f"the conditions {', '.join(roles)} are read and there are none", hint="give a snapshot"
+            f"the conditions {', '.join(roles)} are read and there are none",
+            hint="give a snapshot, which `beamwright conditions export` writes, with --conditions FILE",
         )
     parts = snapshot.boundaries(roles, interval)
     at = [(part, (part.series, part.first)) for part in parts]
