@@ -83,12 +83,13 @@ class LimitsDoc(TypedDict, total=False):
 
 
 class RequestDoc(TypedDict):
-    """What is to be generated: (section, first event, number) in key order, and the program that makes it.
+    """What is to be generated: (section, first event, number) in key order, out of so many of the run.
 
-    ``made_by`` is empty where modules of the path make the records.
+    ``made_by`` is the program that makes the records, and is empty where modules of the path do.
     """
 
     keys: list[list[int]]
+    of: int
     made_by: list[str]
     reader: str
 
