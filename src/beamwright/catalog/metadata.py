@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -187,25 +187,59 @@ def attach(
     return len(fresh)
 
 
-def write(conn: sa.Connection, rows: Iterable[tuple[Kind, int, Content]], now: float) -> None:
-    """Write checked documents of objects that have none of these kinds, with their indexes."""
-    found = list(rows)
-    # A key may have got its index since the documents were checked; from here on none does.
-    present = kinds(conn, lock="share")
+@dataclass(frozen=True)
+class Ready:
+    """Checked documents and entries in the form of their database, and whose they are."""
+
+    documents: bulk.Rows
+    owners: list[int]
+    entries: list[tuple[bulk.Rows, list[int]]]
+
+
+def ready(
+    dialect: str, known: Mapping[str, Kind], rows: Iterable[tuple[Kind, int, Content]], now: float
+) -> Ready:
+    """Bring checked documents of objects that have none of these kinds into the form of a database.
+
+    The objects may be places in a list of numbers that are drawn later.
+    """
     indexes: dict[str, list[tuple[int, Value, int]]] = {type_: [] for type_ in TYPES}
-    keys = {name: [(key, indexes[key.type].append) for key in k.indexed] for name, k in present.items()}
-    for kind, n, content in found:
+    keys = {name: [(key, indexes[key.type].append) for key in kind.indexed] for name, kind in known.items()}
+    kinds_, texts, owners = list[int](), list[str](), list[int]()
+    for kind, n, content in rows:
+        kinds_.append(kind.id)
+        owners.append(n)
+        texts.append(to_json(content).decode())
         for key, enter in keys[kind.name]:
             value = content.get(key.name)
             if value is not None:
                 _check_indexed(kind.name, key, value)
                 enter((key.id, value, n))
-    if found:
-        columns = {"kind_id": [kind.id for kind, _, _ in found], "object": [n for _, n, _ in found]}
-        texts = [to_json(content).decode() for _, _, content in found]
-        bulk.load(conn, schema.metadata_document, columns | {"content": texts, "added": now})
-    for type_, entries in indexes.items():
-        _load_index(conn, type_, entries, now)
+    said = {"kind_id": kinds_, "content": texts, "added": now}
+    documents = bulk.prepare(dialect, schema.metadata_document, said, "object")
+    found = [_entries(dialect, type_, entries, now) for type_, entries in indexes.items() if entries]
+    return Ready(documents, owners, found)
+
+
+def put(conn: sa.Connection, said: Ready, numbers: Sequence[int] | None = None) -> None:
+    """Write documents with their entries; with ``numbers`` their objects are places in that list."""
+    for rows, owners in ((said.documents, said.owners), *said.entries):
+        bulk.put(conn, rows, owners if numbers is None else list(map(numbers.__getitem__, owners)))
+
+
+def write(conn: sa.Connection, rows: Iterable[tuple[Kind, int, Content]], now: float) -> None:
+    """Write checked documents of objects that have none of these kinds, with their indexes."""
+    # A key may have got its index since the documents were checked; from here on none does.
+    put(conn, ready(conn.dialect.name, kinds(conn, lock="share"), rows, now))
+
+
+def _entries(
+    dialect: str, type_: str, entries: list[tuple[int, Value, int]], now: float
+) -> tuple[bulk.Rows, list[int]]:
+    keys, values, owners = zip(*entries, strict=True)
+    kept = [_kept(type_, value) for value in values] if type_ == "bool" else values
+    said = {"key_id": keys, "value": kept, "added": now}
+    return bulk.prepare(dialect, INDEXES[type_], said, "object"), list(owners)
 
 
 def of(
@@ -308,23 +342,10 @@ def _fill(conn: sa.Connection, kind: Kind, key: Key) -> None:
         found = [row for row in rows if key.name in row.content]
         for row in found:
             _check_indexed(kind.name, key, row.content[key.name])
-        entries = [(key.id, row.content[key.name], row.object) for row in found]
-        _load_index(conn, key.type, entries, [row.added for row in found], [row.removed for row in found])
+        values = [_kept(key.type, row.content[key.name]) for row in found]
+        times = {name: [getattr(row, name) for row in found] for name in ("object", "added", "removed")}
+        bulk.load(conn, INDEXES[key.type], {"key_id": key.id, "value": values} | times)
         place = (rows[-1].object, rows[-1].added)
-
-
-def _load_index(
-    conn: sa.Connection,
-    type_: str,
-    entries: list[tuple[int, Value, int]],
-    added: float | list[float],
-    removed: list[float | None] | None = None,
-) -> None:
-    if entries:
-        keys, values, objects = zip(*entries, strict=True)
-        kept = [_kept(type_, value) for value in values] if type_ == "bool" else values
-        columns = {"key_id": keys, "value": kept, "object": objects, "added": added}
-        bulk.load(conn, INDEXES[type_], columns | ({"removed": removed} if removed else {}))
 
 
 def _live(conn: sa.Connection, kind: Kind, objects: Iterable[int]) -> dict[int, tuple[float, Content]]:

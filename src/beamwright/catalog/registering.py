@@ -7,28 +7,31 @@ known with other content is refused by name and line.
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Full, Queue
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from beamwright.catalog import metadata
 from beamwright.catalog.records import Checker
 from beamwright.catalog.streams import Line
-from beamwright.catalog.writers import WRITERS, Source, Writer
+from beamwright.catalog.writers import WRITERS, Ready, Source, Writer
 from beamwright.core.errors import BeamwrightError, ConflictError
 from beamwright.db import bulk
 from beamwright.db.engine import Database
 
 BATCH = 10_000
 TRIES = 5
+_TURN_S = 0.001
 MOST_PROBLEMS = 100
 
 Said = Mapping[str, Any] | Line
+T = TypeVar("T")
 Progress = Callable[[int], object]
 
 
@@ -56,14 +59,20 @@ def register(
     with db.read() as conn:
         checker = Checker(metadata.kinds(conn, subject), source.name)
     found = Outcome()
-    with _no_collection():
-        for batch in _ahead(_batches(records, subject, checker)):
+    with _undisturbed():
+        writer, dialect = WRITERS[subject], db.url.get_backend_name()
+        batches = (
+            (batch, writer.make_ready(batch, source, dialect, checker.kinds))
+            for batch in _batches(records, subject, checker)
+        )
+        for batch, ready in _ahead(batches):
             if batch:
-                made = _write(db, WRITERS[subject], batch, source)
+                made = _write(db, writer, batch, source, ready)
                 found = Outcome(found.new + made.new, found.equal + made.equal)
                 progress(found.new + found.equal)
-    if found.new >= BATCH and db.is_postgresql:
+    if found.new + found.equal >= BATCH:
         with db.begin() as conn:
+            bulk.widen(conn, False)
             bulk.analyse(conn, WRITERS[subject].tables)
     return found
 
@@ -113,23 +122,28 @@ def _batches(
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep Python from looking for circles among records that have none: a third of the time went there."""
-    was_enabled = gc.isenabled()
+def _undisturbed() -> Iterator[None]:
+    """Keep Python from looking for circles among records that have none: a third of the time went there.
+
+    And let the thread that has to give the database its next rows have its turn soon.
+    """
+    was_enabled, interval = gc.isenabled(), sys.getswitchinterval()
     gc.disable()
+    sys.setswitchinterval(_TURN_S)
     try:
         yield
     finally:
+        sys.setswitchinterval(interval)
         if was_enabled:
             gc.enable()
 
 
-def _ahead(batches: Iterator[list[Any]]) -> Iterator[list[Any]]:
+def _ahead(batches: Iterator[T]) -> Iterator[T]:
     """Yield batches that another thread reads and checks while the database writes the one before."""
-    ready: Queue[list[Any] | BaseException | None] = Queue(maxsize=2)
+    ready: Queue[T | BaseException | None] = Queue(maxsize=2)
     is_over = threading.Event()
 
-    def offer(thing: list[Any] | BaseException | None) -> None:
+    def offer(thing: T | BaseException | None) -> None:
         while not is_over.is_set():
             with suppress(Full):
                 ready.put(thing, timeout=0.1)
@@ -156,14 +170,17 @@ def _ahead(batches: Iterator[list[Any]]) -> Iterator[list[Any]]:
         is_over.set()
 
 
-def _write(db: Database, writer: type[Writer[Any]], batch: Sequence[Any], source: Source) -> Outcome:
+def _write(
+    db: Database, writer: type[Writer[Any]], batch: Sequence[Any], source: Source, ready: Ready | None
+) -> Outcome:
     """Write a batch; when others wrote some of it, look again at what is left to do."""
     tries = 0
     while True:
         tries += 1
         try:
             with db.begin() as conn:
-                new, equal = writer(conn, source).write(batch, expect_known=tries > 1)
+                bulk.widen(conn, len(batch) >= BATCH)
+                new, equal = writer(conn, source, ready).write(batch, expect_known=tries > 1)
             return Outcome(new, equal)
         except (sa.exc.IntegrityError, ConflictError) as error:
             if isinstance(error, ConflictError) and not error.data.get("again"):

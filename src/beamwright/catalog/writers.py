@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -38,6 +38,16 @@ class Source:
     supersede: str = ""
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A batch of files in the form of the database, made while it still wrote the one before."""
+
+    records: list[Any]
+    files: bulk.Rows
+    kinds: Mapping[str, metadata.Kind]
+    said: metadata.Ready
+
+
 class Writer(ABC, Generic[R]):
     """Writes batches of records of one subject in a transaction."""
 
@@ -45,10 +55,21 @@ class Writer(ABC, Generic[R]):
     tables: tuple[sa.Table, ...] = ()
     hint = "new content needs a new name"
 
-    def __init__(self, conn: sa.Connection, source: Source) -> None:
+    def __init__(self, conn: sa.Connection, source: Source, ready: Ready | None = None) -> None:
         self.conn = conn
         self.source = source
+        self.ready = ready
         self.replaced: dict[Any, Any] = {}
+
+    @classmethod
+    def make_ready(
+        cls, batch: Sequence[R], source: Source, dialect: str, kinds: Mapping[str, metadata.Kind]
+    ) -> Ready | None:
+        """Return what can be done of writing a batch without asking the database.
+
+        Raises: ConflictError when two records of one name differ.
+        """
+        return None
 
     def write(self, batch: Sequence[R], expect_known: bool) -> tuple[int, int]:
         """Write what is new; return how many are, and how many were there alike.
@@ -57,23 +78,34 @@ class Writer(ABC, Generic[R]):
 
         Raises: ConflictError, and sqlalchemy's IntegrityError when something was known after all.
         """
-        fresh, _, missing = self.sort_out(batch) if expect_known else (self._single(batch), 0, [])
-        if missing:
-            metadata.write(self.conn, missing, self.source.now)
+        if expect_known:
+            self.ready = None
+            fresh, _, missing = self.sort_out(batch)
+            if missing:
+                metadata.write(self.conn, missing, self.source.now)
+        else:
+            fresh = self.single(batch, self.source) if self.ready is None else list(self.ready.records)
         if fresh:
             self._tell(fresh)
-            ids = self._insert(fresh)
-            said = [(k, n, c) for n, record in zip(ids, fresh, strict=True) for k, c in record.metadata]
-            if said:
-                metadata.write(self.conn, said, self.source.now)
+            self._describe(fresh, self._insert(fresh))
         return len(fresh), len(batch) - len(fresh)
+
+    def _describe(self, fresh: Sequence[R], ids: Sequence[int]) -> None:
+        """Write what records say of themselves under declared kinds."""
+        ready = self.ready
+        if ready is not None and metadata.kinds(self.conn, self.subject, lock="share") == ready.kinds:
+            metadata.put(self.conn, ready.said, ids)
+            return
+        said = [(k, n, c) for n, record in zip(ids, fresh, strict=True) for k, c in record.metadata]
+        if said:
+            metadata.write(self.conn, said, self.source.now)
 
     def sort_out(self, batch: Sequence[R]) -> tuple[list[R], int, Metadata]:
         """Return what is new, how much is known alike, and the metadata that the known lack.
 
         Raises: ConflictError for what is known with other content.
         """
-        single = self._single(batch)
+        single = self.single(batch, self.source)
         known = self._known(single)
         same = {record.key: record for record in single if record.key in known}
         for key, record in same.items():
@@ -84,7 +116,8 @@ class Writer(ABC, Generic[R]):
         missing = self._missing({known[key].id: record for key, record in same.items() if record.metadata})
         return [r for r in single if r.key not in known], len(batch) - len(single) + len(same), missing
 
-    def _single(self, batch: Sequence[R]) -> list[R]:
+    @classmethod
+    def single(cls, batch: Sequence[R], source: Source) -> list[R]:
         """Return the records without repetitions, in the order of their names.
 
         Raises: ConflictError when two of one name differ.
@@ -93,7 +126,7 @@ class Writer(ABC, Generic[R]):
         for record in batch:
             other = found.setdefault(record.key, record)
             if other is not record and other.identity != record.identity:
-                raise self._contradiction(record, f"line {other.line} says otherwise")
+                raise cls.contradiction(source, record, f"line {other.line} says otherwise")
         return [found[key] for key in sorted(found)]
 
     def _replaces(self, record: R, row: Any) -> bool:
@@ -113,8 +146,13 @@ class Writer(ABC, Generic[R]):
         return missing
 
     def _contradiction(self, record: R, how: str) -> ConflictError:
-        place = f"{self.source.name}, line {record.line}: " if self.source.name else ""
-        return ConflictError(f"{place}{self.subject} {record.did}: {how}", hint=self.hint, line=record.line)
+        return self.contradiction(self.source, record, how)
+
+    @classmethod
+    def contradiction(cls, source: Source, record: R, how: str) -> ConflictError:
+        """Return the error that says how a record contradicts another."""
+        place = f"{source.name}, line {record.line}: " if source.name else ""
+        return ConflictError(f"{place}{cls.subject} {record.did}: {how}", hint=cls.hint, line=record.line)
 
     def _tell(self, batch: Sequence[R]) -> None:
         """Write one line of history for the batch."""
@@ -181,16 +219,35 @@ class FileWriter(Writer[FileRecord]):
                         how = f"{row.path} at {row.endpoint} is file {row.scope}:{row.name}"
                         raise self._contradiction(record, how)
 
+    @classmethod
+    def make_ready(
+        cls, batch: Sequence[FileRecord], source: Source, dialect: str, kinds: Mapping[str, metadata.Kind]
+    ) -> Ready | None:
+        if not batch:
+            return None
+        records = cls.single(batch, source)
+        said = [(kind, at, content) for at, r in enumerate(records) for kind, content in r.metadata]
+        ready = metadata.ready(dialect, kinds, said, source.now)
+        return Ready(records, cls._rows(dialect, records, source), kinds, ready)
+
+    @staticmethod
+    def _rows(dialect: str, batch: Sequence[FileRecord], source: Source) -> bulk.Rows:
+        """Return the rows of files, but for their numbers."""
+        registered = {"by": source.actor, "source": source.name}
+        plain = canonical_json({"registered": registered}).decode()
+        columns = dict(zip(FileRecord._fields, zip(*batch, strict=True), strict=True))
+        lineages = [
+            canonical_json({**o, "registered": registered}).decode() if o else plain
+            for o in columns["origin"]
+        ]
+        copied = ("scope", "name", "size", "sha256", "adler32", "kind", "tier", "uuid")
+        made = {"lineage": lineages, "created": source.now}
+        return bulk.prepare(dialect, schema.file, {name: columns[name] for name in copied} | made, "id")
+
     def _insert(self, batch: Sequence[FileRecord]) -> list[int]:
         ids = bulk.reserve(self.conn, schema.file, len(batch))
-        source = {"by": self.source.actor, "source": self.source.name}
-        plain = canonical_json({"registered": source}).decode()
-        origins = [r.origin for r in batch]
-        lineages = [canonical_json({**o, "registered": source}).decode() if o else plain for o in origins]
-        copied = ("scope", "name", "size", "sha256", "adler32", "kind", "tier", "uuid")
-        columns = dict(zip(FileRecord._fields, zip(*batch, strict=True), strict=True))
-        made = {"id": ids, "lineage": lineages, "created": self.source.now}
-        bulk.load(self.conn, schema.file, {name: columns[name] for name in copied} | made)
+        rows = self.ready.files if self.ready else self._rows(self.conn.dialect.name, batch, self.source)
+        bulk.put(self.conn, rows, ids)
         self._add_parents([(n, r) for n, r in zip(ids, batch, strict=True) if r.parents])
         self._add_replicas([(n, r) for n, r in zip(ids, batch, strict=True) if r.replicas])
         return ids

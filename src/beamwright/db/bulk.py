@@ -1,13 +1,16 @@
-"""Writing many rows at once, column by column: COPY on PostgreSQL, one prepared statement on SQLite."""
+"""Writing many rows at once, column by column: COPY on PostgreSQL, statements of many rows on SQLite."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import repeat
 from typing import Any, NoReturn
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import REGCLASS
 
 from beamwright.core.errors import ConflictError, StorageError
@@ -15,29 +18,73 @@ from beamwright.core.errors import ConflictError, StorageError
 _SPECIAL = re.compile(r"[\\\t\n\r]")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _NULL = r"\N"
+_LATE = object()
+
+# SQLite works on so many rows at once while other threads go on; it takes so many values in a statement.
+_ROWS, _VALUES = 500, 30_000
+
+# Kibibytes of its cache, and pages of its log after which it brings them into the file.
+_WIDE, _NARROW = (1 << 18, 1 << 15), (2000, 1000)
 
 
-def load(conn: sa.Connection, table: sa.Table, columns: Mapping[str, Any]) -> None:
-    """Insert rows, given as columns: each a sequence of values, or one value for all rows.
+@dataclass(frozen=True)
+class Rows:
+    """Rows in the form in which their database takes them; one column may be filled in late."""
 
-    At least one column is a sequence. JSON is text already, flags are bool.
+    table: sa.Table
+    names: tuple[str, ...]
+    late: str | None
+    number: int
+    content: list[Any]
+
+
+def prepare(dialect: str, table: sa.Table, columns: Mapping[str, Any], late: str | None = None) -> Rows:
+    """Bring rows into the form of a database; needs no connection.
+
+    ``columns`` are each a sequence of values, or one value for all rows; at least one is a sequence. JSON is
+    text already, flags are bool. ``late`` is a column of integers that ``put`` gets.
+    """
+    number = next(len(values) for values in columns.values() if _is_many(values))
+    make = _lines if dialect == "postgresql" else _flat
+    names = tuple(column.name for column in table.c if column.name in columns or column.name == late)
+    return Rows(table, names, late, number, make(table, names, columns, number) if number else [])
+
+
+def put(conn: sa.Connection, rows: Rows, late: Sequence[int] = ()) -> None:
+    """Insert rows, with the values of the late column.
 
     Raises: sqlalchemy.exc.IntegrityError when a row breaks a constraint; then none is there.
     """
-    number = next(len(values) for values in columns.values() if _is_many(values))
-    if number == 0:
-        return
-    if conn.dialect.name == "postgresql":
-        _copy(conn, table, columns, number)
-        return
-    statement = sa.insert(table).compile(dialect=conn.dialect, column_keys=list(columns))
-    ordered = [columns[name] for name in statement.positiontup or ()]
-    rows = zip(*(v if _is_many(v) else repeat(v, number) for v in ordered), strict=True)
-    conn.exec_driver_sql(str(statement), list(rows))
+    if rows.number:
+        (_copy if conn.dialect.name == "postgresql" else _insert)(conn, rows, late)
+
+
+def load(conn: sa.Connection, table: sa.Table, columns: Mapping[str, Any]) -> None:
+    """Insert rows, given as columns like those of ``prepare``.
+
+    Raises: sqlalchemy.exc.IntegrityError when a row breaks a constraint; then none is there.
+    """
+    put(conn, prepare(conn.dialect.name, table, columns))
+
+
+def widen(conn: sa.Connection, is_wide: bool = True) -> None:
+    """Let a connection to SQLite hold the pages of large indexes, or end it.
+
+    Otherwise each is written twice in a transaction, and once more into the file when it ends; what is
+    committed stands in the log, synced, either way.
+    """
+    if conn.dialect.name == "sqlite":
+        kibibytes, pages = _WIDE if is_wide else _NARROW
+        conn.exec_driver_sql(f"PRAGMA cache_size=-{kibibytes}")
+        conn.exec_driver_sql(f"PRAGMA wal_autocheckpoint={pages}")
+        if not is_wide:
+            conn.exec_driver_sql("PRAGMA shrink_memory")
 
 
 def analyse(conn: sa.Connection, tables: Iterable[sa.Table]) -> None:
     """Let PostgreSQL look at tables that have grown: until it does, it plans for what they were."""
+    if conn.dialect.name != "postgresql":
+        return
     from psycopg import sql
 
     driver = conn.connection.driver_connection
@@ -75,22 +122,59 @@ def _is_many(values: Any) -> bool:
     return isinstance(values, list | tuple | range)
 
 
-def _copy(conn: sa.Connection, table: sa.Table, columns: Mapping[str, Any], number: int) -> None:
-    from psycopg import sql
+def _flat(table: sa.Table, names: Sequence[str], columns: Mapping[str, Any], number: int) -> list[Any]:
+    """Return all values, row by row; those of a late column are None."""
+    width = len(names)
+    found = [None] * (width * number)
+    for at, name in enumerate(names):
+        values = columns.get(name)
+        if values is not None:
+            found[at::width] = values if _is_many(values) else [values] * number
+    return found
 
-    names = sql.SQL(", ").join(sql.Identifier(name) for name in columns)
-    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table.name), names)
+
+def _insert(conn: sa.Connection, rows: Rows, late: Sequence[int]) -> None:
+    width, values = len(rows.names), rows.content
+    if rows.late is not None:
+        values[rows.names.index(rows.late) :: width] = late
+    at_once = max(1, min(_ROWS, _VALUES // width))
+    for start in range(0, rows.number, at_once):
+        part = tuple(values[start * width : (start + at_once) * width])
+        conn.exec_driver_sql(_statement(rows.table, rows.names, len(part) // width), part)
+
+
+@lru_cache(64)
+def _statement(table: sa.Table, names: tuple[str, ...], number: int) -> str:
+    """Return the statement that inserts so many rows; the order of its columns is the table's."""
+    one = str(sa.insert(table).compile(dialect=sqlite.dialect(paramstyle="qmark"), column_keys=list(names)))
+    values = one[one.rindex("(") :]
+    return one + f", {values}" * (number - 1)
+
+
+def _lines(table: sa.Table, names: Sequence[str], columns: Mapping[str, Any], number: int) -> list[str]:
+    """Return the lines of COPY without a late column, which comes first."""
     texts = [
         _texts(table.c[name], v) if _is_many(v) else repeat(next(iter(_texts(table.c[name], [v]))), number)
-        for name, v in columns.items()
+        for name in names
+        if (v := columns.get(name, _LATE)) is not _LATE
     ]
-    block = "\n".join(map("\t".join, zip(*texts, strict=True))) + "\n"
+    return list(map("\t".join, zip(*texts, strict=True)))
+
+
+def _copy(conn: sa.Connection, rows: Rows, late: Sequence[int]) -> None:
+    from psycopg import sql
+
+    first = [] if rows.late is None else [rows.late]
+    names = [*first, *(name for name in rows.names if name != rows.late)]
+    listed = sql.SQL(", ").join(map(sql.Identifier, names))
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(rows.table.name), listed)
+    lines = [f"{n}\t{line}" for n, line in zip(late, rows.content, strict=True)] if first else rows.content
     driver = conn.connection.driver_connection
     assert driver is not None
     with driver.cursor() as cursor:
         try:
             with cursor.copy(statement) as copy:
-                copy.write(block)
+                copy.write("\n".join(lines) + "\n")
         except driver.Error as error:
             _raise(error)
 

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from beamwright.catalog import metadata, registering, runs
+from beamwright.catalog.asking import Question, ask
 from beamwright.catalog.registering import Outcome, register, rehearse
 from beamwright.catalog.streams import Line, read_records
 from beamwright.catalog.writers import Source
@@ -172,6 +173,40 @@ def test_text_that_would_be_a_statement_is_kept_as_text(kinds: Database) -> None
     put(kinds, file(1, metadata={"dq": {"energy": 1.0, "site": nasty, "note": nasty}}))
     with kinds.read() as conn:
         assert metadata.of(conn, "file", [1])[1]["dq"]["note"] == nasty
+
+
+def test_a_kind_that_gets_an_index_meanwhile_is_indexed_in_every_batch(
+    kinds: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registering, "BATCH", 4)
+    key = DQ["key"] | {"count": {"type": "int", "indexed": True}}  # type: ignore[operator]
+
+    def index(done: int) -> None:
+        with kinds.begin() as conn:
+            metadata.declare(conn, DQ | {"key": key}, 11.0)
+
+    records = [file(n, metadata={"dq": {"energy": 1.0, "count": 5}}) for n in range(30)]
+    register(kinds, "file", numbered(records), SOURCE, index)
+    with kinds.read() as conn:
+        assert len(list(ask(conn, Question("file", "dq.count == 5")))) == 30
+
+
+def test_large_lists_leave_a_connection_to_sqlite_as_it_was(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registering, "BATCH", 10)
+    found: list[tuple[int, int]] = []
+
+    def look(done: int) -> None:
+        with sqlite_database.begin() as conn:
+            settings = ("cache_size", "wal_autocheckpoint")
+            found.append(tuple(conn.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in settings))
+
+    look(0)
+    register(sqlite_database, "file", numbered([file(n) for n in range(25)]), SOURCE, look)
+    look(25)
+    assert found[0] == found[-1] == (-2000, 1000)
+    assert found[1] == found[2] == (-262_144, 32_768)
 
 
 def test_numbers_are_reserved_for_one_alone(database: Database) -> None:
