@@ -22,6 +22,7 @@ from harness import Figure, arguments, child_cpu, report  # noqa: E402
 
 from beamwright.batch.cluster import Access  # noqa: E402
 from beamwright.batch.scheduler import JobSpec  # noqa: E402
+from beamwright.batch.script import WRAPPER  # noqa: E402
 from beamwright.batch.slurm import Slurm, SlurmCluster  # noqa: E402
 from support.slurm import missing, running  # noqa: E402
 
@@ -106,8 +107,7 @@ def wrapper_ms(folder: Path, repeat: int) -> float:
     (folder / "bare").mkdir()
     both, alone = [], []
     for _ in range(repeat):
-        argv = [sys.executable, "-m", "beamwright.batch.wrapper", str(next(directories))]
-        both.append(child_cpu(argv, {"PYTHONPATH": str(ROOT / "src")})())
+        both.append(child_cpu([*WRAPPER, str(next(directories))], {})())
         alone.append(child_cpu(["/bin/sh", "-c", f"cd {folder}/bare; {SHELL[2]}"], {})())
     return 1000 * (statistics.median(both) - statistics.median(alone))
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from beamwright.batch.cluster import Access, Batch, environment
 
-WRAPPER = (sys.executable, "-m", "beamwright.batch.wrapper")
+# The wrapper needs the standard library and its own package: an interpreter without more starts sooner.
+_PLACE = str(Path(__file__).resolve().parents[2])
+_START = f"import sys; sys.path.append({_PLACE!r}); from beamwright.batch import wrapper"
+WRAPPER = (sys.executable, "-I", "-S", "-c", f"{_START}; sys.exit(wrapper.main(sys.argv[1:]))")
 
 
 def array(access: Access, batch: Batch, index: str, first: int = 0) -> str:
