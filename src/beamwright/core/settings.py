@@ -4,6 +4,7 @@ workspace's settings.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
@@ -43,19 +44,70 @@ def declare(model: type[D], document: Any, source: str) -> D:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        problems = [_problem(model, dict(e)) for e in error.errors(include_url=False)]
+        problems = [_problem(model, document, dict(e)) for e in error.errors(include_url=False)]
         raise ConfigError(
             f"{source}: {'; '.join(p for p, _ in problems)}", hint=next((h for _, h in problems if h), "")
         ) from error
 
 
-def _problem(model: type[BaseModel], error: dict[str, Any]) -> tuple[str, str]:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {where!r}", nearest(str(error["loc"][-1]), _keys(model, error["loc"][:-1]))
-    if error["type"] == "missing":
-        return f"key {where!r} is missing", "add it; docs/reference says what it takes"
-    return f"{where}: {error['msg']}, not {error['input']!r}", ""
+# What a value should be, by the kind of mistake; with the limits that pydantic gives.
+_WANTED = {
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
+    "finite_number": "a finite number",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "too_short": "a list of {min_length} or more",
+    "too_long": "a list of {max_length} or less",
+    "string_too_short": "text that is not empty",
+    "string_pattern_mismatch": "text of the form {pattern}",
+} | {
+    f"{kind}_{how}": what
+    for kind, what in (
+        ("int", "a whole number"),
+        ("float", "a number"),
+        ("string", "text"),
+        ("bool", "true or false"),
+    )
+    for how in ("type", "parsing", "from_float")
+}
+
+
+def _problem(model: type[BaseModel], document: Any, error: dict[str, Any]) -> tuple[str, str]:
+    """Return what is wrong, by the path of the key, and what would be right."""
+    where, context = _path(error["loc"], document), error.get("ctx") or {}
+    shown = repr(error["input"])
+    told = f"{where} is {shown if len(shown) <= 80 else shown[:60] + '…'}"
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown key {where!r}", nearest(str(error["loc"][-1]), _keys(model, error["loc"][:-1]))
+        case "missing":
+            return f"key {where!r} is missing", "add it; docs/reference says what it takes"
+        case "literal_error":
+            return told, nearest(str(error["input"]), re.findall(r"'([^']*)'", context["expected"]))
+        case "value_error":
+            return f"{where}: {context['error']}" if where else str(context["error"]), ""
+        case kind if kind in _WANTED:
+            return told, f"it is {_WANTED[kind].format(**context)}"
+    return f"{told}: {error['msg']}", ""
+
+
+def _path(location: tuple[Any, ...], document: Any) -> str:
+    """Return the keys that lead to a place; a table in a list is called by its name, if it has one."""
+    parts = []
+    for part in location:
+        try:
+            document = document[part]
+        except (KeyError, IndexError, TypeError):
+            document = None
+        name = document.get("name") if isinstance(part, int) and isinstance(document, dict) else None
+        parts.append(name if isinstance(name, str) else str(part))
+    return ".".join(parts)
 
 
 def _keys(model: Any, location: tuple[Any, ...]) -> list[str]:
