@@ -20,7 +20,7 @@ from beamwright.agents.tracker import Tracker
 from beamwright.batch.local import LocalScheduler
 from beamwright.core.canonical import content_hash
 from beamwright.db import history, schema
-from beamwright.db.engine import insert_id
+from beamwright.db.engine import insert_id, insert_ids
 from beamwright.production import jobs
 from beamwright.production.workspace import Workspace
 
@@ -78,16 +78,16 @@ def populate(conn: sa.Connection, raw: Path) -> None:
     production = insert_id(conn, schema.production, **values, **TIMES)
     for step, kind in (("pass", "process"), ("merged", "merge")):
         insert_task(conn, production, step, kind)
-    run_id = _announce_run(conn)
+    run_id, rows = _announce_run(conn), []
     for chunk in range(CHUNKS):
         item = register_raw(conn, run_id, chunk, raw / f"chunk{chunk}")
         first = chunk * SECTIONS
         for low in range(first, first + SECTIONS, UNIT):
             interval = (1, low, 0), (1, low + UNIT - 1, EVENTS)
             records = {"event": EVENTS * UNIT}
-            add_unit(
-                conn, "pass", "process", interval, [item], ("dst", "skim", "histograms"), records=records
-            )
+            streams = ("dst", "skim", "histograms")
+            rows.append(unit_row("pass", "process", interval, [item], streams, records=records))
+    add_units(conn, "pass", rows)
 
 
 def insert_task(conn: sa.Connection, production: int, step: str, kind: str) -> None:
@@ -139,17 +139,15 @@ def _deliver(conn: sa.Connection, run_id: int, number: int, file_id: int, path: 
         )
 
 
-def add_unit(
-    conn: sa.Connection,
+def unit_row(
     step: str,
     kind: str,
     interval: tuple[tuple[int, int, int], tuple[int, int, int]],
     inputs: list[dict[str, Any]],
     streams: tuple[str, ...],
     **changes: Any,
-) -> int:
-    """Make a unit with its job, prepared; return the job's id."""
-    task_id = conn.execute(sa.select(schema.task.c.id).where(schema.task.c.step == step)).scalar_one()
+) -> dict[str, Any]:
+    """Return the columns of a unit, but for its task."""
     identities = [[item["name"], item["sha256"]] for item in inputs]
     key = content_hash([step, kind, interval, identities, streams, changes.get("config")])
     place = f"{interval[0][1]:03d}.{key[:6]}"
@@ -183,15 +181,32 @@ def add_unit(
     resolved_hash = changes.pop("resolved_hash", "")
     ends = dict(zip(("first_run", "first_section", "first_event"), interval[0], strict=True))
     ends |= dict(zip(("last_run", "last_section", "last_event"), interval[1], strict=True))
-    unit_id = insert_id(
-        conn, schema.unit, key=key, task_id=task_id, kind=kind, record="event", stream="", series="S",
-        config_version=1, config_hash="c", resolved_hash=resolved_hash, definition=definition | changes,
-        priority=0, **ends, **TIMES,
-    )  # fmt: skip
-    state = {"state": "prepared", "priority": 0, "failures": 0, "not_before": 0.0, "reason": ""}
-    job_id = insert_id(conn, schema.job, unit_id=unit_id, **state, **TIMES)
-    history.record(conn, "job", job_id, "prepared", actor="planner", at=0.0)
-    return job_id
+    values: dict[str, Any] = {"key": key, "kind": kind, "record": "event", "stream": "", "series": "S"}
+    values |= {"config_version": 1, "config_hash": "c", "resolved_hash": resolved_hash, "priority": 0}
+    return values | ends | TIMES | {"definition": definition | changes}
+
+
+def add_units(conn: sa.Connection, step: str, rows: list[dict[str, Any]]) -> list[int]:
+    """Make units with their jobs, prepared; return the jobs' ids."""
+    task_id = conn.execute(sa.select(schema.task.c.id).where(schema.task.c.step == step)).scalar_one()
+    units = insert_ids(conn, schema.unit, [row | {"task_id": task_id} for row in rows])
+    state = {"state": "prepared", "priority": 0, "failures": 0, "not_before": 0.0, "reason": ""} | TIMES
+    jobs = insert_ids(conn, schema.job, [state | {"unit_id": unit_id} for unit_id in units])
+    history.record_all(conn, "job", jobs, "prepared", actor="planner", at=0.0)
+    return jobs
+
+
+def add_unit(
+    conn: sa.Connection,
+    step: str,
+    kind: str,
+    interval: tuple[tuple[int, int, int], tuple[int, int, int]],
+    inputs: list[dict[str, Any]],
+    streams: tuple[str, ...],
+    **changes: Any,
+) -> int:
+    """Make a unit with its job, prepared; return the job's id."""
+    return add_units(conn, step, [unit_row(step, kind, interval, inputs, streams, **changes)])[0]
 
 
 def plan_merges(workspace: Workspace) -> int:
@@ -286,9 +301,10 @@ def _refuse_failures(workspace: Workspace) -> None:
 
 
 def enlarge(units: int, slots: int) -> None:
-    """Make the production of this process larger: so many units, ten from each raw file."""
+    """Make the production of this process larger: so many units, ten or more from each raw file."""
     global SECTIONS, CHUNKS, SETTINGS
-    SECTIONS, CHUNKS = 10 * UNIT, units // 10
+    each = 10 if units < 10_000 else 50
+    SECTIONS, CHUNKS = each * UNIT, units // each
     SETTINGS = re.sub(r"slots = \d+", f"slots = {slots}", SETTINGS)
 
 

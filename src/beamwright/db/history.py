@@ -10,9 +10,10 @@ import sqlalchemy as sa
 
 from beamwright.core import states
 from beamwright.core.errors import StateError, UnknownNameError
-from beamwright.db import schema
+from beamwright.db import bulk, schema, writing
 
 _KINDS = {"chain_link": "chain"}
+_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def move(
     )
     if conn.execute(found).rowcount != 1:
         raise _missed(conn, table, kind, id, source, target)
-    _write(conn, [_row(kind, id, source, target, actor, reason, at, {})])
+    _write(conn, kind, [id], source=source, target=target, actor=actor, reason=reason, at=at)
 
 
 def move_all(
@@ -72,12 +73,13 @@ def move_all(
     kind = _KINDS.get(table.name, table.name)
     wanted = sorted(set(ids))
     states.check(kind, source, target, f"{len(wanted)} rows")
+    # The numbers are no part of the statement: it is compiled once.
+    found = sa.update(table).where(table.c.id.in_(_IDS), table.c.state == source)
     for start in range(0, len(wanted), 500):
         part = wanted[start : start + 500]
-        found = sa.update(table).where(table.c.id.in_(part), table.c.state == source)
-        if conn.execute(found.values(values | {"state": target})).rowcount != len(part):
+        if conn.execute(found.values(values | {"state": target}), {"ids": part}).rowcount != len(part):
             raise _missed_one(conn, table, kind, part, source, target)
-    _write(conn, [_row(kind, id, source, target, actor, reason, at, {}) for id in wanted])
+    _write(conn, kind, wanted, source=source, target=target, actor=actor, reason=reason, at=at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +105,14 @@ def move_each(conn: sa.Connection, table: sa.Table, moves: Sequence[Move], *, ac
         groups.setdefault(tuple(sorted(one.values)), []).append(one)
     for names, group in groups.items():
         ordered = sorted(group, key=lambda one: one.id)  # who locks in one order does not block another
-        if conn.execute(_update(table, names), [_parameters(one) for one in ordered]).rowcount != len(group):
+        where: dict[str, Any] = {"id": [one.id for one in ordered], "state": [one.source for one in ordered]}
+        new: dict[str, Any] = {"state": [one.target for one in ordered]}
+        new |= writing.encoded(table, {name: [one.values[name] for one in ordered] for name in names})
+        if writing.update_each(conn, table, where, new) != len(group):
             raise _missed_move(conn, table, kind, group)
-    _write(conn, [_row(kind, o.id, o.source, o.target, actor, o.reason, at, {}) for o in moves])
-
-
-def _update(table: sa.Table, names: Iterable[str]) -> sa.Update:
-    """Return the statement that moves one row and sets these columns; parameters begin with ``_``."""
-    place = (table.c.id == sa.bindparam("_id"), table.c.state == sa.bindparam("_source"))
-    new: dict[str, Any] = {"state": sa.bindparam("_target")} | {
-        name: sa.bindparam(f"_{name}") for name in names
-    }
-    return sa.update(table).where(*place).values(new)
-
-
-def _parameters(one: Move) -> dict[str, Any]:
-    return {"_id": one.id, "_source": one.source, "_target": one.target} | {
-        f"_{name}": value for name, value in one.values.items()
-    }
+    changes: dict[str, Any] = {"source": [o.source for o in moves], "target": [o.target for o in moves]}
+    reasons = [one.reason for one in moves]
+    _write(conn, kind, [one.id for one in moves], **changes, actor=actor, reason=reasons, at=at)
 
 
 def _missed_move(conn: sa.Connection, table: sa.Table, kind: str, moves: Sequence[Move]) -> Exception:
@@ -143,7 +135,7 @@ def record(
     data: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a history row for a creation, or for an action that changes no state."""
-    _write(conn, [_row(kind, object, None, target, actor, reason, at, data or {})])
+    _write(conn, kind, [object], target=target, actor=actor, reason=reason, at=at, data=data)
 
 
 def record_all(
@@ -157,7 +149,7 @@ def record_all(
     at: float,
 ) -> None:
     """Write the history rows of many creations."""
-    _write(conn, [_row(kind, object, None, target, actor, reason, at, {}) for object in objects])
+    _write(conn, kind, list(objects), target=target, actor=actor, reason=reason, at=at)
 
 
 def of(conn: sa.Connection, kind: str, object: str | int) -> list[Entry]:
@@ -179,31 +171,25 @@ def moves_since(conn: sa.Connection, id: int) -> set[tuple[str, str]]:
     return {(row.kind, row.target) for row in conn.execute(query)}
 
 
-def _row(
+def _write(
+    conn: sa.Connection,
     kind: str,
-    object: str | int,
-    source: str | None,
-    target: str,
+    objects: Sequence[str | int],
+    *,
+    source: Sequence[str] | str | None = None,
+    target: Sequence[str] | str,
     actor: str,
-    reason: str,
+    reason: Sequence[str] | str = "",
     at: float,
-    data: Mapping[str, Any],
-) -> dict[str, Any]:
-    return {
-        "at": at,
-        "kind": kind,
-        "object": str(object),
-        "source": source,
-        "target": target,
-        "actor": actor,
-        "reason": reason,
-        "data": dict(data),
-    }
-
-
-def _write(conn: sa.Connection, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        conn.execute(sa.insert(schema.history), rows)
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Write lines, of which each has its own object, state and reason, or all the same."""
+    if not objects:
+        return
+    said = {"source": source, "target": target, "reason": reason}
+    names = [str(one) for one in objects]
+    common = {"at": at, "kind": kind, "actor": actor, "data": writing.documents([dict(data or {})])[0]}
+    bulk.load(conn, schema.history, {"object": names} | said | common)
 
 
 def _missed(conn: sa.Connection, table: sa.Table, kind: str, id: int, source: str, target: str) -> Exception:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from beamwright.core.balance import TERMS
 from beamwright.core.errors import ReportError
 from beamwright.core.runs import EventKey
-from beamwright.db import history, schema
+from beamwright.db import history, schema, writing
 from beamwright.db.engine import batched, insert_ids
 from beamwright.production import jobs
 
@@ -67,15 +67,15 @@ def register(conn: sa.Connection, accepted: Sequence[Accepted], now: float) -> N
         | {"collection_id": collections.get(file_id), "events": output.content["events"]}
         for output, file_id in zip(outputs, files, strict=True)
     ]
-    _insert(conn, schema.output, rows)
+    writing.insert(conn, schema.output, rows)
     lines = [_ledger_line(one.row, line) for one in accepted for line in one.report["payload"]["ledger"]]
-    _insert(conn, schema.ledger, lines)
+    writing.insert(conn, schema.ledger, lines)
     records = {
         (one.row.id, q["record"], q["key"]): _quarantined(one.row, q)
         for one in accepted
         for q in one.report["payload"]["quarantined"]
     }
-    _insert(conn, schema.quarantine, list(records.values()))
+    writing.insert(conn, schema.quarantine, list(records.values()))
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,6 @@ def _record(conn: sa.Connection, kind: str, ids: Iterable[int], target: str, now
     history.record_all(conn, kind, ids, target, actor=ACTOR, at=now)
 
 
-def _insert(conn: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        conn.execute(sa.insert(table), rows)
-
-
 def _file(output: _Output, now: float) -> dict[str, Any]:
     content = {key: output.content[key] for key in ("size", "sha256", "adler32", "uuid")}
     lineage = _lineage(output.row, output.unit, output.stream)
@@ -141,7 +136,7 @@ def _add_parents(
     for output, child in zip(outputs, files, strict=True):
         parents = {*inputs[output.unit.id], *(sources[uuid] for uuid in output.sources)}
         rows += [{"file_id": child, "parent_id": parent} for parent in sorted(parents)]
-    _insert(conn, schema.file_parent, rows)
+    writing.insert(conn, schema.file_parent, rows)
 
 
 def _add_replicas(conn: sa.Connection, outputs: Sequence[_Output], files: Sequence[int], now: float) -> None:
@@ -168,7 +163,7 @@ def _add_collections(
     ids = insert_ids(conn, schema.collection, [_collection(output, now) for output, _ in events])
     made = {file_id: collection_id for (_, file_id), collection_id in zip(events, ids, strict=True)}
     links = [{"collection_id": c, "file_id": f, "position": 0} for f, c in made.items()]
-    _insert(conn, schema.collection_file, links)
+    writing.insert(conn, schema.collection_file, links)
     _record(conn, "collection", ids, "building", now)
     history.move_all(conn, schema.collection, ids, "building", "valid", actor=ACTOR, at=now)
     return made

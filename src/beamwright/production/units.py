@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from beamwright.core.canonical import content_hash
 from beamwright.core.runs import Interval
-from beamwright.db import history, schema
+from beamwright.db import history, schema, writing
 from beamwright.db.engine import batched, insert_ids
 from beamwright.production import seeds
 from beamwright.production.tasks import ACTOR, Task
@@ -94,8 +94,7 @@ def add_units(conn: sa.Connection, task: Task, units: Sequence[UnitPlan], now: f
     new = {key: unit for key, unit in planned.items() if key not in known}
     ids = insert_ids(conn, schema.unit, [_unit_row(task, unit, key, now) for key, unit in new.items()])
     inputs = [row for unit_id, unit in zip(ids, new.values(), strict=True) for row in _inputs(unit_id, unit)]
-    if inputs:
-        conn.execute(sa.insert(schema.unit_input), inputs)
+    writing.insert(conn, schema.unit_input, inputs)
     prepared = [_job_row(unit_id, unit, now) for unit_id, unit in zip(ids, new.values(), strict=True)]
     seeds.claim(conn, task, dict(zip(ids, new.values(), strict=True)))
     jobs = insert_ids(conn, schema.job, prepared)
