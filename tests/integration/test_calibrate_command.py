@@ -92,6 +92,16 @@ def test_a_steering_file_without_calibrations_is_refused(call: Any) -> None:
     assert code != 0 and "defines no `calibrations`" in said and "did you mean calibration" in said
 
 
+def test_constants_to_start_from_that_are_missing_are_named(call: Any) -> None:
+    code, _, said = call(STEERING.replace('"Gain":', '"Gian":'))
+    assert code == 2 and "has no constants of Gain to start from" in said and "it has: Gian" in said
+
+
+def test_a_fit_that_fails_is_an_error_at_its_line(call: Any) -> None:
+    code, _, said = call(HALVING.replace('previous["Gain"]', 'previous["Gian"]'))
+    assert code == 2 and "steering.py:" in said and "KeyError: 'Gian'" in said and "gain = (float" in said
+
+
 class Stage(Calibration):
     """Makes one tag out of others."""
 

@@ -114,8 +114,8 @@ def test_an_output_that_is_there_or_cannot_be_is_refused_by_name(desk: Desk) -> 
     [
         ("path = (\n", "steering.py:1: '(' was never closed", "correct this line"),
         ("import nowhere_at_all\n", "steering.py:1: ModuleNotFoundError", "install nowhere_at_all"),
-        ("x = 1\ny = 1 / 0\n", "steering.py:2: ZeroDivisionError", "correct the steering file"),
-        ("def path():\n    return 1 / 0\n", "steering.py:2: ZeroDivisionError", "correct the steering file"),
+        ("x = 1\ny = 1 / 0\n", "steering.py:2: ZeroDivisionError", "correct it there"),
+        ("def path():\n    return 1 / 0\n", "steering.py:2: ZeroDivisionError", "correct it there"),
         ("path = 3\n", "`path` in steering.py is a int, no Path", "define path = Path(...)"),
         ("pth = 3\n", "steering.py defines no `path`", "did you mean pth?"),
     ],

@@ -12,6 +12,7 @@ from beamwright.cli.process import EVENTS, EVENTS_HELP
 from beamwright.core.errors import UsageError, nearest
 
 if TYPE_CHECKING:
+    from beamwright.conditions.snapshot import Snapshot
     from beamwright.event.calibration import Calibration, Fitted
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -46,7 +47,7 @@ def calibrate(
     converge is exit code 1.
     """
     from beamwright.cli.process import named, one_thread_each
-    from beamwright.cli.steering import Request, open_source, run_file
+    from beamwright.cli.steering import Request, blamed, open_source, run_file
     from beamwright.event.rolling import roll
 
     one_thread_each()
@@ -54,8 +55,9 @@ def calibrate(
     calibrations = _calibrations(steering, defined)
     request = Request(steering, named(inputs), [], workers, events, series, run, conditions)
     source = open_source(request, defined, calibrations[0].record)
-    initial = defined.get("constants") or {}
-    found = roll(calibrations, source, initial, most=rounds, tolerance=tolerance, tell=_tell)
+    initial = _initial(steering, defined, calibrations, source.snapshot)
+    with blamed(steering):
+        found = roll(calibrations, source, initial, most=rounds, tolerance=tolerance, tell=_tell)
     if output is not None:
         _write(output, found.constants, source.interval)
     document = {
@@ -78,6 +80,19 @@ def _calibrations(steering: Path, defined: dict[str, Any]) -> list[Calibration]:
         close = nearest("calibrations", [name for name in defined if not name.startswith("_")])
         raise UsageError(f"{steering} defines no `calibrations`", hint=f"define a list of them; {close}")
     return listed
+
+
+def _initial(
+    steering: Path, defined: dict[str, Any], calibrations: list[Calibration], snapshot: Snapshot | None
+) -> dict[str, Any]:
+    """Return the constants to start from; what neither they nor the snapshot have is missing."""
+    given = defined.get("constants") or {}
+    known = {*given, *(snapshot.roles if snapshot else ())}
+    missing = sorted({tag for one in calibrations for tag in one.tags if tag not in known})
+    if missing:
+        hint = f"give `constants` a payload for each tag; it has: {', '.join(given) or 'none'}"
+        raise UsageError(f"{steering} has no constants of {', '.join(missing)} to start from", hint=hint)
+    return dict(given)
 
 
 def _tell(number: int, name: str, fitted: Fitted) -> None:

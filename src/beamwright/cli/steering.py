@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path as FilePath
 from typing import Any
 
+import beamwright
 from beamwright.cli.passes import read_quarantine
 from beamwright.cli.progress import Progress
 from beamwright.conditions.snapshot import Snapshot
@@ -156,13 +158,13 @@ def run_file(steering: FilePath) -> dict[str, Any]:
 
     Raises: UsageError that names the line where it fails.
     """
-    with _blamed(steering):
+    with blamed(steering):
         return runpy.run_path(str(steering))
 
 
 def path_in(steering: FilePath, defined: dict[str, Any]) -> Path:
     found = defined.get("path")
-    with _blamed(steering):
+    with blamed(steering):
         path = found() if callable(found) else found
     if isinstance(path, Path):
         return path
@@ -174,8 +176,8 @@ def path_in(steering: FilePath, defined: dict[str, Any]) -> Path:
 
 
 @contextmanager
-def _blamed(steering: FilePath) -> Iterator[None]:
-    """Say of what fails in a steering file where that is."""
+def blamed(steering: FilePath) -> Iterator[None]:
+    """Say of what fails in a steering file, or in what it calls, where that is."""
     try:
         yield
     except BeamwrightError:
@@ -185,13 +187,24 @@ def _blamed(steering: FilePath) -> Iterator[None]:
         place = f"{error.filename or steering}:{error.lineno}"
         raise UsageError(f"{place}: {error.msg}", hint="correct this line", excerpt=shown) from error
     except Exception as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(steering)]
-        place = f"{steering}:{frames[-1].lineno}" if frames else str(steering)
+        frame = _place(steering, error)
+        place = f"{frame.filename}:{frame.lineno}" if frame else str(steering)
         missing = error.name if isinstance(error, ModuleNotFoundError) else ""
-        hint = f"install {missing}, or run where it is installed" if missing else "correct the steering file"
-        shown = [frames[-1].line or ""] if frames else []
+        hint = f"install {missing}, or run where it is installed" if missing else "correct it there"
+        shown = [frame.line or ""] if frame else []
         message = f"{place}: {type(error).__name__}: {error}"
         raise UsageError(message, hint=hint, excerpt=shown) from error
+
+
+def _place(steering: FilePath, error: Exception) -> traceback.FrameSummary | None:
+    """Return the deepest frame in a steering file, or else the one that beamwright called last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == str(steering)]
+    ours = str(FilePath(beamwright.__file__).parent)
+    called = [frame for before, frame in pairwise(frames) if before.filename.startswith(ours)]
+    foreign = [frame for frame in called if not frame.filename.startswith((ours, "<frozen"))]
+    found = own or foreign
+    return found[-1] if found else None
 
 
 def _reader(request: Request, kind: Any, banks: BankSet | None) -> Reader:
