@@ -127,7 +127,7 @@ def test_a_size_is_turned_into_records() -> None:
     ("more", "words"),
     [
         ("split = 5\nfiles = 2", "both splits"),
-        ("split = 0", "greater than or equal"),
+        ("split = 0", "it is 1 or more"),
         ("by_run = 3", "by_run"),
     ],
 )
@@ -153,5 +153,10 @@ def test_a_dry_run_prints_the_jobs_that_would_be_made_and_makes_none(
     assert len(found) >= 4 and records == {1} and {row["kind"] for row in found} == {"process"}
     assert beamwright(["produce", str(file), "--dry-run"]) == 0
     assert "more" in capsys.readouterr().out
+    file.write_text(file.read_text() + 'farms = ["near", "neer"]\n')
+    assert beamwright(["produce", str(file), "--dry-run"]) == 2
+    assert "step 'more' may run at 'neer'" in (said := capsys.readouterr().err) and "mean near?" in said
+    assert beamwright(["produce", str(file)]) == 2
+    assert "'neer', which is no farm" in capsys.readouterr().err
     assert {t.name: done.rows_of(t) for t in schema.metadata.sorted_tables} == before
     assert set((done.workspace.root / "snapshots").iterdir()) == snapshots

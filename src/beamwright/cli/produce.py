@@ -58,14 +58,19 @@ def produce(
         facts = production_facts(experiment, spec)
         plan = {name: sorted(found.streams) for name, found in facts.items()}
         document = {"production": spec.name, "experiment": spec.experiment, "steps": plan}
-        jobs = _jobs(folder, spec, experiment, facts)
+        jobs = _jobs(folder, spec, experiment, facts, release)
         write_document(document | ({"jobs": jobs} if as_json else {}), as_json)
         if not as_json:
             names = ("step", "kind", "interval", "records")
             columns: Columns = {**{name: name for name in names}, "inputs": lambda r: len(r["inputs"])}
             if any(row["kind"] == "generate" for row in jobs):
                 columns = {**columns, "seed": lambda r: r["seed"] if r["kind"] == "generate" else ""}
-            write_rows(jobs, columns, as_json)
+            if jobs:
+                write_rows(jobs, columns, as_json)
+            else:
+                say("no job can be made yet: runs are missing, or wait for constants or for earlier steps")
+            if any(step.kind == "calibrate" for step in spec.step):
+                say("jobs of calibrate steps are not listed: they are made run by run")
         return
     workspace = open_workspace(folder)
     if release:
@@ -77,11 +82,13 @@ def produce(
 
 
 def _jobs(
-    folder: Path | None, spec: ProductionSpec, experiment: Experiment, facts: Mapping[str, Facts]
-) -> list[dict[str, Any]]:
+    folder: Path | None, spec: ProductionSpec, experiment: Experiment, facts: Mapping[str, Facts],
+    release: str,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Return the jobs that would be made now in the workspace, if there is one."""
     from beamwright.agents.preview import preview
     from beamwright.core.errors import ConfigError
+    from beamwright.production import installing
     from beamwright.production import release as releases
 
     try:
@@ -90,7 +97,9 @@ def _jobs(
         return []
     try:
         workspace.db.check()
-        current = releases.current(experiment.distributions)
+        here = releases.current(experiment.distributions)
+        current = installing.find(workspace, release).release if release else here
+        installing.check_farms(workspace, spec, current, here)
         return preview(workspace, spec, experiment, facts, current)
     finally:
         workspace.db.close()

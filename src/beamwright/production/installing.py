@@ -27,7 +27,7 @@ from typing import Any
 
 from beamwright import durable
 from beamwright.core.canonical import canonical_json
-from beamwright.core.errors import ReleaseError, UnknownNameError, UsageError
+from beamwright.core.errors import ConfigError, ReleaseError, UnknownNameError, UsageError, nearest
 from beamwright.production.release import EXACT, OWN, plain, short
 from beamwright.production.spec import ProductionSpec
 from beamwright.production.tasks import Facts
@@ -196,13 +196,17 @@ def usable(workspace: Workspace, release: str, here: str) -> list[str]:
 
 
 def check_farms(workspace: Workspace, spec: ProductionSpec, release: str, here: str) -> None:
-    """Refuse a production of which some step can run at no farm.
+    """Refuse a production of which some step can run at no farm, or names one that is not there.
 
-    Raises: ReleaseError, naming step and farms, with the command that helps.
+    Raises: ConfigError, ReleaseError, naming step and farms, with the command that helps.
     """
-    able = set(usable(workspace, release, here))
+    able, known = set(usable(workspace, release, here)), workspace.settings.farm
     for step in spec.step:
-        farms = [name for name in step.farms or workspace.settings.farm if name in workspace.settings.farm]
+        odd = [name for name in step.farms if name not in known]
+        if odd:
+            message = f"step {step.name!r} may run at {odd[0]!r}, which is no farm of this workspace"
+            raise ConfigError(message, hint=nearest(odd[0], known))
+        farms = step.farms or list(known)
         if not able & set(farms):
             names = ", ".join(farms)
             raise ReleaseError(
