@@ -146,9 +146,14 @@ def _insert(conn: sa.Connection, rows: Rows, late: Sequence[int]) -> None:
 @lru_cache(64)
 def _statement(table: sa.Table, names: tuple[str, ...], number: int) -> str:
     """Return the statement that inserts so many rows; the order of its columns is the table's."""
-    one = str(sa.insert(table).compile(dialect=sqlite.dialect(paramstyle="qmark"), column_keys=list(names)))
+    one = _single(table, names)
     values = one[one.rindex("(") :]
     return one + f", {values}" * (number - 1)
+
+
+@lru_cache(256)
+def _single(table: sa.Table, names: tuple[str, ...]) -> str:
+    return str(sa.insert(table).compile(dialect=sqlite.dialect(paramstyle="qmark"), column_keys=list(names)))
 
 
 def _lines(table: sa.Table, names: Sequence[str], columns: Mapping[str, Any], number: int) -> list[str]:

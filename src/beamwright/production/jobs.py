@@ -61,19 +61,19 @@ class Places:
 
     @property
     def job(self) -> Path:
-        return self.farm / "jobs" / self.nonce[:2] / self.nonce
+        return self.farm / f"jobs/{self.nonce[:2]}/{self.nonce}"
 
     @property
     def output(self) -> Path:
-        return self.farm / "store" / self.unit[:12] / self.nonce
+        return self.farm / f"store/{self.unit[:12]}/{self.nonce}"
 
     @property
     def scratch(self) -> Path:
-        return self.farm / "scratch" / self.nonce
+        return self.farm / f"scratch/{self.nonce}"
 
     @property
     def report(self) -> Path:
-        return self.output / REPORT_FILE
+        return self.farm / f"store/{self.unit[:12]}/{self.nonce}/{REPORT_FILE}"
 
 
 @dataclass(frozen=True)

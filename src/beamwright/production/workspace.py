@@ -110,7 +110,7 @@ class Workspace:
 
     def farm(self, name: str) -> Path:
         """Return the folder of a farm."""
-        return self.root / "farms" / name
+        return self.root / f"farms/{name}"
 
     def lock(self) -> durable.FileLock:
         """Return the lock that the one producing process holds.
