@@ -43,6 +43,7 @@ COLUMNS = {"pt": "f4", "eta": "f4", "phi": "f4", "charge": "i4"}
 BANKS = BankSet.from_document({"Muon": {"columns": {name: {"type": kind} for name, kind in COLUMNS.items()}}})
 WARM_UP = 10_000
 CHUNK = 100_000
+FORMS = ("columns", "columns, compiled pages", "kernel")
 
 
 class Dimuon(Module):
@@ -143,7 +144,7 @@ def coffea_python() -> str:
 def side(name: str, file: Path, warm: Path) -> dict[str, Any]:
     """Run one side in a process of its own, and return what it measured."""
     here = Path(__file__)
-    if name in ("columns", "kernel"):
+    if name in FORMS:
         command = [sys.executable, str(here), "--side", name]
     elif name.startswith("rdf"):
         command = [sys.executable, "-W", "ignore", str(here.with_name("_peers.py")), name]
@@ -160,7 +161,7 @@ def compare(n: int, repeat: int) -> list[Figure]:
     """Measure all sides in turn, several times; the median of each counts."""
     CACHE.mkdir(parents=True, exist_ok=True)
     file, warm = sample(CACHE / f"dimuon-{n}.root", n), sample(CACHE / f"dimuon-{WARM_UP}.root", WARM_UP)
-    names = ("columns", "kernel", "rdf-string", "rdf-compiled", "coffea", "bare")
+    names = (*FORMS, "rdf-string", "rdf-compiled", "coffea", "bare")
     rounds = [{name: side(name, file, warm) for name in names} for _ in range(repeat)]
     bins = rounds[0]["columns"]["bins"]
     equal = {name: all(found[name]["bins"] == bins for found in rounds) for name in names}
@@ -175,7 +176,7 @@ def compare(n: int, repeat: int) -> list[Figure]:
             BENCH, f"dimuon, {form}", n, rate(form), rate(peer), name, "M ev/s", rate(form) / rate(peer),
             equal[form] and equal[peer],
         )
-        for form in ("columns", "kernel")
+        for form in FORMS
         for peer, name in peers.items()
     ]  # fmt: skip
     figures += [
@@ -191,7 +192,11 @@ def main() -> None:
     """Measure at N and 10 N, or one side as a child of this benchmark."""
     if sys.argv[1:2] == ["--side"]:
         keep_memory()  # as the command does
-        make = Dimuon if sys.argv[2] == "columns" else kernel_class()
+        if sys.argv[2] == "columns, compiled pages":
+            from beamwright.event.rntuple import compiled
+
+            compiled.use()
+        make = kernel_class() if sys.argv[2] == "kernel" else Dimuon
         found = measured(lambda: lambda file: ours(make(), file), sys.argv[3], sys.argv[4])
         print(json.dumps(found))
         return
