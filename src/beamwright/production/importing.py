@@ -28,6 +28,8 @@ from beamwright.production.units import row_interval
 from beamwright.production.workspace import Workspace
 
 ACTOR = "importer"
+# The database's own: a full disk, a lost server, a deadlock. No report is refused for them.
+_TROUBLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.ProgrammingError)
 _KEPT = ("id", "job_id", "number", "nonce", "state", "farm", "report_sha256")
 FINAL = frozenset({"accepted", "rejected", "superseded"})
 Result = Literal["accepted", "rejected", "superseded", "failed", "duplicate", "waiting"]
@@ -363,6 +365,8 @@ def _accept(conn: sa.Connection, cases: Sequence[_Case], now: float) -> None:
     try:
         with conn.begin_nested():
             _write(conn, cases, now)
+    except _TROUBLE:
+        raise
     except (ReportError, KeyError, TypeError, ValueError, sa.exc.StatementError) as error:
         if len(cases) == 1:
             cases[0].refuse(_Refused("output_invalid", str(error).partition("\n")[0]))

@@ -120,6 +120,18 @@ def test_an_accepted_report_registers_everything(workspace: Workspace) -> None:
     assert found.figures == {"kept": line.written, "statistics": {}}
 
 
+def test_trouble_of_the_database_costs_no_attempt(workspace: Workspace) -> None:
+    places = attempt(workspace)
+    with workspace.db.begin() as conn:
+        conn.exec_driver_sql("ALTER TABLE ledger RENAME TO gone")
+    with pytest.raises(sa.exc.OperationalError):
+        take(workspace, places)
+    with workspace.db.begin() as conn:
+        conn.exec_driver_sql("ALTER TABLE gone RENAME TO ledger")
+    assert state(workspace, schema.job) == "submitted" and state(workspace, schema.attempt) == "leased"
+    assert take(workspace, places) == ("accepted", "")
+
+
 def test_taking_a_report_many_times_equals_taking_it_once(workspace: Workspace) -> None:
     places = attempt(workspace)
     take(workspace, places)
