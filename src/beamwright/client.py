@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -105,4 +106,6 @@ class Client:
             message, hint = str(told["message"]), str(told.get("hint", ""))
         except (ValueError, KeyError, TypeError):
             message, hint = f"status {answer.status}", "check the address"
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            hint = "give what `beamwright conditions token` tells there, with --token-file FILE"
         return RemoteError(f"{self.url} refused {where}: {message}", hint=hint, status=answer.status)

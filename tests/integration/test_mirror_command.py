@@ -127,7 +127,7 @@ def test_without_the_token_nothing_comes(
 ) -> None:
     (tmp_path / "token").write_text("0" * 64)
     code, _, err = call("mirror", relay.url, *options)
-    assert code == 14 and "needs the token" in err
+    assert code == 14 and "needs the token" in err and "--token-file" in err
     assert visible(institute) == ([], [], 0)
 
 
@@ -243,6 +243,23 @@ def test_an_exported_snapshot_carries_its_hash_and_resolves_the_same_elsewhere(
     code, _, err = call("import", tmp_path / "renamed.bwc", "--as", "again", *there)
     assert code == 4 and "payload" in err and "has other content" in err
     assert visible(institute)[0] == ["central"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("A/1..5", "--role", "Gian"), 2, "did you mean Gain?"),
+        (("B/1..5",), 6, "has no constants for B/1..5"),
+        (("A/5..1",), 2, "A:5..1 runs backwards"),
+    ],
+)
+def test_an_export_of_what_is_not_there_writes_nothing(
+    call, central: Workspace, tmp_path: Path, words: tuple[str, ...], code: int, message: str
+) -> None:
+    where = ["--to", tmp_path / "out", "--workspace", central.root]
+    found, _, err = call("export", "central", *words, *where)
+    assert found == code and message in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_token_is_told_to_those_who_have_the_workspace(call, central: Workspace) -> None:

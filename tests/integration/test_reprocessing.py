@@ -208,7 +208,7 @@ def test_progress_is_projected_against_a_deadline(tmp_path: Path, capsys: pytest
     assert command([*shown, "--deadline", "2000-01-01", "--json"]) == 0
     assert '"in_time": false' in capsys.readouterr().out
     assert command([*shown, "--deadline", "2000-01-01"]) == 0
-    assert "pass1: 2 of 4 runs" in (told := capsys.readouterr().out) and "h late" in told
+    assert "pass1: 2 of 4 runs" in (told := capsys.readouterr().out) and "days late" in told
 
 
 def test_nothing_done_gives_no_date() -> None:

@@ -21,7 +21,7 @@ from beamwright.cli.common import (
     write_rows,
 )
 from beamwright.cli.constants import FILE, parse_interval, version_option
-from beamwright.core.errors import UsageError
+from beamwright.core.errors import NotCoveredError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -58,12 +58,20 @@ def export(
 
     intervals = [parse_interval(text) for text in runs]
     with reader(folder) as conn:
-        wanted = roles or sorted(role_of(tag) for tag in tags.members(conn, global_tag, version))
-        data = tags.export(conn, global_tag, intervals, wanted, version)
+        known = sorted(role_of(tag) for tag in tags.members(conn, global_tag, version))
+        for role in roles:
+            if role not in known:
+                raise UnknownNameError(f"role of global tag {global_tag}", role, known)
+        data = tags.export(conn, global_tag, intervals, roles or known, version)
+    snapshot = Snapshot.from_bytes(data)
+    if not snapshot.roles:
+        message = f"global tag {global_tag} has no constants for {', '.join(runs)}"
+        raise NotCoveredError(
+            message, hint=f"`beamwright conditions check {global_tag}` lists what is covered"
+        )
     path = target / f"{sha256_hex(data)}.bwc"
     durable.make_directory(target.absolute())
     durable.put_once(path, data)
-    snapshot = Snapshot.from_bytes(data)
     document = {
         "file": str(path),
         "size": len(data),

@@ -94,5 +94,7 @@ def _line(row: Projection) -> str:
         told += f", {row.rate_h:.3g} an hour" if row.rate_h else ", no rate yet"
     told += f", done at {text.time(row.finish)}" if row.finish is not None else ""
     if row.late_s is not None:
-        told += f", {abs(row.late_s) / 3600:.1f} h {'late' if row.late_s > 0 else 'before the deadline'}"
+        hours = abs(row.late_s) / 3600
+        told += f", {hours:.1f} h" if hours < 72 else f", {hours / 24:.1f} days"
+        told += " late" if row.late_s > 0 else " before the deadline"
     return told
