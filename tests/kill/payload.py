@@ -1,7 +1,8 @@
 """A trivial experiment's payload in pure Python: ``process --job``, ``validate --json``, ``process --serve``.
 
 A record is a line ``section event value``. Odd values are filtered; 13 is a poison that is quarantined. What
-else a job shall do, mostly wrong, stands in its configuration.
+else a job shall do, mostly wrong, stands in its configuration. Little is imported: the process of a trivial
+job is soon there.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import signal
 import sys
 import time
 import zlib
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 HEADER = b"trivial 1\n"
 # What reads a file that begins like this does not survive it.
@@ -24,26 +26,36 @@ FELLING = b"fell"
 Record = tuple[int, int, int]
 
 
-def read(path: Path) -> list[Record]:
-    data = path.read_bytes()
+def content(path: str) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
+def put(path: str, data: bytes) -> None:
+    with open(path, "wb") as stream:
+        stream.write(data)
+
+
+def read(path: str) -> list[Record]:
+    data = content(path)
     if not data.startswith(HEADER):
         raise ValueError(f"{path} is no trivial file")
     lines = data[len(HEADER) :].decode().splitlines()
     return sorted(tuple(int(word) for word in line.split()) for line in lines)  # type: ignore[misc]
 
 
-def write(path: Path, records: list[Record]) -> None:
-    path.write_bytes(HEADER + b"".join(f"{s} {e} {v}\n".encode() for s, e, v in records))
+def encoded(records: list[Record]) -> bytes:
+    return HEADER + b"".join(f"{s} {e} {v}\n".encode() for s, e, v in records)
 
 
-def process(path: Path) -> int:
-    job = json.loads(path.read_bytes())
-    scratch = Path(job["scratch"])
+def process(path: str) -> int:
+    job = json.loads(content(path))
+    scratch = str(job["scratch"])
     wish = job["config"].get("wish", "")
     if wish == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if wish == "sleep":
-        (scratch / "progress.json").write_text('{"events": 7}')
+        put(f"{scratch}/progress.json", b'{"events": 7}')
         print("sleeping", flush=True)
         time.sleep(60)
     if wish == "nap":
@@ -65,15 +77,15 @@ def process(path: Path) -> int:
         answer(scratch, {"status": "failed", "failure_class": "disk", "message": os.strerror(errno.ENOSPC)})
         return 9
     if wish == "flood":
-        (scratch / "flood").write_bytes(bytes(1 << 22))
+        put(f"{scratch}/flood", bytes(1 << 22))
     document = work(job, scratch)
     twist(document, wish, scratch)
     answer(scratch, document)
     return 3 if wish == "liar" else 0
 
 
-def work(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    records = sorted(r for item in job["inputs"] for r in read(Path(item["path"])))
+def work(job: dict[str, Any], scratch: str) -> dict[str, Any]:
+    records = sorted(r for item in job["inputs"] for r in read(item["path"]))
     records = [r for r in records if job["interval"][1][1] <= r[0] <= job["interval"][2][1]]
     is_merge = job["kind"] == "merge"
     poison = [] if is_merge else [r for r in records if r[2] == 13]
@@ -81,13 +93,14 @@ def work(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
     ledger, outputs = [], []
     for stream, declared in job["streams"].items():
         if stream == "histograms":
-            (scratch / declared["file"]).write_bytes(b"counts " + str(len(kept)).encode())
+            put(f"{scratch}/{declared['file']}", b"counts " + str(len(kept)).encode())
             outputs.append(
                 {"stream": stream, "file": declared["file"], "events": 0, "uuid": None, "kind": "bundle"}
             )
             continue
-        write(scratch / declared["file"], kept)
-        uuid = hashlib.sha256((scratch / declared["file"]).read_bytes()).hexdigest()[:32]
+        data = encoded(kept)
+        put(f"{scratch}/{declared['file']}", data)
+        uuid = hashlib.sha256(data).hexdigest()[:32]
         outputs.append(
             {"stream": stream, "file": declared["file"], "events": len(kept), "uuid": uuid, "kind": "rntuple"}
         )
@@ -114,9 +127,10 @@ def work(job: dict[str, Any], scratch: Path) -> dict[str, Any]:
     }
 
 
-def twist(document: dict[str, Any], wish: str, scratch: Path) -> None:
+def twist(document: dict[str, Any], wish: str, scratch: str) -> None:
     """Spoil the work in the way that was asked for."""
     first = document["outputs"][0]
+    path = f"{scratch}/{first['file']}"
     if wish == "undeclared":
         document["outputs"].append(first | {"stream": "other"})
     if wish == "missing":
@@ -124,12 +138,13 @@ def twist(document: dict[str, Any], wish: str, scratch: Path) -> None:
     if wish == "few":
         first["events"] += 1
     if wish == "garbage":
-        (scratch / first["file"]).write_bytes(b"garbage")
+        put(path, b"garbage")
     if wish == "fell the reader":
-        (scratch / first["file"]).write_bytes(FELLING)
+        put(path, FELLING)
     if wish == "outside":
-        (scratch / first["file"]).rename(scratch.parent / "stray")
-        (scratch / first["file"]).symlink_to(scratch.parent / "stray")
+        stray = f"{os.path.dirname(scratch)}/stray"
+        os.rename(path, stray)
+        os.symlink(stray, path)
     if wish == "nan":
         document["figures"]["width"] = float("nan")
     if wish.startswith("miscount "):
@@ -140,18 +155,18 @@ def twist(document: dict[str, Any], wish: str, scratch: Path) -> None:
         document["resolved_hash"] = "another"
 
 
-def answer(scratch: Path, document: dict[str, Any]) -> None:
-    (scratch / "payload.json").write_text(json.dumps(document))
+def answer(scratch: str, document: dict[str, Any]) -> None:
+    put(f"{scratch}/payload.json", json.dumps(document).encode())
 
 
-def verdict(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
+def verdict(path: str) -> dict[str, Any]:
+    data = content(path)
     if data.startswith(FELLING):
         os.kill(os.getpid(), signal.SIGSEGV)
     is_bundle = data.startswith(b"counts ")
     problems = [] if is_bundle or data.startswith(HEADER) else ["it has no header"]
     return {
-        "file": str(path),
+        "file": path,
         "valid": not problems,
         "problems": problems,
         "events": 0 if is_bundle or problems else len(read(path)),
@@ -164,10 +179,15 @@ def verdict(path: Path) -> dict[str, Any]:
 
 def serve() -> int:
     """Run the real runner with this file in the place of the event framework."""
+    from types import ModuleType, SimpleNamespace
+
     import beamwright.production as package
 
     members = {
-        "work": {"run": process, "validate": lambda paths: [verdict(path) for path in paths]},
+        "work": {
+            "run": lambda path: process(str(path)),
+            "validate": lambda paths: [verdict(str(path)) for path in paths],
+        },
         "experiment": {"load": lambda name: SimpleNamespace(name=name, distributions=(), readers={})},
         "release": {"current": lambda distributions: "sha256:trivial"},
     }
@@ -185,8 +205,8 @@ def main(argv: list[str]) -> int:
     if argv == ["process", "--serve"]:
         return serve()
     if argv[:2] == ["process", "--job"]:
-        return process(Path(argv[2]))
-    verdicts = [verdict(Path(name)) for name in argv[2:]]
+        return process(argv[2])
+    verdicts = [verdict(name) for name in argv[2:]]
     for found in verdicts:
         print(json.dumps(found))
     return 0 if all(v["valid"] for v in verdicts) else 4

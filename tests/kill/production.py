@@ -27,7 +27,7 @@ from beamwright.production.workspace import Workspace
 RELEASE = "sha256:trivial"
 # Records per section, sections per raw file and per unit, raw files.
 EVENTS, SECTIONS, UNIT, CHUNKS = 6, 4, 2, 1
-PAYLOAD = Path(__file__).with_name("payload.py")
+PAYLOAD = Path(__file__).with_name("start.py")
 COMMANDS = {name: [sys.executable, str(PAYLOAD), name] for name in ("process", "validate")}
 SETTINGS = """\
 format = 1
