@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from beamwright.cli.main import cli
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.lineage import Lineage
 from beamwright.core.runs import Interval
@@ -32,6 +35,8 @@ RUNS = {
     ("133", 13339): {"daq": "online/muon_cc_daqevents.root", "truth": "offline/muon_cc_events.root"},
     ("267", 25291): {"daq": "online/KM3NeT_00000267_00025291_JDAQEvent_JDAQSummaryslice.root"},
 }
+CLASSES = {"133": ((25e3, 40e3), (55e3, 70e3)), "267": ((8e3, 14e3), (10e3, 16e3))}
+"""Bytes in memory of a raw and of a DST event, by series."""
 
 
 def conditions(series: str) -> Snapshot:
@@ -79,11 +84,28 @@ def test_one_path_writes_dst_mini_dst_and_skims_and_all_are_proved(tiers):
     assert 0 < found["bright"].events == found["points"].events < n
 
 
+def shown(path: Path) -> dict[str, int]:
+    """Return bytes per record of a file, stored and in memory, as ``file show`` tells them."""
+    done = CliRunner().invoke(cli, ["file", "show", str(path), "--json"])
+    told = json.loads(done.stdout)
+    assert sum(bank["memory"] for bank in told["banks"]) <= told["memory"]
+    return {name: told[name] // told["events"] for name in ("size", "memory")}
+
+
 def test_the_mini_dst_is_at_most_a_fifth_of_the_dst_and_pointers_are_smaller_than_copies(tiers):
     _, found = tiers
     assert found["raw"].size < found["dst"].size
     assert found["mdst"].size <= 0.2 * found["dst"].size
     assert found["points"].size < found["bright"].size
+    assert shown(found["mdst"].file)["memory"] <= 0.2 * shown(found["dst"].file)["memory"]
+
+
+def test_raw_and_dst_events_have_the_sizes_of_their_class(tiers):
+    """Simulated muons light up the telescope: some 30 and 60 kB; noise and dim events stay below."""
+    folder, found = tiers
+    raw, dst, mdst = (shown(found[name].file)["memory"] for name in ("raw", "dst", "mdst"))
+    low, high = CLASSES[folder.name.rstrip("0")]
+    assert low[0] < raw < low[1] and high[0] < dst < high[1] and mdst < 12_000
 
 
 def test_deep_and_pointer_skim_hold_the_same_events(tiers, tmp_path):

@@ -134,11 +134,17 @@ def metadata(path: Path) -> dict[str, Any]:
         arrays, document = unpack(path.read_bytes(), str(path))
         table = [{"name": n, "type": str(a.dtype), "shape": list(a.shape)} for n, a in arrays.items()]
         return {"path": str(path), "kind": "bundle", "arrays": table, "document": document}
-    from beamwright.event.metadata import read_metadata
+    from beamwright.event.metadata import metadata_of
+    from beamwright.event.rntuple import NTupleFile
 
-    return {"path": str(path), "kind": "rntuple", "size": path.stat().st_size} | read_metadata(
-        path
-    ).document()
+    with NTupleFile(path) as held:
+        told: dict[str, Any] = {"path": str(path), "kind": "rntuple", "size": held.size}
+        told |= metadata_of(held).document()
+        fields = held.field_bytes()
+    told["memory"] = sum(unpacked for _, unpacked in fields.values())
+    for bank in told["banks"]:
+        bank["size"], bank["memory"] = fields[bank["name"]]
+    return told
 
 
 def _registered(name: str, folder: Path | None) -> dict[str, Any]:
@@ -169,9 +175,18 @@ def _lines(document: dict[str, Any]) -> list[str]:
 
     shown = dict(document)
     banks = shown.pop("banks", None)
+    events = document.get("events")
+    if banks and events:
+        for name, what in (("size", "size per record"), ("memory", "memory per record")):
+            shown[what] = round(shown[name] / events)
     lines = text.pairs(shown)
     if banks:
         lines += ["banks"]
-        rows = [[b["name"], b["rows"], len(b["columns"]), b.get("doc", "")] for b in banks]
-        lines += text.table(("bank", "rows", "columns", "what"), rows, indent="  ")
+        heads = ("bank", "rows", "columns", "bytes per record", "in memory", "what")
+        lines += text.table(heads, [_bank_row(bank, events or 1) for bank in banks], indent="  ")
     return lines
+
+
+def _bank_row(bank: dict[str, Any], events: int) -> list[Any]:
+    sizes = [round(bank[name] / events) for name in ("size", "memory")]
+    return [bank["name"], bank["rows"], len(bank["columns"]), *sizes, bank.get("doc", "")]

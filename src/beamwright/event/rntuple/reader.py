@@ -55,6 +55,19 @@ class NTupleFile(TupleFile):
             total += count_elements(self.stored(number, cluster)[1].pages) * column.itemsize
         return total
 
+    def field_bytes(self) -> dict[str, tuple[int, int]]:
+        """Return the bytes of each field at the top, as stored and as they are in memory."""
+        found: dict[str, tuple[int, int]] = {}
+        for number, column in enumerate(self.schema.columns):
+            name = column.key.partition("@")[0].partition(".")[0]
+            stored, unpacked = found.get(name, (0, 0))
+            for cluster in range(len(self.clusters)):
+                pages = self.stored(number, cluster)[1].pages
+                stored += int(pages["size"].astype(np.int64).sum()) + 8 * int((pages["elements"] < 0).sum())
+                unpacked += count_elements(pages) * column.itemsize
+            found[name] = stored, unpacked
+        return found
+
     def select(self, columns: Iterable[str] | None = None) -> list[int]:
         """Return the numbers of the named columns and of the offsets they need, parents first.
 
