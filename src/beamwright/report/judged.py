@@ -77,7 +77,7 @@ def _histograms(access: Access, limits: HistogramLimits) -> Found:
 def _overlay(title: str, found: Found) -> Plot:
     curves = [Curve.histogram(h, f"series {name}", density=len(found) > 1) for name, h in found.items()]
     label = next(iter(found.values())).axes[0].label
-    return Plot.of(title, label, "share" if len(found) > 1 else "entries", curves)
+    return Plot.of(title, label, "density" if len(found) > 1 else "entries", curves)
 
 
 def _judged(plot: Plot, limits: HistogramLimits, found: Found) -> Plot:

@@ -36,12 +36,14 @@ def plot(figure: Row) -> Markup:
 
 
 def legend(figure: Row) -> Markup:
-    """Return the key to a plot's curves; one curve needs none."""
+    """Return the key to a plot's curves and bands; one curve needs none."""
     labels = [curve["label"] for curve in figure["curves"]]
-    if len(labels) < 2:
-        return Markup("")
     keys = [tag("span", tag("i", class_=f"key c{n % COLOURS}"), label) for n, label in enumerate(labels)]
-    return tag("p", keys, class_="legend")
+    bands = dict.fromkeys(name for _, _, name in figure["bands"] if name)
+    shown = (keys if len(keys) > 1 else []) + [
+        tag("span", tag("i", class_="key shade"), name) for name in bands
+    ]
+    return tag("p", shown, class_="legend") if shown else Markup("")
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:

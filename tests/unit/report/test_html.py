@@ -149,3 +149,11 @@ def test_markup_escapes_attributes_and_leaves_out_what_is_none() -> None:
         markup.tag("a", "<", title='"', class_="x", id=None, hidden=True)
         == '<a title="&quot;" class="x" hidden>&lt;</a>'
     )
+
+
+def test_the_key_of_a_plot_says_what_is_shaded() -> None:
+    figure = {"curves": [{"label": "data"}], "bands": [[1.0, 2.0, "where the mean should lie"]]}
+    assert "where the mean should lie" in svg.legend(figure) and "data" not in svg.legend(figure)
+    assert svg.legend(figure | {"bands": []}) == ""
+    both = svg.legend(figure | {"curves": [{"label": "data"}, {"label": "reference"}]})
+    assert all(word in both for word in ("data", "reference", "where the mean"))

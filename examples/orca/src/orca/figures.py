@@ -200,7 +200,7 @@ def _overlay(sets: dict[str, HistogramSet], name: str) -> Plot | None:
         return None
     first = next(iter(drawn.values()))
     curves = [Curve.histogram(h, f"detector {s}", density=True) for s, h in drawn.items()]
-    return Plot.of(first.title or name, first.axes[0].label, "share", curves)
+    return Plot.of(first.title or name, first.axes[0].label, "density", curves)
 
 
 # --- physics
@@ -266,7 +266,9 @@ def _zenith(access: Access, section: Section) -> None:
             histogram.fill(np.concatenate(values))
             curves.append(Curve.histogram(histogram, label, density=True))
     if curves:
-        section.plots.append(Plot.of("Directions of all tracks", "cos θ (1 is down-going)", "share", curves))
+        section.plots.append(
+            Plot.of("Directions of all tracks", "cos θ (1 is down-going)", "density", curves)
+        )
 
 
 def _skims(access: Access, section: Section) -> None:
