@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from beamwright.core.clock import Clock
-from beamwright.db import history
+from beamwright.db import news
 from beamwright.db.engine import Database
 
-# Where several writers commit at once, the newest history line does not tell all: look again after this time.
+# Time gives work, too: a limit of waiting passes, another program changes a file.
 LONGEST_SECONDS = 1.0
 
 # What gives nobody new work: a job on its way, and what comes with its end.
@@ -22,17 +22,14 @@ class Watch:
 
     db: Database
     clock: Clock
-    _mark: int = -1
+    _reader: news.Reader | None = None
     _at: float = float("-inf")
 
     def is_due(self) -> bool:
         """Tell whether to look again; asking takes note of what is there."""
-        with self.db.read() as conn:
-            mark = history.last(conn)
-            news = history.moves_since(conn, self._mark) if mark != self._mark else set()
-        now = self.clock.now()
-        is_quiet = all(kind in PASSING or (kind, target) in PASSING_MOVES for kind, target in news)
-        self._mark = mark
+        self._reader = self._reader or news.Reader(self.db)
+        now, told = self.clock.now(), self._reader.take()
+        is_quiet = all(kind in PASSING or (kind, target) in PASSING_MOVES for kind, target in told)
         if is_quiet and now - self._at < LONGEST_SECONDS:
             return False
         self._at = now

@@ -164,13 +164,6 @@ def last(conn: sa.Connection) -> int:
     return int(conn.execute(sa.select(sa.func.max(schema.history.c.id))).scalar() or 0)
 
 
-def moves_since(conn: sa.Connection, id: int) -> set[tuple[str, str]]:
-    """Return what has happened after a line, as (kind, target)."""
-    table = schema.history
-    query = sa.select(table.c.kind, table.c.target).where(table.c.id > id).distinct()
-    return {(row.kind, row.target) for row in conn.execute(query)}
-
-
 def _write(
     conn: sa.Connection,
     kind: str,

@@ -39,12 +39,12 @@ def watermark(database: Database, patience: float = PATIENCE_SECONDS) -> int:
     if not database.is_postgresql or not newest:
         return newest
     limit = time.monotonic() + patience
-    older = _writers(database)
+    older = writers(database)
     while older:
         if time.monotonic() > limit:
             return 0
         time.sleep(_POLL_SECONDS)
-        older &= _writers(database)
+        older &= writers(database)
     return newest
 
 
@@ -97,7 +97,7 @@ def _root(found: Iterable[Any]) -> str:
     return merkle_root(content_hash([getattr(row, name) for name in _COLUMNS]) for row in found)
 
 
-def _writers(database: Database) -> set[str]:
+def writers(database: Database) -> set[str]:
     """Return the transactions that have written to the history, or are about to."""
     chosen = sa.select(_pg_locks.c.virtualtransaction).where(
         _pg_locks.c.relation == sa.cast(sa.literal(lines.name), sa.dialects.postgresql.REGCLASS),
