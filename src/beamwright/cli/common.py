@@ -173,6 +173,10 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
+def _is_hash(name: str) -> bool:
+    return len(name) == 64 and name.isalnum()
+
+
 def pick(rows: Sequence[Row], member: str, kind: str, name: str) -> Row:
     """Return the one row whose member is, or uniquely starts with, the name.
 
@@ -183,7 +187,8 @@ def pick(rows: Sequence[Row], member: str, kind: str, name: str) -> Row:
     exact = [row for row in rows if str(row[member]) == name]
     found = exact or [row for row in rows if str(row[member]).startswith(name)]
     if not found:
-        raise UnknownNameError(kind, name, {str(row[member]) for row in rows[:10_000]})
+        names = (str(row[member]) for row in rows[:10_000])
+        raise UnknownNameError(kind, name, {n[:12] if _is_hash(n) else n for n in names})
     if len(found) > 1 and len({row[member] for row in found}) > 1:
         some = ", ".join(sorted({str(row[member]) for row in found})[:4])
         raise UsageError(f"{len(found)} {kind}s begin with {name!r}: {some}", hint="write more of the name")

@@ -46,7 +46,9 @@ def ls(state: str | None, step: str | None, folder: Path | None, as_json: bool) 
     from beamwright.report import text
 
     with reader(folder) as conn:
-        rows = [r for r in _jobs(conn) if state in (None, r["state"]) and step in (None, r["step"])]
+        found = _jobs(conn)
+        _check_known(conn, state, step, found)
+    rows = [r for r in found if state in (None, r["state"]) and step in (None, r["step"])]
     columns: Columns = {
         "unit": lambda r: r["unit"][:12],
         "step": "step",
@@ -57,6 +59,23 @@ def ls(state: str | None, step: str | None, folder: Path | None, as_json: bool) 
         "reason": "reason",
     }
     write_rows(rows, columns, as_json)
+
+
+def _check_known(conn: sa.Connection, state: str | None, step: str | None, rows: list[Row]) -> None:
+    """Refuse a state or a step that no job could have.
+
+    Raises: UnknownNameError.
+    """
+    from beamwright.core.errors import UnknownNameError
+    from beamwright.core.states import states
+    from beamwright.db import views
+
+    known = states("job") | {row["state"] for row in rows}
+    if state is not None and state not in known:
+        raise UnknownNameError("state of jobs", state, known)
+    steps = {row["step"] for row in views.tasks(conn)}
+    if step is not None and step not in steps:
+        raise UnknownNameError("step", step, steps)
 
 
 @job.command("show")

@@ -55,9 +55,9 @@ def line(done: int, of: int | None, seconds: float, with_bar: bool = False) -> s
         bar = f"[{'█' * full}{' ' * (_BAR - full)}] "
     text = f"{bar}{done:,} of {of:,} records, {told}"
     if done < of:
-        text += f", {_duration((of - done) / rate)} left" if rate else ""
+        text += f", {duration((of - done) / rate)} left" if rate else ""
     else:
-        text += f", took {_duration(seconds)}"
+        text += f", took {duration(seconds)}"
     return text
 
 
@@ -68,7 +68,8 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -68,7 +68,37 @@ def show(name: str, with_units: bool, folder: Path | None, as_json: bool) -> Non
         stands = counting.summary(conn, row, time.time())
         sums = ledger.totals(conn, row.id)
         units = _units(conn, found) if with_units else {}
-    write_document(found | stands | {"ledger": sums} | units, as_json)
+    document = found | stands | {"ledger": sums} | units
+    write_document(document, as_json, None if as_json else _lines(document))
+
+
+def _lines(document: dict[str, Any]) -> list[str]:
+    """Return what people ask of a task first; then how it is configured, as far as its file says anything."""
+    from beamwright.cli.progress import duration
+    from beamwright.production.spec import StepSpec
+    from beamwright.report import text
+
+    efficiency, rate, end = (document[name] for name in ("cpu_efficiency", "jobs_per_s", "end_in_s"))
+    usual = {name: one.default for name, one in StepSpec.model_fields.items()} | {"kind": document["kind"]}
+    step = document["config"].get("step", {}).items()
+    said = {k: v for k, v in step if v and k != "name" and v != usual.get(k)}
+    shown = {
+        "task": document["name"],
+        "kind": document["kind"],
+        "state": document["state"],
+        "jobs": {"all": sum(document["states"].values())} | document["states"],
+        "attempts": document["attempts"],
+        "rate": f"{rate:.3g} jobs/s" if rate else None,
+        "left": f"{document['left']} jobs" + (f", done in {duration(end)}" if end else ""),
+        "CPU": f"{document['cpu_s']:.1f} s"
+        + (f", {100 * efficiency:.0f} % of the wall time" if efficiency else ""),
+        "configuration": f"version {document['config_version']}, {document['config_hash'][:12]}",
+    }
+    width = max(map(len, shown))
+    lines = [f"{name:{width}}  {text.shown(value)}" for name, value in shown.items()]
+    rest = {name: document.get(name) for name in ("failures", "messages", "needs", "generated")}
+    rest |= {"file": said} | {name: document.get(name) for name in ("composition", "ledger", "units")}
+    return lines + text.pairs({name: value for name, value in rest.items() if value})
 
 
 def _units(conn: Any, found: dict[str, object]) -> dict[str, Any]:
@@ -212,7 +242,11 @@ def redo(
     rows, after = decided(folder, again, by=by, reason=reason, dry_run=dry_run)
     shown = [{"unit": row.key, "task": name, "run": f"{row.series}/{row.first_run}"} for row in rows]
     shown += [
-        {"unit": "", "task": one.step, "run": f"{one.interval.series}/{one.interval.first[0]}"}
+        {
+            "unit": "",
+            "task": f"{name.partition('/')[0]}/{one.step}",
+            "run": f"{one.interval.series}/{one.interval.first[0]}",
+        }
         for one in after
     ]
     write_rows(shown, {"unit": lambda r: r["unit"][:12], "task": "task", "run": "run"}, as_json)

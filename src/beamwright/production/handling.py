@@ -17,6 +17,9 @@ from beamwright.production.tasks import plan
 
 Verb = Literal["hold", "release", "cancel", "retry", "ignore"]
 
+DONE: Mapping[Verb, str] = {
+    "hold": "held", "release": "released", "cancel": "cancelled", "retry": "retried", "ignore": "ignored",
+}  # fmt: skip
 # From which states each verb moves a job, and where to.
 MOVES: Mapping[Verb, Mapping[str, str]] = {
     "hold": dict.fromkeys(("prepared", "submitted", "running", "failed"), "held"),
@@ -61,7 +64,7 @@ def move_jobs(conn: sa.Connection, verb: Verb, rows: Sequence[Any], why: Why, la
     for row in rows:
         if row.state not in moves:
             able = " or ".join(moves)
-            message = f"job {row.key[:12]} is {row.state}: only a job that is {able} can be taken for {verb}"
+            message = f"job {row.key[:12]} is {row.state}, and only one that is {able} can be {DONE[verb]}"
             raise StateError(message, hint=f"`beamwright explain {row.key[:12]}` tells more")
         if label:
             _check_label(conn, row.task_id, label, moves[row.state])
@@ -82,7 +85,8 @@ def move_task(conn: sa.Connection, task: Any, verb: Literal["hold", "release"], 
     """
     source, target = ("active", "held") if verb == "hold" else ("held", "active")
     if not states.allowed("task", task.state, target):
-        message = f"task {task.step} is {task.state}: only one that is {source} can be taken for {verb}"
+        what = f"task {task.production}/{task.step} is {task.state}"
+        message = f"{what}, and only one that is {source} can be {DONE[verb]}"
         raise StateError(message, hint="`beamwright task ls` shows the states")
     history.move(conn, schema.task, task.id, source, target, actor=why.actor, reason=why.reason, at=why.now)
 

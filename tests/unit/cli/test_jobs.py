@@ -73,6 +73,27 @@ def test_a_task_shows_states_failures_messages_and_rates(call, workspace: Worksp
     assert len(call("task", "show", "p/pass", "--units", "--json").document["units"]) == 2
 
 
+def test_a_task_is_shown_as_people_ask_of_it(call, workspace: Workspace) -> None:
+    assert attempt(workspace, 2) == "accepted"
+    lines = call("task", "show", "p/pass").out.splitlines()
+    assert lines[0].split() == ["task", "p/pass"]
+    assert "jobs           all 2, failed 1, ok 1" in lines and "left           0 jobs" in lines
+    assert any(line.startswith("CPU") and "% of the wall time" in line for line in lines)
+    assert not any("split_mb" in line or "target_mb" in line for line in lines)  # only what its file says
+
+
+def test_a_list_of_jobs_refuses_what_no_job_can_be(call, workspace: Workspace) -> None:
+    wrong = call("job", "ls", "--state", "faild")
+    assert wrong.code == 2 and "did you mean failed?" in wrong.err
+    assert "no step is called 'paas'" in call("job", "ls", "--step", "paas").err
+    assert len(call("job", "ls", "--state", "failed", "--step", "pass", "--json").rows) == 1
+    assert key(workspace) in call("job", "show", "ffff").err  # the names by which jobs are called, in short
+    with workspace.db.begin() as conn:
+        conn.execute(sa.update(schema.task).values(state="closed"))
+    closed = call("task", "hold", "p/pass", "--reason", "x").err
+    assert "task p/pass is closed, and only one that is active can be held" in closed
+
+
 @pytest.mark.parametrize(
     ("by", "members"), [("class", set()), ("farm", {"farm"}), ("node", {"farm", "node"})]
 )
@@ -181,7 +202,7 @@ def test_held_jobs_are_released_and_cancelled_ones_planned_again(call, workspace
 def test_what_cannot_be_done_is_refused_with_the_reason(call, workspace: Workspace) -> None:
     attempt(workspace, 2)
     wrong = call("job", "ignore", key(workspace, 2), "--reason", "r")
-    assert wrong.code == 3 and "is ok: only a job that is failed" in wrong.err
+    assert wrong.code == 3 and "is ok, and only one that is failed" in wrong.err
     label = call("job", "hold", key(workspace), "--reason", "r", "--as", "praked")
     assert label.code == 2 and "did you mean parked" in label.err
     assert call("job", "hold", key(workspace)).code == 2
