@@ -1,8 +1,9 @@
 """Trivial jobs with the full protocol on the local scheduler, every sync on, beside peers.
 
-Ours: lease, job directory, wrapper, two children, checksums, signed report, import, all durable, with the
-start of the runners; ``equal`` says also that a run that was killed as a whole lost no finished job. Peers:
-a shell command per job, two workers; Parsl, dask and law without their start, Snakemake with it.
+Each job writes one small file, by a shell command; warm runners, by a function. Ours: lease, job directory,
+wrapper, validation, checksums, signed report, import, all durable, with the start of the runners; ``equal``
+says also that a run that was killed as a whole lost no finished job. Peers: two workers; Parsl, dask and law
+without their start, Snakemake with it.
 """
 
 from __future__ import annotations
@@ -17,18 +18,39 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "jobs")]
 
+import _trivial  # noqa: E402
 import overhead  # noqa: E402
 from harness import Figure, arguments, report  # noqa: E402
+
+from beamwright.production.workspace import Workspace  # noqa: E402
+from kill import production  # noqa: E402
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "beamwright-bench"
 PEERS = {"parsl": "parsl", "dask": "distributed", "snakemake": "snakemake", "law": "law"}
 MEMORY = Path("/dev/shm")
 
 
+def make(root: Path, jobs: int) -> Workspace:
+    """Make a workspace with so many prepared jobs that read nothing and write one file."""
+    production.enlarge(jobs, overhead.SLOTS)
+    workspace = Workspace.create(root, production.SETTINGS)
+    rows = []
+    for number in range(jobs):
+        interval = (1, number, 0), (1, number, 1)
+        row = production.unit_row("pass", "process", interval, [], (_trivial.STREAM,))
+        row["definition"]["streams"][_trivial.STREAM]["file"] = _trivial.FILE
+        rows.append(row)
+    with workspace.db.begin() as conn:
+        production.insert_production(conn)
+        production.add_units(conn, "pass", rows)
+    return workspace
+
+
 def ours(place: Path, jobs: int, is_fresh: bool) -> tuple[float, bool]:
     """Return jobs per second, and whether all went well, also when everything was killed."""
     with tempfile.TemporaryDirectory(dir=place) as folder:
-        wall, _, is_well = overhead.run(Path(folder) / "workspace", jobs, is_fresh)
+        commands = {"process": ["/bin/sh", "-c", _trivial.SHELL, "sh"], "validate": _trivial.VALIDATE}
+        wall, _, is_well = overhead.run(Path(folder) / "workspace", jobs, is_fresh, make, commands)
         return jobs / wall, is_well and not overhead.survives(Path(folder), jobs // 4, is_fresh)
 
 

@@ -1,19 +1,22 @@
 """What a job costs beside its payload: trivial jobs with the full protocol on two local farms, all syncs on.
 
-Prints jobs per second for warm runners and for fresh processes, on disk and in memory (tmpfs), and what one
-job spends in each phase. ``equal`` says that all jobs were accepted and, for the throughput, that a further
-run which was killed as a whole in its middle had lost none of its finished jobs when it ended.
+Prints jobs per second for warm runners and for fresh processes, on disk and in memory (tmpfs), what one job
+spends in each phase, and what it costs the agents and the rest in CPU time, which others on the machine do
+not change as much as the rate. ``equal`` says that all jobs were accepted and, for the throughput, that a
+further run which was killed as a whole in its middle had lost none of its finished jobs when it ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from beamwright.agents.submitter import Submitter  # noqa: E402
 from beamwright.agents.tracker import Tracker  # noqa: E402
 from beamwright.batch.local import LocalScheduler  # noqa: E402
 from beamwright.db import schema  # noqa: E402
+from beamwright.production.workspace import Workspace  # noqa: E402
 from kill import production  # noqa: E402
 from kill.harness import outputs_of  # noqa: E402
 
@@ -36,21 +40,34 @@ SLOTS, PACE_SECONDS = 2, 0.02
 PHASES = ("start", "stage", "process", "validate", "hash", "copy")
 
 
-def run(root: Path, jobs: int, is_fresh: bool) -> tuple[float, dict[str, float], bool]:
-    """Run so many jobs; return the wall time, the median seconds of each phase, and whether all went well."""
+def prepare(root: Path, jobs: int) -> Workspace:
+    """Make a workspace with so many prepared jobs."""
     production.enlarge(jobs, SLOTS)
-    workspace = production.make(root)
+    return production.make(root)
+
+
+def run(
+    root: Path,
+    jobs: int,
+    is_fresh: bool,
+    make: Callable[[Path, int], Workspace] = prepare,
+    commands: Mapping[str, list[str]] = production.COMMANDS,
+) -> tuple[float, dict[str, float], bool]:
+    """Run so many jobs; return the wall time, the seconds of each phase (the median) and those that a job
+    costs the agents and the machine, and whether all went well.
+    """
+    workspace = make(root, jobs)
     farms = {
         name: LocalScheduler(SLOTS, log=root / "logs" / name, fresh=is_fresh)
         for name in workspace.settings.farm
     }
     spent = {"lease": 0.0, "track": 0.0, "import": 0.0}
     agents = {
-        "lease": Submitter(workspace, farms, production.COMMANDS),
+        "lease": Submitter(workspace, farms, commands),
         "track": Tracker(workspace, farms),
         "import": Importer(workspace),
     }
-    start = time.perf_counter()
+    start, before = time.perf_counter(), _cpu()
     while _open(workspace):
         done = 0
         for name, agent in agents.items():
@@ -61,6 +78,7 @@ def run(root: Path, jobs: int, is_fresh: bool) -> tuple[float, dict[str, float],
     wall = time.perf_counter() - start
     for farm in farms.values():
         farm.close()
+    spent |= {name: used - before[name] for name, used in _cpu().items()}
     with workspace.db.read() as conn:
         rows = list(conn.execute(sa.select(schema.attempt)))
     workspace.db.close()
@@ -70,6 +88,13 @@ def run(root: Path, jobs: int, is_fresh: bool) -> tuple[float, dict[str, float],
         phases | {n: s / jobs for n, s in spent.items()},
         all(row.state == "accepted" for row in rows),
     )
+
+
+def _cpu() -> dict[str, float]:
+    """Return the CPU seconds of the agents, and of the wrappers, runners and jobs that have ended."""
+    found = {"agents, CPU": resource.RUSAGE_SELF, "worker, CPU": resource.RUSAGE_CHILDREN}
+    usages = {name: resource.getrusage(who) for name, who in found.items()}
+    return {name: usage.ru_utime + usage.ru_stime for name, usage in usages.items()}
 
 
 def _open(workspace: Any) -> int:
@@ -92,10 +117,10 @@ def main() -> None:
             figures.append(
                 _figure(common, f"{name}, {place}: throughput", rate, "jobs/s", is_well and not lost)
             )
-            if place == "disk":
-                figures += [
-                    _figure(common, f"{name}: {p}", 1e3 * s, "ms", is_well) for p, s in phases.items()
-                ]
+            shown = phases if place == "disk" else {n: s for n, s in phases.items() if "CPU" in n}
+            figures += [
+                _figure(common, f"{name}, {place}: {p}", 1e3 * s, "ms", is_well) for p, s in shown.items()
+            ]
     report(figures, options.json)
 
 

@@ -67,7 +67,8 @@ def make(root: Path, raw: Path | None = None) -> Workspace:
     return workspace
 
 
-def populate(conn: sa.Connection, raw: Path) -> None:
+def insert_production(conn: sa.Connection) -> None:
+    """Make the production with its tasks."""
     values: dict[str, Any] = {
         "name": "p",
         "experiment": "trivial",
@@ -78,6 +79,10 @@ def populate(conn: sa.Connection, raw: Path) -> None:
     production = insert_id(conn, schema.production, **values, **TIMES)
     for step, kind in (("pass", "process"), ("merged", "merge")):
         insert_task(conn, production, step, kind)
+
+
+def populate(conn: sa.Connection, raw: Path) -> None:
+    insert_production(conn)
     run_id, rows = _announce_run(conn), []
     for chunk in range(CHUNKS):
         item = register_raw(conn, run_id, chunk, raw / f"chunk{chunk}")

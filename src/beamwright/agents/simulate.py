@@ -119,8 +119,8 @@ class _Made(Content):
 class _Submitter(Submitter):
     leases: dict[Path, jobs.Lease] = field(default_factory=dict)
 
-    def _write(self, leased: jobs.Lease) -> None:
-        self.leases[leased.places.job] = leased
+    def _write_all(self, leases: Sequence[jobs.Lease]) -> None:
+        self.leases |= {leased.places.job: leased for leased in leases}
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -20,6 +21,8 @@ ACTOR = jobs.ACTOR
 AHEAD = 20
 # So many jobs may wait at a farm for each of its slots, if they are short enough.
 WAITING = 16
+# So many job directories are written at once.
+WRITERS = 8
 
 
 @dataclass
@@ -48,8 +51,7 @@ class Submitter:
             return 0
         with self.workspace.db.begin() as conn:
             leases = jobs.lease(conn, self.workspace, pairs, now, self.commands)
-        for leased in leases:
-            self._write(leased)
+        self._write_all(leases)
         for farm in sorted(self.schedulers):
             self._submit(farm, [leased for leased in leases if leased.farm == farm])
         return len(leases)
@@ -118,6 +120,12 @@ class Submitter:
         self._seen[farm] = live
         return len(held) - len(ended) - short
 
+    def _write_all(self, leases: Sequence[jobs.Lease]) -> None:
+        """Write job directories side by side, since each waits several times for the disk."""
+        with ThreadPoolExecutor(WRITERS) as pool:
+            for _ in pool.map(self._write, leases):
+                pass
+
     def _write(self, leased: jobs.Lease) -> None:
         document = leased.document
         commands = installing.commands(self.workspace, leased.farm, document["release"])
@@ -170,4 +178,5 @@ def _by_farm(held: Iterable[tuple[str, str | None]]) -> dict[str, list[str | Non
 def _spec(leased: jobs.Lease) -> JobSpec:
     limits = leased.document["limits"]
     memory_mb, wall_s = int(limits["memory_mb"]), float(limits["wall_s"])
-    return JobSpec(leased.places.job, leased.places.unit[:12], memory_mb, wall_s, leased.avoid)
+    disk_mb = int(limits.get("disk_mb", 0))
+    return JobSpec(leased.places.job, leased.places.unit[:12], memory_mb, wall_s, leased.avoid, disk_mb)

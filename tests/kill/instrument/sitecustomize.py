@@ -9,6 +9,7 @@ payload, validate.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ class Process:
         self.ordinal = -1
         self.count = 0
         self.target = -1
+        self.lock = _thread.allocate_lock()
 
     def enter(self, role: str) -> None:
         """Take a role: the process learns how many of that role came before it, and where it is to die."""
@@ -41,10 +43,11 @@ class Process:
         """Count an operation; tell whether the process is to die in it."""
         if not self.role:
             return False
-        self.count += 1
-        if not os.environ.get("KILL_POINT"):
-            self.note(what)
-        return self.count == self.target
+        with self.lock:
+            self.count += 1
+            if not os.environ.get("KILL_POINT"):
+                self.note(what)
+            return self.count == self.target
 
     def note(self, what: str) -> None:
         descriptor = _raw["open"](f"{NOTES}/{self.role}.{self.ordinal}", os.O_WRONLY | os.O_APPEND)
