@@ -24,10 +24,10 @@ _AT_ONCE = 5000
 
 @contextmanager
 def databases() -> Iterator[list[sa.URL]]:
-    """Give the addresses of an empty database of each kind; both are on the disk and sync every commit."""
+    """Give the addresses of an empty database of each kind; both are on one disk and sync every commit."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        private_cluster("fsync=on", "shared_buffers=512MB") as server,
+        private_cluster("fsync=on", "shared_buffers=512MB", within=tempfile.gettempdir()) as server,
     ):
         yield [sa.URL.create("sqlite", database=f"{folder}/catalogue.db"), sa.make_url(server.url)]
 

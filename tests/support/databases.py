@@ -116,14 +116,17 @@ def cluster(*options: str) -> Iterator[str]:
 
 
 @contextmanager
-def private_cluster(*options: str) -> Iterator[Cluster]:
-    """Start a cluster that a test may kill and start again; it is removed at the end."""
+def private_cluster(*options: str, within: str | None = None) -> Iterator[Cluster]:
+    """Start a cluster that a test may kill and start again; it is removed at the end.
+
+    It lies in memory where there is room, or ``within`` a folder.
+    """
     binaries = _binaries()
     if binaries is None:
         pytest.skip("the binaries of a PostgreSQL server are not installed")
     if os.geteuid() == 0 and _unprivileged() is None:
         pytest.skip("PostgreSQL does not run as root, and there is no account 'postgres' or 'nobody'")
-    folder = Path(tempfile.mkdtemp(prefix="bw-pg-", dir=_memory()))
+    folder = Path(tempfile.mkdtemp(prefix="bw-pg-", dir=within or memory()))
     made = Cluster(folder, binaries, _unprivileged(), options)
     try:
         made.run("initdb", "-A", "trust", "-U", "test", "--no-sync")
@@ -223,7 +226,7 @@ def _binaries() -> Path | None:
     return next((folder for folder in found if (folder / "pg_ctl").exists()), None)
 
 
-def _memory() -> str | None:
+def memory() -> str | None:
     """Return a folder in memory, where there is one with enough room."""
     path = Path("/dev/shm")
     has_room = path.is_dir() and os.access(path, os.W_OK) and shutil.disk_usage(path).free > 1 << 30

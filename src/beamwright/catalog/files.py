@@ -17,6 +17,7 @@ from beamwright.durable import Digest
 
 ACTOR = "intake"
 ENDPOINT = "local"
+_NEAR = 500
 
 Direction = Literal["ancestors", "descendants"]
 
@@ -106,9 +107,17 @@ def show(conn: sa.Connection, did: Did | str) -> File:
         sa.select(table).where(table.c.scope == wanted.scope, table.c.name == wanted.name)
     ).first()
     if row is None:
-        known = conn.execute(sa.select(table.c.scope, table.c.name).where(table.c.scope == wanted.scope))
-        raise UnknownNameError("file", str(wanted), [f"{scope}:{name}" for scope, name in known])
+        raise UnknownNameError("file", str(wanted), _near(conn, wanted))
     return _file(conn, row)
+
+
+def _near(conn: sa.Connection, wanted: Did) -> list[str]:
+    """Return names of a scope around one that is not there, however many it has."""
+    name = schema.file.c.name
+    there = sa.select(name).where(schema.file.c.scope == wanted.scope).limit(_NEAR)
+    after = conn.execute(there.where(name >= wanted.name).order_by(name)).scalars().all()
+    before = conn.execute(there.where(name < wanted.name).order_by(name.desc())).scalars().all()
+    return [f"{wanted.scope}:{found}" for found in (*before, *after)]
 
 
 def lineage(conn: sa.Connection, file_id: int, direction: Direction) -> list[Relative]:

@@ -204,6 +204,45 @@ def _like(element: Matches, compiler: Any, **options: Any) -> str:
     return f"{compiler.process(column, **options)} LIKE {compiler.process(pattern, **options)}"
 
 
+class Among(sa.sql.expression.ColumnElement[bool]):
+    """A column that is one of those that a query finds, or with ``is_outside`` none of them (or empty).
+
+    For the latter PostgreSQL gets another form: it goes through a long ``NOT IN`` anew for every row.
+    """
+
+    inherit_cache = False
+    type = sa.Boolean()
+
+    def __init__(
+        self, column: sa.ColumnElement[Any], found: sa.Select[Any], is_outside: bool = False
+    ) -> None:
+        self.column, self.found, self.is_outside = column, found, is_outside
+
+    def _negate(self) -> Among:
+        return Among(self.column, self.found, not self.is_outside)
+
+    @property
+    def _from_objects(self) -> list[sa.FromClause]:
+        return list(self.column._from_objects)
+
+
+@compiles(Among)
+def _in(element: Among, compiler: Any, **options: Any) -> str:
+    column, found = element.column, element.found
+    outside: sa.ColumnElement[bool] = column.not_in(found)
+    if getattr(column, "nullable", False):
+        outside = sa.or_(column.is_(None), outside).self_group()
+    return str(compiler.process(outside if element.is_outside else column.in_(found), **options))
+
+
+@compiles(Among, "postgresql")
+def _anti_join(element: Among, compiler: Any, **options: Any) -> str:
+    if not element.is_outside:
+        return _in(element, compiler, **options)
+    found = element.found.where(element.found.selected_columns[0] == element.column)
+    return str(compiler.process(~found.correlate(*element.column._from_objects).exists(), **options))
+
+
 def matches(column: sa.ColumnElement[Any], pattern: str) -> Condition:
     """Return the condition that a column's whole text matches a pattern with ``*`` and ``?``."""
     like = {"*": "%", "?": "_", "%": "\\%", "_": "\\_", "\\": "\\\\"}
@@ -339,8 +378,15 @@ class _Compiler:
             join = sa.and_ if node.word == "and" else sa.or_
             return join(*(self.condition(part) for part in node.parts))
         if isinstance(node, Negated):
-            return sa.not_(self.condition(node.part))
+            return self._negated(node.part)
         return self._called(node) if isinstance(node, Called) else self._compared(node)
+
+    def _negated(self, node: Node) -> Condition:
+        """Return the opposite, down to the single comparison: a database finds its way through those."""
+        if isinstance(node, Joined):
+            join = sa.or_ if node.word == "and" else sa.and_
+            return join(*(self._negated(part) for part in node.parts))
+        return self.condition(node.part) if isinstance(node, Negated) else sa.not_(self.condition(node))
 
     def _compared(self, node: Compared) -> Condition:
         field = self._field(node.name)

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from beamwright.catalog import metadata
-from beamwright.catalog.query import Condition, Field, Function
+from beamwright.catalog.query import Among, Condition, Field, Function
 from beamwright.core import states
 from beamwright.core.errors import UsageError, nearest
 from beamwright.db import schema
@@ -91,7 +91,7 @@ def _plain(table: sa.Table, *names: str, quick: tuple[str, ...] = ()) -> dict[st
 
 def _within(owner: sa.Column[Any], link: sa.Select[Any]) -> Callable[[Condition], Condition]:
     """Return what turns a condition on rows of ``link`` into one on their ``owner``."""
-    return lambda condition: owner.in_(link.where(condition))
+    return lambda condition: Among(owner, link.where(condition))
 
 
 def _run_fields() -> dict[str, Field]:
@@ -199,7 +199,7 @@ def _of_task(field: Field) -> Field:
     made = sa.select(unit.c.id).join(task, unit.c.task_id == task.c.id)
 
     def of_collections(condition: Condition) -> Condition:
-        return schema.collection.c.unit_id.in_(made.where(through(condition)))
+        return Among(schema.collection.c.unit_id, made.where(through(condition)))
 
     return Field(field.column, through=of_collections, is_time=field.is_time)
 
@@ -216,7 +216,7 @@ def _has(
     said = sa.select(document.c.object).where(document.c.kind_id == kinds[name].id, _live(document, as_of))
     if key:
         said = said.where(document.c.content[key].as_string().is_not(None))
-    return table.c.id.in_(said)
+    return Among(table.c.id, said)
 
 
 _live = metadata.live
@@ -272,4 +272,4 @@ def _of_file(value: str, about: str, tier: str | None, as_of: float | None) -> C
     member, collection = schema.collection_file, schema.collection
     held = sa.select(member.c.file_id).join(collection, member.c.collection_id == collection.c.id)
     held = held.where(_of_collection(value, about, tier, as_of))
-    return sa.or_(schema.file.c.id.in_(delivered), schema.file.c.id.in_(held))
+    return sa.or_(Among(schema.file.c.id, delivered), Among(schema.file.c.id, held))

@@ -245,9 +245,15 @@ def _by_hash(conn: sa.Connection, text: str) -> list[Found]:
     }
     found = []
     for kind, (identity, hashed) in columns.items():
-        chosen = sa.select(identity, hashed).where(hashed.startswith(text)).order_by(hashed).limit(LIMIT)
+        chosen = sa.select(identity, hashed).where(*_begins(hashed, text)).order_by(hashed).limit(LIMIT)
         found += [Found(kind, row[0], str(row[1])) for row in conn.execute(chosen)]
     return found
+
+
+def _begins(hashed: sa.ColumnElement[Any], text: str) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that a hash begins like this: the range is what an index finds."""
+    within = [] if "-" in text else [hashed.between(text, text + "g")]
+    return [*within, hashed.startswith(text)]
 
 
 def _meets(table: Any, interval: Interval) -> Iterable[sa.ColumnElement[bool]]:

@@ -19,7 +19,7 @@ from beamwright.core.clock import seconds_of
 from beamwright.core.did import Did
 from beamwright.core.errors import ConflictError, StateError, TooSlowError, UnknownNameError, UsageError
 from beamwright.db import history, schema
-from beamwright.db.engine import Database
+from beamwright.db.engine import Database, insert_id
 from beamwright.quality import verdicts
 
 DAY = 86400.0
@@ -278,6 +278,39 @@ def test_the_plan_and_the_time_of_a_question_are_shown(catalogue: Database) -> N
         told = asking.explain(conn, Question("file", "scope == 'mc' and name ~ 'a*'"))
     assert told["rows"] == 3 and told["seconds"] > 0
     assert told["plan"] and any("file" in line for line in told["plan"])
+
+
+def test_what_is_not_said_is_found_by_one_look_at_what_is(postgresql_database: Database) -> None:
+    keys = {"energy": {"type": "float", "indexed": True}, "note": {"type": "text"}}
+    with postgresql_database.begin() as conn:
+        metadata.declare(conn, {"name": "dq", "subject": "file", "key": keys}, DAY)
+    said = [{}, {"metadata": {"dq": {"energy": 1.0}}}, {"metadata": {"dq": {"energy": 2.0, "note": "x"}}}]
+    put(postgresql_database, "file", *(file(f"f{n}") | more for n, more in enumerate(said)))
+    for where, names in (
+        ("not dq.energy > 1.5", ["f0", "f1"]), ("not (dq.energy > 1.5 or dq.energy == 1)", ["f0"]),
+        ("not has('dq')", ["f0"]), ("not dq.note == 'x' and dq.energy > 0", ["f1"]),
+        ("not not dq.energy == 1", ["f1"]), ("not dq.energy == 1 or size < 3", ["f0", "f2"]),
+    ):  # fmt: skip
+        assert found(postgresql_database, "file", where) == names, where
+        if " or size" not in where:
+            with postgresql_database.read() as conn:
+                plan = asking.explain(conn, Question("file", where))["plan"]
+            assert not any("SubPlan" in line for line in plan), plan
+
+
+def test_a_collection_that_no_job_made_is_of_no_production(catalogue: Database) -> None:
+    with catalogue.begin() as conn:
+        made = {"name": "p", "experiment": "e", "release": "r", "spec": {}, "spec_hash": "", "created": 1.0}
+        production = insert_id(conn, schema.production, **made)
+        step = {"step": "s", "kind": "k", "state": "active", "config_version": 1, "config": {}}
+        step |= {"config_hash": "", "uniform": True, "created": 1.0, "production_id": production}
+        ends = dict.fromkeys(("first_run", "first_section", "first_event"), 1)
+        ends |= dict.fromkeys(("last_run", "last_section", "last_event"), 1)
+        work = {"key": "k", "kind": "k", "series": "B", "record": "e", "config_version": 1, "stream": "s"}
+        work |= {"config_hash": "", "resolved_hash": "", "definition": {}, "priority": 1, "created": 1.0}
+        insert_id(conn, schema.unit, task_id=insert_id(conn, schema.task, **step), **work, **ends)
+    assert found(catalogue, "collection", "production == 'p'") == []
+    assert found(catalogue, "collection", "not production == 'p'") == ["c/1", "c/2", "c/3"]
 
 
 def test_a_declaration_can_be_widened_and_indexed_later(catalogue: Database) -> None:
