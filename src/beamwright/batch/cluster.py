@@ -65,7 +65,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Access:
-    """How a farm is reached; ``label`` marks its jobs, ``folder`` is where they start."""
+    """How a farm is reached; ``label`` marks its jobs, ``folder`` is where they start, ``disk`` is what its
+    batch system calls scratch space.
+    """
 
     label: str
     folder: Path
@@ -77,6 +79,7 @@ class Access:
     pack: int = 1
     poll_s: float = 5.0
     timeout_s: float = 30.0
+    disk: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Batch:
     memory_mb: int
     wall_s: float
     avoid: tuple[str, ...] = ()
+    disk_mb: int = 0
 
     @property
     def minutes(self) -> int:
@@ -280,6 +284,8 @@ class FarmSettings(Protocol):
     def poll_s(self) -> float: ...
     @property
     def timeout_s(self) -> float: ...
+    @property
+    def disk(self) -> str: ...
 
 
 def access(workspace: Workspace, name: str, farm: FarmSettings) -> Access:
@@ -297,6 +303,7 @@ def access(workspace: Workspace, name: str, farm: FarmSettings) -> Access:
         pack=farm.pack,
         poll_s=farm.poll_s,
         timeout_s=farm.timeout_s,
+        disk=farm.disk,
     )
 
 
@@ -326,16 +333,16 @@ def environment(variables: Sequence[str]) -> dict[str, str]:
 
 def _batches(jobs: Sequence[JobSpec], access: Access) -> Iterator[tuple[list[list[int]], Batch]]:
     """Group jobs of equal needs into packs, and packs into arrays that are not too large."""
-    groups: dict[tuple[int, float, tuple[str, ...]], list[int]] = {}
+    groups: dict[tuple[int, float, tuple[str, ...], int], list[int]] = {}
     for index, job in enumerate(jobs):
-        groups.setdefault((job.memory_mb, job.wall_s, job.avoid), []).append(index)
-    for (memory_mb, wall_s, avoid), indices in groups.items():
+        groups.setdefault((job.memory_mb, job.wall_s, job.avoid, job.disk_mb), []).append(index)
+    for (memory_mb, wall_s, avoid, disk_mb), indices in groups.items():
         packed = [indices[start : start + access.pack] for start in range(0, len(indices), access.pack)]
         for start in range(0, len(packed), access.array):
             part = packed[start : start + access.array]
             found = [[jobs[index].directory for index in pack] for pack in part]
             directories = tuple(packs.directory(access.folder, pack) for pack in found)
-            yield part, Batch(directories, memory_mb, wall_s * len(part[0]), avoid)
+            yield part, Batch(directories, memory_mb, wall_s * len(part[0]), avoid, disk_mb)
 
 
 def _parts(ids: list[str]) -> Iterator[list[str]]:

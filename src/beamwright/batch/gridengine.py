@@ -38,6 +38,7 @@ class GridEngine:
         argv = ["qsub", "-terse", "-notify", "-N", access.label, "-t", f"1-{len(batch.directories)}"]
         argv += ["-r", "n", "-wd", str(access.folder), "-o", "/dev/null", "-e", "/dev/null", "-S", "/bin/sh"]
         wishes = [f"mem_free={batch.memory_mb}M"] if batch.memory_mb else []
+        wishes += [f"{access.disk}={batch.disk_mb}M"] if access.disk and batch.disk_mb else []
         wishes += [f"h_rt={batch.minutes * 60}"] if batch.wall_s else []
         wishes += ["h=" + "&".join(f"!{host}" for host in batch.avoid)] if batch.avoid else []
         argv += ["-l", ",".join(wishes)] if wishes else []

@@ -92,6 +92,7 @@ def description(access: Access, batch: Batch) -> str:
         "max_retries": "0",
         "request_cpus": "1",
         "request_memory": f"{batch.memory_mb}MB" if batch.memory_mb else "",
+        "request_disk": f"{batch.disk_mb}MB" if batch.disk_mb else "",
         "+MaxWallTimeMins": str(batch.minutes) if batch.wall_s else "",
         "accounting_group": access.queue,
         "requirements": " && ".join(f'(Machine != "{host}")' for host in batch.avoid),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from beamwright.batch import cluster, script
 from beamwright.batch.cluster import LISTED_AFTER_S, Access, Answer, AnswerError, Batch, Request
+from beamwright.batch.listing import Listing
 from beamwright.batch.scheduler import VERBS, State, Status
 
 _WORDS: dict[State, str] = {
@@ -21,11 +22,12 @@ _NONE = re.compile(r"No (\w+ )?jobs? found|is not found", re.IGNORECASE)
 _GONE = re.compile(r"No matching job found|has already finished|is not found", re.IGNORECASE)
 
 
-class Lsf:
+class Lsf(Listing):
     """LSF's commands and words."""
 
     name = "LSF"
     listed_after_s = LISTED_AFTER_S
+    gone = _GONE
     evidence = dict.fromkeys(VERBS, "documentation only (experimental)")
 
     def submit(self, access: Access, batch: Batch) -> Request:
@@ -37,6 +39,7 @@ class Lsf:
         argv += ["-q", access.queue] if access.queue else []
         others = " && ".join(f"hname!='{host}'" for host in batch.avoid)
         argv += ["-R", f"select[{others}]"] if others else []
+        argv += ["-R", f"rusage[{access.disk or 'tmp'}={batch.disk_mb}]"] if batch.disk_mb else []
         return Request([*argv, *access.options], script.array(access, batch, "LSB_JOBINDEX", 1))
 
     def submitted(self, answer: Answer, count: int) -> list[str]:
@@ -62,20 +65,6 @@ class Lsf:
     def cancel(self, ids: Sequence[str]) -> Request:
         """Return the command that ends jobs; it sends SIGINT and SIGTERM first."""
         return Request(["bkill", *ids])
-
-    def cancelled(self, answer: Answer) -> bool:
-        """Tell whether the request arrived: each complaint is about a job that is gone."""
-        complaints = [line for line in answer.err.splitlines() if line.strip()]
-        return answer.exit_code == 0 or bool(complaints and all(_GONE.search(line) for line in complaints))
-
-    def history(self, access: Access, ids: Sequence[str]) -> Request:
-        """Return the command that lists jobs: it names finished ones as long as LSF keeps them."""
-        return self.poll(access)
-
-    def remembered(self, access: Access, answer: Answer) -> dict[str, Status]:
-        """Read the finished jobs out of the list."""
-        told = self.polled(access, answer)
-        return {batch_id: status for batch_id, status in told.items() if status.state == "finished"}
 
 
 def make(workspace: cluster.Workspace, name: str, farm: cluster.FarmSettings) -> cluster.Cluster:

@@ -9,6 +9,7 @@ from typing import Any
 
 from beamwright.batch import cluster, script
 from beamwright.batch.cluster import LISTED_AFTER_S, Access, Answer, AnswerError, Batch, Request
+from beamwright.batch.listing import Listing
 from beamwright.batch.scheduler import State, Status
 
 _QUEUED, _RUNNING, _FINISHED = frozenset("QHWT"), frozenset("REUS"), frozenset("FX")
@@ -17,11 +18,12 @@ _SIGNALLED = 256
 _GONE = re.compile(r"Unknown Job Id|Job has finished", re.IGNORECASE)
 
 
-class Pbs:
+class Pbs(Listing):
     """OpenPBS's commands and words."""
 
     name = "OpenPBS"
     listed_after_s = LISTED_AFTER_S
+    gone = _GONE
     evidence = {
         "submit": "documentation only (experimental); the ids it prints: recording",
         "poll": "recording of OpenPBS 23.06",
@@ -32,7 +34,9 @@ class Pbs:
     def submit(self, access: Access, batch: Batch) -> Request:
         """Return the command that submits an array, or a job: PBS refuses arrays of one."""
         count = len(batch.directories)
-        resources = ["select=1:ncpus=1" + (f":mem={batch.memory_mb}mb" if batch.memory_mb else "")]
+        memory = f":mem={batch.memory_mb}mb" if batch.memory_mb else ""
+        disk = f":{access.disk}={batch.disk_mb}mb" if access.disk and batch.disk_mb else ""
+        resources = [f"select=1:ncpus=1{memory}{disk}"]
         if batch.wall_s:
             resources.append(f"walltime={batch.minutes // 60:02d}:{batch.minutes % 60:02d}:00")
         argv = ["qsub", "-N", access.label, "-r", "n", "-o", "/dev/null", "-e", "/dev/null"]
@@ -67,20 +71,6 @@ class Pbs:
     def cancel(self, ids: Sequence[str]) -> Request:
         """Return the command that ends jobs; it sends SIGTERM first."""
         return Request(["qdel", *ids])
-
-    def cancelled(self, answer: Answer) -> bool:
-        """Tell whether the request arrived: each complaint is about a job that is gone."""
-        complaints = [line for line in answer.err.splitlines() if line.strip()]
-        return answer.exit_code == 0 or bool(complaints and all(_GONE.search(line) for line in complaints))
-
-    def history(self, access: Access, ids: Sequence[str]) -> Request:
-        """Return the command that lists all jobs: it names finished ones as long as PBS keeps them."""
-        return self.poll(access)
-
-    def remembered(self, access: Access, answer: Answer) -> dict[str, Status]:
-        """Read the finished jobs out of the list."""
-        told = self.polled(access, answer)
-        return {batch_id: status for batch_id, status in told.items() if status.state == "finished"}
 
 
 def make(workspace: cluster.Workspace, name: str, farm: cluster.FarmSettings) -> cluster.Cluster:

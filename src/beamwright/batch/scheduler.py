@@ -23,13 +23,17 @@ CAUSES = {
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What is submitted: the directory of an attempt, what it asks of a node, and the nodes to avoid."""
+    """What is submitted: the directory of an attempt, what it asks of a node, and the nodes to avoid.
+
+    ``disk_mb`` is what it needs of scratch space, 0 where nobody knows.
+    """
 
     directory: Path
     name: str = ""
     memory_mb: int = 0
     wall_s: float = 0.0
     avoid: tuple[str, ...] = ()
+    disk_mb: int = 0
 
 
 @dataclass(frozen=True)

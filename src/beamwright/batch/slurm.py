@@ -49,6 +49,7 @@ class Slurm:
             "partition": access.queue,
             "mem": f"{batch.memory_mb}M" if batch.memory_mb else "",
             "time": batch.minutes if batch.wall_s else "",
+            "tmp": f"{batch.disk_mb}M" if access.disk and batch.disk_mb else "",
             "exclude": ",".join(batch.avoid),
         }
         options = [f"--{name}={value}" for name, value in wishes.items() if value]

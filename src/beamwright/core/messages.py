@@ -74,12 +74,16 @@ class ConditionsDoc(TypedDict):
 
 
 class LimitsDoc(TypedDict, total=False):
-    """What a job may use: seconds, MB, seconds for one event; and how often it says that it lives."""
+    """What a job may use: seconds, MB, seconds for one event; how often it says that it lives.
+
+    ``disk_mb`` is the scratch space that it asks for.
+    """
 
     wall_s: float
     memory_mb: int
     event_s: float
     heartbeat_s: float
+    disk_mb: int
 
 
 class RequestDoc(TypedDict):
@@ -146,13 +150,14 @@ class LedgerDoc(TypedDict):
 
 
 class QuarantineDoc(TypedDict):
-    """One record that could not be processed."""
+    """One record that could not be processed; where a Builder made it, with the key that it was made from."""
 
     key: str
     record: str
     module: str
     error: str
     traceback: str
+    parent: NotRequired[str]
 
 
 class OutputDoc(TypedDict, total=False):

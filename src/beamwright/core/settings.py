@@ -158,6 +158,7 @@ class Farm(Declaration):
     poll_s: float = Field(default=5, ge=0)
     timeout_s: float = Field(default=30, gt=0)
     installed_only: bool = False
+    disk: str = Field(default="", pattern=r"^([A-Za-z][A-Za-z0-9_.-]*)?$")
 
     @property
     def room(self) -> int:

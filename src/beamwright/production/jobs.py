@@ -43,6 +43,8 @@ HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}")
 # What is asked of attempts under way, again and again.
 FOLLOWED = ("id", "job_id", "number", "nonce", "state", "farm", "directory", "batch_id", "leased", "deadline",
             "ended", "host")  # fmt: skip
+# What the scouts of a task say that its other jobs need.
+_SCOUTED = ("memory_mb", "wall_s", "disk_mb")
 # A task is judged by so many of its latest attempts before it is stopped.
 RUNAWAY_WINDOW = 20
 
@@ -508,9 +510,8 @@ def _needs(row: Any, limits: Mapping[str, Any]) -> dict[str, Any]:
 
     Scouts tell what the others need; a job that has failed gets all that its unit may have, or more.
     """
-    scouted = (
-        {} if row.job_failures else {name: (row.needs or {}).get(name) for name in ("memory_mb", "wall_s")}
-    )
+    names = ("disk_mb",) if row.job_failures else _SCOUTED
+    scouted = {name: (row.needs or {}).get(name) for name in names}
     own = {"memory_mb": row.job_memory_mb, "wall_s": row.job_wall_s}
     least = {n: min(v, limits.get(n, v)) for n, v in scouted.items() if v}
     return least | {name: value for name, value in own.items() if value}

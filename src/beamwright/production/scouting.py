@@ -11,7 +11,7 @@ from beamwright.db import history, schema
 
 ACTOR = "submitter"
 # The needs of the rest are those of the scouts, with room.
-MEMORY_ROOM, WALL_ROOM, LEAST_MB, LEAST_S = 1.5, 3.0, 200, 60.0
+MEMORY_ROOM, WALL_ROOM, DISK_ROOM, LEAST_MB, LEAST_S = 1.5, 3.0, 2.0, 200, 60.0
 OPEN_TASKS = ("active", "draining")
 GONE = ("superseded", "cancelled", "split")
 
@@ -91,6 +91,8 @@ def measured(conn: sa.Connection, job_ids: Sequence[int]) -> dict[str, Any]:
         "wall_s": max(LEAST_S, (wall_s or 0.0) * WALL_ROOM),
         "cpu_s": cpu_s or 0.0,
         "output_bytes": int(largest),
+        # Outputs are made in the scratch directory, beside what they are made of.
+        "disk_mb": max(LEAST_MB, round(int(largest) / 1e6 * DISK_ROOM)),
     }
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from beamwright.batch.cluster import Access, Batch, Cluster
+from beamwright.batch.gridengine import GridEngine
 from beamwright.batch.htcondor import HtCondor, description, quoted
 from beamwright.batch.lsf import Lsf
 from beamwright.batch.pbs import Pbs
 from beamwright.batch.scheduler import JobSpec, Scheduler, Status
+from beamwright.batch.slurm import Slurm
 from beamwright.core.errors import SchedulerDownError, SchedulerError
 from beamwright.testing.payload import make_job, report_of
 from beamwright.testing.scheduler import UnreachableConformance, put_program
@@ -118,6 +120,28 @@ def test_pbs_submits_an_array_whose_elements_run_their_own_jobs(stand_ins: Stand
     assert run_element(stand_ins.given("qsub"), "PBS_ARRAY_INDEX", "2") == 0
     reports = [report_of(directory) for directory in directories]
     assert [report is not None for report in reports] == [False, False, True]
+
+
+def test_scratch_space_is_asked_for_in_each_system_s_own_words(tmp_path: Path) -> None:
+    batch, here = Batch((tmp_path,), 0, 0.0, (), 700), access(tmp_path, disk="scratch")
+    assert "select=1:ncpus=1:scratch=700mb" in Pbs().submit(here, batch).argv
+    assert "rusage[scratch=700]" in Lsf().submit(here, batch).argv
+    assert "rusage[tmp=700]" in Lsf().submit(access(tmp_path), batch).argv
+    assert "--tmp=700M" in Slurm().submit(here, batch).argv
+    assert "scratch=700M" in GridEngine().submit(here, batch).argv
+    assert "request_disk = 700MB" in description(access(tmp_path), batch)
+    # Where the nodes of a farm declare no such resource, a job that asks for it would wait for ever.
+    plain = access(tmp_path)
+    for dialect in (Pbs(), Slurm(), GridEngine()):
+        assert not any("700" in argument for argument in dialect.submit(plain, batch).argv)
+
+
+def test_jobs_of_other_needs_of_space_are_submitted_apart(stand_ins: StandIns, tmp_path: Path) -> None:
+    stand_ins.put("bsub", "Job <9> is submitted to queue <q>.\n")
+    specs = [JobSpec(tmp_path / str(n), disk_mb=n // 2) for n in range(4)]
+    assert Cluster(Lsf(), access(tmp_path)).submit(specs) == ["9[1]", "9[2]", "9[1]", "9[2]"]
+    said = stand_ins.arguments("bsub")
+    assert said.count("bwtests[1-2]") == 2 and said.count("rusage[tmp=1]") == 1
 
 
 def test_pbs_submits_a_single_job_without_an_array(stand_ins: StandIns, tmp_path: Path) -> None:

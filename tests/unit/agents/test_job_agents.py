@@ -514,6 +514,8 @@ def test_the_rest_of_a_task_waits_for_its_scouts_and_asks_for_what_they_needed(w
     assert task.released and task.needs["output_bytes"] > 0 and task.needs["cpu_s"] > 0
     assert requested(world, 0)["memory_mb"] == 2000
     assert requested(world, 1)["memory_mb"] == task.needs["memory_mb"] < 2000
+    (spec,) = [spec for farm in (world.near, world.far) for spec in farm.specs if spec.disk_mb]
+    assert spec.disk_mb == requested(world, 1)["disk_mb"] == task.needs["disk_mb"] >= 200
 
 
 def test_scouts_that_fail_keep_the_rest_back(world: World) -> None:
