@@ -56,6 +56,11 @@ class ChainMachine(RuleBasedStateMachine):
         self.past: dict[int, dict[int, str]] = {0: {}}  # version of the tag -> payload by run
         self.gains = 1.0
         self.seen: tuple[Link, ...] = ()
+        self.records: dict[int, int] = {}  # by run, as it was first delivered
+
+    def bring(self, run: int, records: int = 5) -> None:
+        self.records.setdefault(run, records)
+        self.bench.bring(run, records)
 
     def teardown(self) -> None:
         try:
@@ -67,7 +72,7 @@ class ChainMachine(RuleBasedStateMachine):
     def come_to_an_end(self) -> None:
         """Whatever happened, a chain ends when all is there, jobs succeed and nobody holds it."""
         for run in RUNS:
-            self.bench.bring(run)
+            self.bring(run)
         for _ in range(80):
             self.tick()
             for unit_id in self.bench.jobs("collect"):
@@ -75,7 +80,7 @@ class ChainMachine(RuleBasedStateMachine):
             for unit_id in self.bench.jobs("fit"):
                 self.fit(unit_id, "accept", settles=True)
             for run in RUNS:
-                if self.bench.state(run) == "held":
+                if self.may_reject(run):
                     self.act(interventions.reject, run, experiment, is_allowed=True)
             if [number(link) for link in self.bench.links() if link.state in FINAL] == list(RUNS):
                 break
@@ -88,11 +93,11 @@ class ChainMachine(RuleBasedStateMachine):
     @initialize(runs=st.sampled_from(((1, 2, 3, 4), (1, 2, 3), (1, 2), (2, 1), (3,))))
     def begin(self, runs: tuple[int, ...]) -> None:
         for run in runs:
-            self.bench.bring(run)
+            self.bring(run)
 
     @rule(run=run_numbers, records=st.sampled_from((0, 5, 5)))
     def deliver(self, run: int, records: int) -> None:
-        self.bench.bring(run, records)
+        self.bring(run, records)
 
     @rule()
     def turn(self) -> None:
@@ -166,7 +171,16 @@ class ChainMachine(RuleBasedStateMachine):
         self.act(interventions.accept, run, is_allowed=is_allowed)
 
     def reject(self, run: int) -> None:
-        self.act(interventions.reject, run, experiment, is_allowed=self.bench.state(run) == "held")
+        self.act(interventions.reject, run, experiment, is_allowed=self.may_reject(run))
+
+    def may_reject(self, run: int) -> bool:
+        """A held run can be carried once all before it, but those of its own fit, are concluded."""
+        links = self.bench.links()
+        held = next((link for link in links if number(link) == run and link.state == "held"), None)
+        return held is not None and all(
+            link.state in FINAL or (held.fit_unit_id is not None and link.fit_unit_id == held.fit_unit_id)
+            for link in links[: links.index(held)]
+        )
 
     # --- what must be so
 
@@ -183,16 +197,18 @@ class ChainMachine(RuleBasedStateMachine):
             if old is not None and old.state in FINAL:
                 assert (link.state, link.result) == (old.state, old.result), "what is concluded stays"
             elif old is None or old.state != link.state:
-                self.check_change(link, links[:position], links[position + 1 :])
+                self.check_change(old, link, links[:position], links[position + 1 :])
         self.seen = links
 
-    def check_change(self, link: Link, earlier: tuple[Link, ...], later: tuple[Link, ...]) -> None:
+    def check_change(
+        self, old: Link | None, link: Link, earlier: tuple[Link, ...], later: tuple[Link, ...]
+    ) -> None:
         rolled = [one.result["Gain"] for one in earlier if one.state in FINAL]
         if link.state == "collecting":
             assert [number(one) for one in earlier] == list(RUNS[: len(earlier)]), "no run is passed over"
             assert all(one.state in (*FINAL, "accumulating", "collecting") for one in earlier), "in run order"
             assert all(
-                one.state == "waiting" or (link.round > 1 and (one.round == link.round or one.state in FINAL))
+                not one.has_begun or (link.round > 1 and (one.round == link.round or one.state in FINAL))
                 for one in later
             ), "only those of the same round, or carried between them"
             assert link.start == {"Gain": rolled[-1] if rolled else self.bench.initial}
@@ -201,6 +217,10 @@ class ChainMachine(RuleBasedStateMachine):
             assert link.result == {"Gain": self.proposed[link.fit_unit_id]}
         if link.state == "carried":
             assert link.result == link.start, "carried is what was there"
+            if link.collect_unit_id is None and self.records[number(link)]:
+                by_hand = old is not None and old.state == "held"
+                assert by_hand or any(one.has_begun for one in later), "it came late, or a person carried it"
+                assert not by_hand or all(one.state in FINAL for one in earlier), "by hand in run order, too"
 
     @invariant()
     def constants_are_stored_once_for_what_is_concluded(self) -> None:
@@ -267,6 +287,25 @@ def play(kind: type[ChainMachine], examples: int, **more: Any) -> None:
 )
 def test_a_chain_does_what_the_rules_allow_and_nothing_else(kind: type[ChainMachine], examples: int) -> None:
     play(kind, examples, stateful_step_count=40)
+
+
+def test_runs_before_one_that_is_held_are_no_late_ones() -> None:
+    one = ChainMachine()
+    try:
+        one.begin((1, 2, 3, 4))
+        one.turn()
+        one.judge(3, "hold")
+        assert [link.state for link in one.bench.links()] == ["collecting", "waiting", "held", "waiting"]
+        one.judge(3, "reject")  # refused: it is not its turn
+        one.collected(30)
+        one.turn()
+        one.turn()
+        one.fitted("accept", True)
+        one.turn()
+        one.turn()
+        assert [link.state for link in one.bench.links()] == ["accepted", "collecting", "held", "waiting"]
+    finally:
+        one.teardown()
 
 
 def test_a_run_that_was_carried_between_two_stays_so_in_their_further_round() -> None:

@@ -79,7 +79,7 @@ class Calibrator:
         """Do the one thing that is due in a chain."""
         for link in one.links:
             if link.state == "held":
-                return 0
+                return 0 if link.has_begun else self._flush(current, task, one)
             if link.state == "collecting":
                 return self._collected(current, task, one, link)
             if link.state == "accumulating" and link.fit_unit_id is not None:

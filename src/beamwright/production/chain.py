@@ -59,6 +59,11 @@ class Link:
         """The constants that its collector applies."""
         return self.start | self.proposed
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has left the state waiting otherwise than by being held in it."""
+        return self.state != "waiting" and not (self.state == "held" and self.collect_unit_id is None)
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -88,8 +93,8 @@ class Chain:
         return self.links[position - 1] if position else None
 
     def started_after(self, link: Link) -> bool:
-        """Tell whether a later link has left the state waiting."""
-        return any(other.state != "waiting" for other in self.links[self.links.index(link) + 1 :])
+        """Tell whether a later link has begun."""
+        return any(other.has_begun for other in self.links[self.links.index(link) + 1 :])
 
 
 class Outdated(Exception):

@@ -109,9 +109,10 @@ def accept(conn: sa.Connection, place: Place, why: Why) -> list[Link]:
 def reject(conn: sa.Connection, place: Place, experiment: Experiment, why: Why) -> list[Link]:
     """Carry the previous constants through a held link.
 
-    Raises: StateError when the run is not held.
+    Raises: StateError when the run is not held, or earlier ones are not concluded.
     """
     group = _held(place)
+    _check_turn(place, group[0])
     start = group[0].start
     if not start:
         initial = initial_constants(conn, experiment, place.task, place.chain.series, why.now)
@@ -227,6 +228,17 @@ def _held(place: Place) -> list[Link]:
         )
     unit_id = held[0].fit_unit_id
     return held if unit_id is None else [li for li in place.chain.links if li.fit_unit_id == unit_id]
+
+
+def _check_turn(place: Place, link: Link) -> None:
+    """Refuse to conclude a link out of order: the constants that it would carry are not known yet."""
+    links = place.chain.links
+    earlier = next((one for one in links[: links.index(link)] if one.state not in chain.FINAL), None)
+    if earlier is not None:
+        raise StateError(
+            f"{place} is held before its turn: {earlier.interval} is {earlier.state}",
+            hint="wait until the chain has come to it, or accept it to let it go on by itself",
+        )
 
 
 def _global_tag(conn: sa.Connection, place: Place, link: Link) -> str:
