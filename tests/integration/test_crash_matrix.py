@@ -19,6 +19,7 @@ from beamwright.event.batch import Batch
 from beamwright.event.loop import Limits, run_path
 from beamwright.event.module import Module, Parameter
 from beamwright.event.path import Path
+from beamwright.event.plan import Again
 from beamwright.event.store import CollectionReader
 from support import toy
 
@@ -197,7 +198,7 @@ def test_only_the_quarantined_are_run_again_and_complete_the_first_output(lab: L
     keys = [tuple(map(int, q["key"].split(":")[1:])) for q in result.quarantined]
     assert keys == [(7, 2, 4), (7, 9, 4)]
     mended = toy.events_path(toy.Trouble(section=99), toy.Trouble(section=99))
-    again, second = lab.run(mended, only=keys, workers=workers)
+    again, second = lab.run(mended, only=Again(frozenset(keys), {}), workers=workers)
     assert [line["read"] for line in again.ledger] == [2, 2]
     _, whole = lab.run(mended)
     with CollectionReader([first["dst"], second["dst"]]) as both, CollectionReader([whole["dst"]]) as one:
@@ -211,4 +212,4 @@ def test_only_the_quarantined_are_run_again_and_complete_the_first_output(lab: L
 
 def test_a_key_that_is_not_in_the_inputs_is_refused(lab: Lab) -> None:
     with pytest.raises(UsageError, match="no record A:7:9:77 in the inputs"):
-        lab.run(toy.events_path(), only=[(7, 9, 77)])
+        lab.run(toy.events_path(), only=Again(frozenset({(7, 9, 77)}), {}))

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from beamwright.cli.progress import line
+from beamwright.event.collection import CollectionReader
 from beamwright.event.metadata import read_metadata
 from beamwright.event.validate import validate_file
 from support import toy
+from support.streams import same_batches
 
 STEERING = """
 import os, signal, time
@@ -177,6 +179,81 @@ def test_statistics_and_profile_are_shown_at_the_end(desk: Desk) -> None:
     assert document["statistics"]["modules"]["Sum"]["records"] == 100
     hooks = {(row["module"], row["hook"]) for row in document["statistics"]["profile"]}
     assert {("Sum", "process"), ("Sum", "begin_run"), ("Sum", "end_run"), ("Sum", "prepare")} <= hooks
+
+
+BURSTS = """
+import numpy as np
+from beamwright.event.module import Module, Parameter
+from support import toy
+
+class Picky(Module):
+    "Fails on bursts that are the second of their slice, of some slices."
+    reads = ("Burst",)
+
+    def process(self, batch):
+        if {fails} and np.any((batch["Burst"].number == 1) & (batch.parent_event % 5 == 2)):
+            raise ValueError("a second burst")
+
+class PickySlice(Module):
+    "Fails on one slice."
+
+    def process(self, batch):
+        if {fails} and np.any((batch.section == 3) & (batch.event == 8)):
+            raise ValueError("a bad slice")
+
+banks = toy.BANKS
+reader = toy.ToyReader
+split = toy.bursts_path(Picky())
+modules = [PickySlice(), *(step.module for step in split.steps)]
+path = type(split)("bursts", "slice", modules, split.outputs)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_records_that_a_builder_makes_are_made_again_alone(desk: Desk, workers: int) -> None:
+    toy.write_raw(desk.folder / "raw.json", "A", 7, {"slice": toy.grid(range(1, 6), 20)})
+    streams = ("burst", "early", "slices")
+
+    def run(name: str, fails: bool, *options: object) -> Any:
+        (desk.folder / "steering.py").write_text(BURSTS.format(fails=fails))
+        outputs = [word for stream in streams for word in ("-o", f"{stream}={name}-{stream}.root")]
+        return desk.process(*outputs, "--workers", workers, *options)
+
+    first = run("first", True, "--quarantine", "bad.jsonl")
+    bad = [json.loads(text) for text in (desk.folder / "bad.jsonl").read_text().splitlines()]
+    made = [row for row in bad if row["record"] == "burst"]
+    assert len(made) == len(bad) - 1 > 5 and first["quarantined"] == bad
+    assert all(int(row["key"].split(":")[3]) // 100 == int(row["parent"].split(":")[3]) for row in made)
+    again = run("again", False, "--quarantine-only", "bad.jsonl")
+    lines = {(line["record"], line["stream"]): line for line in again["ledger"]}
+    assert lines["slice", "slices"] | {"interval": None} == {
+        "record": "slice", "stream": "slices", "interval": None, "read": len({r["parent"] for r in made}) + 1,
+        "created": 0, "written": 1, "filtered": len({r["parent"] for r in made}), "prescaled": 0,
+        "quarantined": 0,
+    }  # fmt: skip
+    run("direct", False)
+    for stream in streams:
+        whole = desk.folder / f"whole-{stream}.root"
+        desk.run("merge", f"first-{stream}.root", f"again-{stream}.root", "-o", whole, "--interleave")
+        with (
+            CollectionReader([whole]) as one,
+            CollectionReader([desk.folder / f"direct-{stream}.root"]) as other,
+        ):
+            assert same_batches(next(one.batches()), next(other.batches()))
+
+
+def test_records_that_are_not_made_any_more_are_counted(desk: Desk) -> None:
+    toy.write_raw(desk.folder / "raw.json", "A", 7, {"slice": toy.grid(range(1, 6), 20)})
+    (desk.folder / "steering.py").write_text(BURSTS.format(fails=False))
+    row = {"key": "A:7:2:399", "record": "burst", "parent": "A:7:2:3"}
+    (desk.folder / "bad.jsonl").write_text(json.dumps(row) + "\n")
+    fixed = ("process", "steering.py", "-i", "raw.json", "--series", "A", "--run", 7, "-o", "burst=b.root")
+    told = desk.run(*fixed, "--quarantine-only", "bad.jsonl").stderr
+    assert "1 of the 1 burst records named are not made any more" in told
+    del row["parent"]
+    (desk.folder / "bad.jsonl").write_text(json.dumps(row) + "\n")
+    told = desk.run(*fixed, "--quarantine-only", "bad.jsonl", code=4).stderr
+    assert "names a burst record without its parent" in told
 
 
 def test_a_quarantine_that_names_something_else_is_refused(desk: Desk) -> None:

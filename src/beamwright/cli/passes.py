@@ -12,6 +12,7 @@ from beamwright.core.errors import FormatError
 if TYPE_CHECKING:
     from beamwright.cli.steering import Request
     from beamwright.core.runs import Position
+    from beamwright.event.plan import Again
 
 Row = dict[str, Any]
 MEGA = 1e6
@@ -99,27 +100,45 @@ def write_quarantine(path: Path, quarantined: list[Row]) -> None:
     durable.replace(path, "".join(lines).encode())
 
 
-def read_quarantine(path: Path, record: str) -> list[Position]:
-    """Return the keys of the records that such a file names.
+def read_quarantine(path: Path, records: tuple[str, ...]) -> Again:
+    """Return the records that such a file names; ``records`` are the kinds that the path reads and makes.
 
-    Raises: FormatError where it is none, or names records that were made in the path.
+    Raises: FormatError where it is no such file, or names records of another kind.
     """
+    from beamwright.event.plan import Again
+
+    read: set[Position] = set()
+    made: dict[Position, Position] = {}
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        key, parent = _quarantined(text, records, f"{path}, line {number}")
+        if parent is None:
+            read.add(key)
+        else:
+            made[key] = parent
+    return Again(frozenset(read), made)
+
+
+def _quarantined(text: str, records: tuple[str, ...], place: str) -> tuple[Position, Position | None]:
+    """Return the key of a record in a line, and, where it was made in the path, that of its parent."""
     from beamwright.core.runs import EventKey
 
-    found = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(text)
-            key, kind = EventKey.parse(row["key"]), row["record"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise FormatError(
-                f"{path}, line {number} names no quarantined record: {error}",
-                hint="give a file that `beamwright process --quarantine` wrote",
-            ) from error
-        if kind != record:
-            raise FormatError(
-                f"{path}, line {number} names a {kind} record, and the path reads {record} records",
-                hint="records that a path makes are made again with their parents: run those",
-            )
-        found.append(key.position)
-    return found
+    try:
+        row = json.loads(text)
+        key, kind = EventKey.parse(row["key"]), row["record"]
+        parent = EventKey.parse(row["parent"]) if "parent" in row else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise FormatError(
+            f"{place} names no quarantined record: {error}",
+            hint="give a file that `beamwright process --quarantine` wrote",
+        ) from error
+    if kind not in records:
+        raise FormatError(
+            f"{place} names a {kind} record, and the path has {' and '.join(records)} records",
+            hint="give the steering file of the pass that wrote it",
+        )
+    if kind != records[0] and parent is None:
+        raise FormatError(
+            f"{place} names a {kind} record without its parent",
+            hint=f"write the file again, or run the {records[0]} record that it was made from",
+        )
+    return key.position, None if parent is None else parent.position

@@ -19,7 +19,7 @@ from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.canonical import content_hash
 from beamwright.core.errors import BeamwrightError, ModuleError, UsageError, nearest
 from beamwright.core.lineage import Lineage
-from beamwright.core.runs import Interval, Position
+from beamwright.core.runs import Interval
 from beamwright.durable import hash_file
 from beamwright.event.banks import BankSet
 from beamwright.event.collection import CollectionReader
@@ -28,6 +28,7 @@ from beamwright.event.evolution import united
 from beamwright.event.loop import Limits, run_path
 from beamwright.event.metadata import read_metadata
 from beamwright.event.path import Path
+from beamwright.event.plan import Again
 from beamwright.event.reader import Reader
 from beamwright.event.rolling import Source
 from beamwright.event.workers import check_forkable
@@ -76,14 +77,24 @@ def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
     try:
         if request.follow:
             return _follow(request, path, defined, options)
-        source = open_source(request, defined, path.record)
+        source, only = open_source(request, defined, path.record), _only(request, path)
         result = run_path(
             path, source.reader, source.interval, banks=source.banks, snapshot=source.snapshot,
-            lineage=_lineages(request, path, source.reader), only=_only(request, path), **options,
+            lineage=_lineages(request, path, source.reader), only=only, **options,
         )  # fmt: skip
     finally:
         progress.close()
+    if only is not None:
+        _tell_missing(only, path, result, say)
     return _summary(path, result)
+
+
+def _tell_missing(only: Again, path: Path, result: LoopResult, say: Callable[[str], None]) -> None:
+    """Say how many of the records named are not made any more; of a parent named itself nobody knows."""
+    made = [line["created"] for line in result.ledger if line["record"] != path.record]
+    if made and not only.read and made[0] < len(only.made):
+        kind = path.records[-1]
+        say(f"{len(only.made) - made[0]} of the {len(only.made)} {kind} records named are not made any more")
 
 
 def _follow(request: Request, path: Path, defined: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -125,8 +136,8 @@ def _is_isolated(request: Request, say: Callable[[str], None]) -> bool | None:
     return True
 
 
-def _only(request: Request, path: Path) -> list[Position] | None:
-    return None if request.quarantine_only is None else read_quarantine(request.quarantine_only, path.record)
+def _only(request: Request, path: Path) -> Again | None:
+    return None if request.quarantine_only is None else read_quarantine(request.quarantine_only, path.records)
 
 
 def open_source(request: Request, defined: dict[str, Any], record: str) -> Source:

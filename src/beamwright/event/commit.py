@@ -59,12 +59,14 @@ class Poison:
     failure: Failure
     position: int = -1
     """Which of the kept records it is; -1 for one that was created."""
+    parent: str = ""
 
     def document(self) -> QuarantineDoc:
-        return {
+        found: QuarantineDoc = {
             "key": self.key, "record": self.record, "module": self.module, "error": self.failure.error,
             "traceback": self.failure.traceback,
         }  # fmt: skip
+        return found | {"parent": self.parent} if self.parent else found
 
 
 @dataclass

@@ -127,7 +127,7 @@ class Conductor:
             run = self._plan.run_of(task)
             section, event = int(made.created_section[task.first]), int(made.created_event[task.first])
             key, record = str(EventKey(self._plan.series, run, section, event)), self._path.records[-1]
-            poison = Poison(key, record, module, failure)
+            poison = Poison(key, record, module, failure, parent=self._plan.key(task.start))
         else:
             poison = Poison(self._plan.key(task.start), self._plan.record, module, failure, task.start)
         group.open -= 1

@@ -20,7 +20,7 @@ from beamwright.event.batch import Batch, Deposits
 from beamwright.event.keys import are_among, is_ascending
 from beamwright.event.module import Builder, RunInfo
 from beamwright.event.path import Output, Path, Step
-from beamwright.event.plan import ConditionsSource, Stage, Task, Workload
+from beamwright.event.plan import Again, ConditionsSource, Stage, Task, Workload
 from beamwright.event.reader import Reader
 from beamwright.event.selection import condition
 from beamwright.event.table import Mask, Table
@@ -105,6 +105,7 @@ class Engine:
     streams: tuple[Output, ...] = ()
     seed: int = 0
     run_info: Callable[[int], RunInfo] | None = None
+    again: Again | None = None
     histograms: HistogramSet = field(default_factory=HistogramSet)
     progress: Progress = field(default_factory=lambda: [0])
     ahead: ReadAhead | None = None
@@ -312,7 +313,7 @@ class Engine:
         assert isinstance(builder, Builder), "step.builds says so"
         created = self._within(step, batch, builder.build)
         _check_created(step, builder, batch, created)
-        return created
+        return created if self.again is None else created.take(self.again.among_made(created))
 
     # --- results
 
@@ -336,8 +337,11 @@ class Engine:
             if self.path.record_of(output) != batch.record:
                 continue
             part = batch.only(self.path.carried(output))
-            if output.select is not None:
-                mask = condition(output.select).mask(batch)
+            masks = [condition(output.select).mask(batch)] if output.select is not None else []
+            if self.again is not None and batch.record == self.path.record:
+                masks.append(self.again.among_read(batch))  # a parent alone was written before
+            if masks:
+                mask = np.logical_and.reduce(masks)
                 result.filtered[output.stream] = int((~mask).sum())
                 part = part.take(mask)
             result.outputs[output.stream] = part

@@ -8,7 +8,7 @@ trace but what it leaves when it is run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path as FilePath
 from typing import Any
@@ -17,7 +17,7 @@ from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.errors import ConfigError, SchemaMismatchError, UnknownNameError, UsageError
 from beamwright.core.histogram import HistogramSet
 from beamwright.core.lineage import Lineage
-from beamwright.core.runs import Interval, Position
+from beamwright.core.runs import Interval
 from beamwright.event.banks import BankSet
 from beamwright.event.collection import CollectionReader
 from beamwright.event.commit import Commit, LoopResult, Merge, Sink
@@ -26,7 +26,7 @@ from beamwright.event.engine import Engine
 from beamwright.event.evolution import differences
 from beamwright.event.module import RunInfo
 from beamwright.event.path import Output, Path
-from beamwright.event.plan import BATCH_BYTES, ConditionsSource, make_plan, pieces_of
+from beamwright.event.plan import BATCH_BYTES, Again, ConditionsSource, make_plan, pieces_of
 from beamwright.event.pointer import PointerWriter
 from beamwright.event.reader import Reader
 from beamwright.event.serial import SerialPool
@@ -58,18 +58,18 @@ def run_path(
     sinks: Callable[[Output], Sink] | None = None,
     merge: Merge | None = None,
     account: str = "",
-    only: Sequence[Position] | None = None,
+    only: Again | None = None,
     profile: bool = False,
     partial: Callable[[HistogramSet], None] | None = None,
 ) -> LoopResult:
     """Run a path over the records of an interval, and write the streams named in ``outputs``.
 
     One worker works in this process, unless ``isolated`` or, where that is None, unless there are limits;
-    only in a process of its own does a module that crashes lose nothing but its record. ``only`` names the
-    keys of the records that are worked on. ``sinks`` takes the place of files. ``progress`` is called with
-    records done and records in all; ``merge`` takes what batches deposit, in their order, and ``account``
-    names its line in the ledger. ``profile`` adds the times of single calls to the statistics. ``partial`` is
-    shown the histograms after each batch.
+    only in a process of its own does a module that crashes lose nothing but its record. ``only`` names
+    records that are worked on again, and no others are. ``sinks`` takes the place of files. ``progress`` is
+    called with records done and records in all; ``merge`` takes what batches deposit, in their order, and
+    ``account`` names its line in the ledger. ``profile`` adds the times of single calls to the statistics.
+    ``partial`` is shown the histograms after each batch.
     Raises: ModuleError, UnknownNameError, ConditionsError, FormatError, LedgerError.
     """
     wanted = wanted_outputs(path, outputs, sinks is not None)
@@ -77,9 +77,12 @@ def run_path(
     plan = make_plan(
         reader.index(path.record), reader.series, path.record, interval,
         pieces_of(snapshot, path.conditions, interval),
-        prescale=prescale, batch_events=batch_events, batch_bytes=batch_bytes, only=only,
+        prescale=prescale, batch_events=batch_events, batch_bytes=batch_bytes,
+        only=None if only is None else only.keys,
     )  # fmt: skip
-    engine = Engine(path, reader, plan, banks, read_banks, ConditionsSource(snapshot), wanted, seed, run_info)
+    engine = Engine(
+        path, reader, plan, banks, read_banks, ConditionsSource(snapshot), wanted, seed, run_info, only
+    )
     make = sinks or file_sinks(outputs or {}, lineage, banks, engine)
     with opened_pass(engine, workers, isolated, limits, make, merge, account, profile) as (pool, commit):
         conductor = Conductor(pool, plan, path, commit, limits, _telling(progress, partial, engine))

@@ -4,7 +4,7 @@ under.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.errors import ConditionsError, UsageError
 from beamwright.core.runs import EventKey, Interval, Position
+from beamwright.event.batch import Batch
 from beamwright.event.keys import Ascending, Index, Places, prescaled
 from beamwright.event.module import Conditions, Constants
 
@@ -70,6 +71,38 @@ class Piece:
 
     interval: Interval
     payloads: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Again:
+    """Records to be worked on once more: ``read`` are keys of records that are read; ``made`` are keys of
+    records that a Builder makes, each with the key of its parent.
+    """
+
+    read: frozenset[Position]
+    made: Mapping[Position, Position]
+
+    @property
+    def keys(self) -> frozenset[Position]:
+        """The keys of all records that are read."""
+        return self.read | frozenset(self.made.values())
+
+    def among_read(self, batch: Batch) -> NDArray[np.bool_]:
+        """Tell which records of a batch are named themselves, and not only parents of such."""
+        return _are_in(self.read, batch.run, batch.section, batch.event)
+
+    def among_made(self, created: Batch) -> NDArray[np.bool_]:
+        """Tell which created records are meant: those named, and all that come of a record that is."""
+        assert created.parent_section is not None and created.parent_event is not None, "a Builder made them"
+        named = _are_in(self.made, created.run, created.section, created.event)
+        return named | _are_in(self.read, created.run, created.parent_section, created.parent_event)
+
+
+def _are_in(
+    keys: Collection[Position], run: int, section: NDArray[np.uint32], event: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    rows = zip(section.tolist(), event.tolist(), strict=True)
+    return np.array([(run, *row) in keys for row in rows], np.bool_)
 
 
 class Span(NamedTuple):
@@ -178,7 +211,7 @@ def make_plan(
     prescale: int = 1,
     batch_events: int | None = None,
     batch_bytes: int = BATCH_BYTES,
-    only: Sequence[Position] | None = None,
+    only: Collection[Position] | None = None,
 ) -> Plan:
     """Plan a pass over the records of an index that lie in the interval, or over those of the keys ``only``.
 
@@ -205,7 +238,9 @@ def make_plan(
     return Plan(series, record, index, kept, len(positions), left_out, tuple(pieces), spans)
 
 
-def _named(index: Index, keys: Sequence[Position], series: str, within: tuple[int, int]) -> NDArray[np.int64]:
+def _named(
+    index: Index, keys: Collection[Position], series: str, within: tuple[int, int]
+) -> NDArray[np.int64]:
     """Return the positions of the records of these keys, in order."""
     found = []
     for key in sorted(set(keys)):
