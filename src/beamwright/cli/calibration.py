@@ -94,8 +94,8 @@ def skip_back(**options: Any) -> None:
         from beamwright.production import interventions, redoing
 
         links = interventions.skip_back(conn, place, why)
-        outputs = redoing.stale(conn, place.plan)
-        say(f"{len(links)} links invalidated; {sum(len(one.collections) for one in outputs)} outputs stale")
+        stale_ones = sum(len(one.collections) for one in redoing.stale(conn, place.plan))
+        say(f"{_many(len(links), 'link')} invalidated; {_many(stale_ones, 'output')} stale")
         return [_link(link, "invalidated") for link in links]
 
     _intervene(act, **options)
@@ -187,15 +187,19 @@ def _intervene(
 ) -> None:
     """Do something to a run's place in a chain, in one transaction, and list the links that moved."""
     from beamwright.cli.run import split
+    from beamwright.db import views
     from beamwright.production.interventions import locate
 
     series, number = split(run)
 
     def move(conn: sa.Connection, why: Why) -> list[dict[str, Any]]:
-        return act(conn, locate(conn, series, number, production, step), why)
+        place = locate(conn, series, number, production, step)
+        steps = {row["id"]: row["step"] for row in views.links(conn, place.plan.id)}
+        return [{"step": steps[row.pop("link")]} | row for row in act(conn, place, why)]
 
     rows = decided(folder, move, by=by, reason=reason, dry_run=dry_run)
-    write_rows(rows, {"interval": "interval", "was": "was", "is": "is"}, as_json)
+    columns: Columns = {name: name for name in ("step", "interval", "was", "is")}
+    write_rows(rows, columns, as_json)
 
 
 def _show_values(role: str, series: str | None, folder: Path | None, as_json: bool) -> None:
@@ -225,8 +229,12 @@ def _write_stale(found: Any, as_json: bool) -> None:
     write_rows(rows, columns, as_json)
 
 
+def _many(number: int, name: str) -> str:
+    return f"{number} {name}{'s' * (number != 1)}"
+
+
 def _link(link: Any, now: str) -> dict[str, Any]:
-    return {"interval": str(link.interval), "was": link.state, "is": now}
+    return {"link": link.id, "interval": str(link.interval), "was": link.state, "is": now}
 
 
 def _add_values(conn: sa.Connection, rows: list[dict[str, Any]]) -> None:

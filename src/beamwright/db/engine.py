@@ -141,8 +141,8 @@ class Database:
         found = self.revision()
         self._known(found)
         if found != HEAD:
-            hint = "run beamwright db upgrade" if found else "run beamwright init"
-            raise FormatError(f"database {self.name} has schema {found or 'none'}, not {HEAD}", hint=hint)
+            message = f"database {self.name} has schema {found or 'none'}, not {HEAD}"
+            raise FormatError(message, hint="run `beamwright db upgrade`")
 
     def revision(self) -> str | None:
         """Return the schema revision, or None for an empty database."""

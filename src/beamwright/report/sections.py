@@ -353,11 +353,13 @@ def _chunk(link: Row) -> list[Content]:
 
 
 def _constants(before: str | None, after: str | None) -> Markup:
-    """Return payloads as ``before → after``; constants that were kept are pale."""
+    """Return payloads as ``before → after``; constants that were kept are pale, what is to come is open."""
     if before is None and after is None:
         return Markup("")
-    if after is None or before == after:
-        return tag("div", tag("code", (after or before or "–")[:8]), " kept", class_="w faint")
+    if after is None:
+        return tag("div", tag("code", str(before)[:8]), " → …", class_="w faint")
+    if before == after:
+        return tag("div", tag("code", after[:8]), " kept", class_="w faint")
     return tag(
         "div", tag("code", (before or "–")[:8]), " → ", tag("code", after[:8], class_="new"), class_="w"
     )

@@ -105,8 +105,10 @@ def link_lines(links: Sequence[Row]) -> list[str]:
 def _constants(before: str | None, after: str | None) -> str:
     if before is None and after is None:
         return ""
-    if after is None or before == after:
-        return f"{(after or before or '–')[:8]} kept"
+    if after is None:
+        return f"{str(before)[:8]} → …"
+    if before == after:
+        return f"{after[:8]} kept"
     return f"{(before or '–')[:8]} → {after[:8]}"
 
 

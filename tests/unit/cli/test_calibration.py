@@ -24,8 +24,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def test_skipping_back_moves_links_and_says_which(call, world: World) -> None:
     told = call("calibration", "skip-back", "A/2", "--reason", "wrong map", "--json")
-    assert told.rows == [{"interval": "A:2..2:100", "was": "accepted", "is": "invalidated"}]
-    assert "1 links invalidated" in told.err
+    assert told.rows == [{"step": "pass1", "interval": "A:2..2:100", "was": "accepted", "is": "invalidated"}]
+    assert "1 link invalidated; 0 outputs stale" in told.err
     shown = call("calibration", "show", "--json").rows
     assert [(row["run"], row["generation"], row["state"]) for row in shown] == [
         (1, 0, "accepted"), (2, 0, "invalidated"), (2, 1, "waiting"), (3, 0, "waiting"),
@@ -42,7 +42,7 @@ def test_a_run_is_held_and_let_go(call, world: World) -> None:
     assert call("calibration", "hold", "A/3", "--reason", "beam loss").code == 0
     assert world.link(3).state == "held"
     told = call("calibration", "accept", "A/3", "--reason", "looked at", "--by", "shifter", "--json")
-    assert told.rows == [{"interval": "A:3..3:100", "was": "held", "is": "waiting"}]
+    assert told.rows == [{"step": "pass1", "interval": "A:3..3:100", "was": "held", "is": "waiting"}]
 
 
 @pytest.mark.parametrize(

@@ -47,3 +47,11 @@ def test_figures_have_a_table_for_each_calibration_and_chain() -> None:
         ["A/2", "20", "accept", "1"],
     ]
     assert drawn[-1].split() == ["width", "2", "1", "█▁"]
+
+
+def test_a_link_without_a_result_yet_keeps_nothing() -> None:
+    held = link(2, "held", start={"T0": "a" * 64}, result=None)
+    done = link(1, start={"T0": "b" * 64}, result={"T0": "a" * 64})
+    carried = link(3, "carried", start={"T0": "a" * 64}, result={"T0": "a" * 64})
+    rows = chain_lines([done, held, carried])[2:5]
+    assert "bbbbbbbb → aaaaaaaa" in rows[0] and "aaaaaaaa → …" in rows[1] and "aaaaaaaa kept" in rows[2]
