@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beamwright.core import garbage
 from beamwright.core.canonical import content_hash
 from beamwright.core.messages import ACCUMULATOR, HISTOGRAMS, PAYLOAD_PREFIX, InputDoc, StreamDoc
 from beamwright.core.runs import Interval, Position, before
@@ -111,36 +112,35 @@ def process_units(
     """Return the units of a process step over one item, of at most ``size`` records each; ``covered`` holds
     the conditions of each of its ranges.
     """
-    units, facts, kind = [], task.facts, task.step.kind if task.step.kind == "generate" else "process"
-    for interval, count in ranges(item, size):
-        streams = _streams(task, item, interval, facts.streams | {HISTOGRAMS: item_tier(facts)})
-        records = {facts.record: count if count is not None else item.records.get(facts.record)}
-        definition = _definition(task, kind, item, interval, facts, covered[interval], run, streams, records)
-        units.append(_plan(task, kind, item, interval, facts.record, definition, covered[interval]))
+    facts, kind = task.facts, task.step.kind if task.step.kind == "generate" else "process"
+    tiers, common = facts.streams | {HISTOGRAMS: item_tier(facts)}, _common(task, kind, item, facts, run)
+    units = []
+    with garbage.put_off():
+        for interval, count in ranges(item, size):
+            records = {facts.record: count if count is not None else item.records.get(facts.record)}
+            own = _own(task, common, item, interval, covered[interval], tiers, records)
+            units.append(_plan(task, kind, item, interval, facts.record, common | own, covered[interval]))
     return units
 
 
 def collect_unit(task: Task, item: Item, covered: Covered, run: Run) -> UnitPlan:
     """Return the unit that fills a chain's accumulators from one chunk."""
-    streams = _streams(task, item, item.interval, {ACCUMULATOR: "raw", HISTOGRAMS: "raw"})
-    records: dict[str, int | None] = dict(item.records)
-    definition = _definition(task, "collect", item, item.interval, task.facts, covered, run, streams, records)
+    tiers = {ACCUMULATOR: "raw", HISTOGRAMS: "raw"}
+    definition = _definition(task, "collect", item, task.facts, covered, run, tiers, dict(item.records))
     return _plan(task, "collect", item, item.interval, "", definition, covered)
 
 
 def fit_unit(task: Task, item: Item, covered: Covered, run: Run) -> UnitPlan:
     """Return the unit that fits the accumulators of one or more chunks."""
-    streams = _streams(task, item, item.interval, {PAYLOAD_PREFIX + tag: "raw" for tag in task.facts.tags})
-    definition = _definition(task, "fit", item, item.interval, task.facts, covered, run, streams, {})
+    tiers = {PAYLOAD_PREFIX + tag: "raw" for tag in task.facts.tags}
+    definition = _definition(task, "fit", item, task.facts, covered, run, tiers, {})
     return _plan(task, "fit", item, item.interval, "", definition, covered)
 
 
 def merge_unit(task: Task, item: Item, stream: str, tier: str, version: int, run: Run) -> UnitPlan:
     """Return the unit that merges collections of one stream."""
-    streams = _streams(task, item, item.interval, {stream: tier}, version)
-    definition = _definition(
-        task, "merge", item, item.interval, Facts("", {stream: tier}), Covered(), run, streams, {}
-    )
+    facts = Facts("", {stream: tier})
+    definition = _definition(task, "merge", item, facts, Covered(), run, {stream: tier}, {}, version)
     return _plan(task, "merge", item, item.interval, "", definition, Covered(), stream)
 
 
@@ -166,9 +166,16 @@ def _stream(task: Task, stream: str, tier: str, place: str) -> StreamDoc:
 
 
 def _definition(
-    task: Task, kind: str, item: Item, interval: Interval, facts: Facts, covered: Covered, run: Run,
-    streams: dict[str, StreamDoc], records: dict[str, int | None],
+    task: Task, kind: str, item: Item, facts: Facts, covered: Covered, run: Run,
+    tiers: dict[str, str], records: dict[str, int | None], version: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
+    """Return the definition of a unit over a whole item."""
+    common = _common(task, kind, item, facts, run)
+    return common | _own(task, common, item, item.interval, covered, tiers, records, version)
+
+
+def _common(task: Task, kind: str, item: Item, facts: Facts, run: Run) -> dict[str, Any]:
+    """Return what all units of a step over one item have in common."""
     step = task.step
     return {
         "kind": kind,
@@ -180,20 +187,29 @@ def _definition(
         "config": step.parameters,
         "record": facts.record,
         "inputs": list(item.inputs),
-        "snapshot": {"file": covered.snapshot, "sha256": covered.sha256} if covered.snapshot else None,
         "global_tag": item.global_tag,
         "reads": sorted(facts.reads),
-        "streams": streams,
-        "seeds": {"job": _seed(task, kind, interval, item.edition)},
         "is_mc": item.is_mc,
         "is_resampled": item.is_resampled,
-        "tier": next(iter(streams.values()))["tier"],
         "workers": run.workers,
         "prescale": step.prescale,
         "limits": _limits(run.limits) | own_limits(step.model_dump()),
-        "records": records,
         "farms": step.farms,
         "edition": item.edition,
+    }
+
+
+def _own(
+    task: Task, common: dict[str, Any], item: Item, interval: Interval, covered: Covered,
+    tiers: dict[str, str], records: dict[str, int | None], version: int = 1,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what a unit over an interval has of its own; its tier is that of its first stream."""
+    return {
+        "snapshot": {"file": covered.snapshot, "sha256": covered.sha256} if covered.snapshot else None,
+        "streams": _streams(task, item, interval, tiers, version),
+        "seeds": {"job": _seed(task, common["kind"], interval, item.edition)},
+        "tier": next(iter(tiers.values())),
+        "records": records,
     }
 
 

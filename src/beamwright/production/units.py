@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from beamwright.core import garbage
 from beamwright.core.canonical import content_hash
 from beamwright.core.runs import Interval
-from beamwright.db import history, schema, writing
-from beamwright.db.engine import batched, insert_ids
+from beamwright.db import bulk, history, schema, writing
+from beamwright.db.engine import batched
 from beamwright.production import seeds
 from beamwright.production.tasks import ACTOR, Task
+
+_POSITION = ("run", "section", "event")
 
 
 @dataclass(frozen=True)
@@ -89,16 +92,19 @@ def add_units(conn: sa.Connection, task: Task, units: Sequence[UnitPlan], now: f
     """Make units with their jobs, prepared; a unit that is there already is left alone. Return the new
     units' ids.
     """
-    planned = {unit_key(task, unit): unit for unit in units}
-    known = _known(conn, list(planned))
-    new = {key: unit for key, unit in planned.items() if key not in known}
-    ids = insert_ids(conn, schema.unit, [_unit_row(task, unit, key, now) for key, unit in new.items()])
-    inputs = [row for unit_id, unit in zip(ids, new.values(), strict=True) for row in _inputs(unit_id, unit)]
-    writing.insert(conn, schema.unit_input, inputs)
-    prepared = [_job_row(unit_id, unit, now) for unit_id, unit in zip(ids, new.values(), strict=True)]
-    seeds.claim(conn, task, dict(zip(ids, new.values(), strict=True)))
-    jobs = insert_ids(conn, schema.job, prepared)
-    history.record_all(conn, "job", jobs, "prepared", actor=ACTOR, at=now)
+    with garbage.put_off():
+        planned = {unit_key(task, unit): unit for unit in units}
+        known = _known(conn, list(planned))
+        new = {key: unit for key, unit in planned.items() if key not in known}
+        ids = _write_units(conn, task, new, now)
+        made = list(new.values())
+        _write_inputs(conn, ids, made)
+        seeds.claim(conn, task, dict(zip(ids, made, strict=True)))
+        jobs = bulk.reserve(conn, schema.job, len(ids))
+        state = {"state": "prepared", "failures": 0, "not_before": 0.0, "reason": "", "created": now}
+        priorities = [unit.priority for unit in made]
+        bulk.load(conn, schema.job, {"id": jobs, "unit_id": ids, "priority": priorities} | state)
+        history.record_all(conn, "job", jobs, "prepared", actor=ACTOR, at=now)
     return ids
 
 
@@ -110,36 +116,41 @@ def _known(conn: sa.Connection, keys: Sequence[str]) -> set[str]:
     return found
 
 
-def _unit_row(task: Task, unit: UnitPlan, key: str, now: float) -> dict[str, Any]:
-    identity = {"key": key, "task_id": task.id, "kind": unit.kind, "record": unit.record}
-    configuration = {"config_version": task.config_version, "config_hash": task.config_hash}
-    content = {"stream": unit.stream, "resolved_hash": unit.resolved_hash, "definition": unit.definition}
-    common = {"priority": unit.priority, "created": now}
-    return identity | configuration | content | common | interval_columns(unit.interval)
+def _write_units(conn: sa.Connection, task: Task, units: Mapping[str, UnitPlan], now: float) -> list[int]:
+    """Write units, given by key; return their ids."""
+    made = list(units.values())
+    ids = bulk.reserve(conn, schema.unit, len(made))
+    names = ("kind", "record", "stream", "resolved_hash", "priority")
+    columns: dict[str, Any] = {name: [getattr(unit, name) for unit in made] for name in names}
+    columns |= {"id": ids, "key": list(units), "task_id": task.id, "created": now}
+    columns |= {"config_version": task.config_version, "config_hash": task.config_hash}
+    columns |= {"definition": writing.documents([unit.definition for unit in made])}
+    columns |= {"series": [unit.interval.series for unit in made]}
+    for end in ("first", "last"):
+        parts = zip(*[getattr(unit.interval, end) for unit in made], strict=True)
+        columns |= {f"{end}_{name}": list(part) for name, part in zip(_POSITION, parts, strict=False)}
+    bulk.load(conn, schema.unit, columns)
+    return ids
 
 
-def _inputs(unit_id: int, unit: UnitPlan) -> list[dict[str, Any]]:
-    ids: list[tuple[int | None, int | None]] = [(chunk, None) for chunk in unit.chunk_ids]
-    ids += [(None, collection) for collection in unit.collection_ids]
-    return [
-        {"unit_id": unit_id, "chunk_id": chunk, "collection_id": collection, "position": position}
-        for position, (chunk, collection) in enumerate(ids)
-    ]
-
-
-def _job_row(unit_id: int, unit: UnitPlan, now: float) -> dict[str, Any]:
-    state = {"state": "prepared", "failures": 0, "not_before": 0.0, "reason": ""}
-    return {"unit_id": unit_id, "priority": unit.priority, "created": now} | state
+def _write_inputs(conn: sa.Connection, ids: Sequence[int], units: Sequence[UnitPlan]) -> None:
+    """Write what units read, the chunks of each before its collections."""
+    rows: list[tuple[int, int | None, int | None, int]] = []
+    for unit_id, unit in zip(ids, units, strict=True):
+        pairs = [*((chunk, None) for chunk in unit.chunk_ids), *((None, one) for one in unit.collection_ids)]
+        rows += [(unit_id, *pair, position) for position, pair in enumerate(pairs)]
+    names = ("unit_id", "chunk_id", "collection_id", "position")
+    if rows:
+        bulk.load(conn, schema.unit_input, dict(zip(names, zip(*rows, strict=True), strict=True)))
 
 
 def interval_columns(interval: Interval) -> dict[str, Any]:
     """Return an interval as the columns that tables keep it in."""
-    names = ("run", "section", "event")
-    first = {f"first_{n}": v for n, v in zip(names, interval.first, strict=True)}
+    first = {f"first_{n}": v for n, v in zip(_POSITION, interval.first, strict=True)}
     return (
         {"series": interval.series}
         | first
-        | {f"last_{n}": v for n, v in zip(names, interval.last, strict=True)}
+        | {f"last_{n}": v for n, v in zip(_POSITION, interval.last, strict=True)}
     )
 
 
