@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from beamwright.catalog import asking, query
+from beamwright.catalog.coverage import covered
 from beamwright.catalog.vocabulary import Vocabulary, there
 from beamwright.core.canonical import content_hash
 from beamwright.core.did import Did
@@ -195,7 +196,7 @@ def freeze(
     if dataset.state == "frozen" and dataset.content_hash:
         return dataset.content_hash
     found = collections(conn, dataset, as_of)
-    _check_single(did, found)
+    _check_single(conn, did, found)
     if not (allow_mixed and reason.strip()):
         _check_uniform(did, found)
     content = hash_collections(conn, found)
@@ -317,13 +318,15 @@ def _check_uniform(did: Did, found: Sequence[Collection]) -> None:
         )
 
 
-def _check_single(did: Did, found: Sequence[Collection]) -> None:
+def _check_single(conn: sa.Connection, did: Did, found: Sequence[Collection]) -> None:
     """One valid output per input key and stream."""
-    groups: dict[tuple[str, bool], list[Interval]] = defaultdict(list)
+    groups: dict[tuple[str, bool], list[Collection]] = defaultdict(list)
     for c in found:
-        groups[c.stream, c.is_resampled].append(c.interval)
-    for (stream, _), intervals in sorted(groups.items()):
-        for one, other in overlaps(intervals):
+        groups[c.stream, c.is_resampled].append(c)
+    for (stream, _), group in sorted(groups.items()):
+        if not overlaps(c.interval for c in group):
+            continue
+        for one, other in overlaps(covered(conn, [(c.unit_id, c.interval) for c in group])):
             raise ConflictError(
                 f"dataset {did} holds {one} and {other} of stream {stream}: the same events twice",
                 hint="narrow the query to one production and step, or supersede one of the collections",

@@ -74,6 +74,29 @@ def test_a_dataset_does_not_hold_the_same_events_twice(world: World) -> None:
         assert datasets.find(conn, NAME).state == "open"
 
 
+def test_what_a_merge_leaves_out_is_not_in_a_dataset_twice(world: World) -> None:
+    """A run that is done again, under another release, lies beside the merge of the runs around it."""
+    with world.db.begin() as conn:
+        third = {"first_run": 3, "last_run": 3}
+        for table, id in ((schema.unit, world.ids["unit2"]), (schema.collection, world.ids["collection2"])):
+            conn.execute(sa.update(table).where(table.c.id == id).values(third))
+        merged = schema.collection.c.id == world.ids["collection"]
+        conn.execute(sa.update(schema.collection).where(merged).values(last_run=3))
+        again = dict(conn.execute(sa.select(schema.collection).where(merged)).mappings().one())
+        again |= {"id": 99, "name": "merged/dst.2", "first_run": 2, "last_run": 2, "unit_id": None}
+        conn.execute(sa.insert(schema.collection).values(again))
+        datasets.create(conn, NAME, {"where": "name ~ 'merged*'"}, 1.0)
+        assert [str(c.interval) for c in datasets.collections(conn, datasets.find(conn, NAME))] == [
+            "A:1..3:9",
+            "A:2..2:9",
+        ]
+        assert datasets.freeze(conn, NAME, 2.0, reason="both", allow_mixed=True)
+        conn.execute(sa.update(schema.collection).where(schema.collection.c.id == 99).values(third))
+        other = datasets.create(conn, Did.parse("ana:other"), {"where": "name ~ 'merged*'"}, 3.0)
+        with pytest.raises(ConflictError, match="A:3..3:9 and A:3..3:9 of stream dst: the same events twice"):
+            datasets.freeze(conn, other.did, 4.0)
+
+
 def test_lineage_goes_both_ways(world: World) -> None:
     with world.db.read() as conn:
         merged = files.show(conn, "p:merged/dst")
