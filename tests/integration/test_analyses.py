@@ -271,3 +271,43 @@ def test_the_commands_know_an_analysis(toys: ToyProduction, capsys: pytest.Captu
     plan = json.loads(told("task", "analyse", str(file), "--dry-run", "--json"))
     assert plan["outputs"]["table"] == "parquet"
     assert "user.fay.widths" in told("task", "analyse", str(file))
+
+
+BANKS = """
+[bank.Brightness]
+rows = "one"
+doc = "How bright an event is."
+[bank.Brightness.columns]
+excess = { type = "f4", unit = "GeV" }
+"""
+OWN = (
+    CODE.replace('reads = ("Sum",)', 'reads = ("Sum",)\n    writes = ("Brightness",)')
+    .replace("        batch.fill(", '        excess = batch["Sum"].energy - self.least\n        batch.fill(')
+    .replace(
+        "        batch.select(", '        batch["Brightness"] = {"excess": excess}\n        batch.select('
+    )
+    .replace('"table", ["Sum"]', '"table", ["Sum", "Brightness"]')
+    .replace('"bright", ["Sum"]', '"bright", ["Brightness"]')
+)
+
+
+def test_an_analysis_writes_banks_of_its_own(toys: ToyProduction) -> None:
+    study = Study(toys, "user.bea", FILE.replace("[parameters", 'banks = "own.toml"\n[parameters', 1), OWN)
+    (toys.root / "user.bea" / "code").mkdir(parents=True)
+    bank_file = toys.root / "user.bea" / "code" / "own.toml"
+    bank_file.write_text(BANKS)
+    analysis = study.run()
+    truth = sums(stored(toys, "toy", "dst"))
+    found = {row["stream"]: row for row in analyses.written(toys.workspace, analysis.spec.name)}
+    table = pq.read_table(found["table"]["path"])["Brightness"].to_pylist()
+    assert [row["excess"] for row in table] == (truth - np.float32(4.0)).tolist()
+    with CollectionReader([Path(p) for p in stored(toys, "user.bea.widths", "bright")]) as reader:
+        excess = np.concatenate([batch["Brightness"].excess for batch in reader.batches(["Brightness"])])
+        assert [column.unit for column in reader.declarations["Brightness"].columns] == ["GeV"]
+    assert len(excess) == int((truth > 4.0).sum()) and excess.min() > 0
+    bank_file.write_text(BANKS.replace("Brightness", "Sum"))
+    with pytest.raises(ConfigError, match=r"own.toml declares 'Sum', a bank of the experiment"):
+        study.run()
+    bank_file.unlink()
+    with pytest.raises(ConfigError, match=r"there is no bank file 'own.toml' in the code"):
+        study.run()

@@ -58,10 +58,12 @@ def prepare(workspace: Workspace, file: Path, release: str = "") -> Analyse:
     Raises: ConfigError, UsageError, UnknownNameError.
     """
     spec = analyses.load_spec(file)
+    experiment = experiments.load(spec.experiment)
+    sandboxes.banks_with(file.parent / spec.code, spec.banks, experiment.banks)
     sandbox = sandboxes.keep(workspace.root, sandboxes.pack(file.parent / spec.code))
+    sandbox |= {"banks": spec.banks} if spec.banks else {}
     with workspace.db.read() as conn:
         whole = analyses.production_spec(conn, spec, sandbox["sha256"])
-    experiment = experiments.load(spec.experiment)
     return Analyse(workspace, whole, experiment, release=release, dataset=spec.dataset, sandbox=sandbox)
 
 

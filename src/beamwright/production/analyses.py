@@ -49,7 +49,7 @@ class OutputSpec(Declaration):
     kind: Literal["histograms", "parquet", "events"]
 
 
-_COPIED = ("files", "farms", "seed", "scouts", "max_failed", "retry", "memory_mb", "wall_s")
+_COPIED = ("banks", "files", "farms", "seed", "scouts", "max_failed", "retry", "memory_mb", "wall_s")
 
 
 class AnalysisSpec(Declaration):
@@ -61,6 +61,7 @@ class AnalysisSpec(Declaration):
     dataset: str
     code: str
     path: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    banks: str = ""
     title: str = ""
     output: dict[str, OutputSpec] = Field(min_length=1)
     parameters: dict[str, dict[str, Any]] = {}

@@ -21,6 +21,7 @@ from typing import Any
 from beamwright import durable
 from beamwright.core.canonical import sha256_hex
 from beamwright.core.errors import ChecksumError, ConfigError, FormatError, UnknownNameError, UsageError
+from beamwright.event.banks import BankSet
 from beamwright.event.path import Path as EventPath
 
 FOLDER = "sandboxes"
@@ -95,6 +96,26 @@ def load(folder: Path, function: str, parameters: Mapping[str, Mapping[str, Any]
         raise ConfigError(f"{function} gives a {type(path).__name__}, no Path", hint="return a Path")
     path.configure(parameters)
     return path
+
+
+def banks_with(folder: Path, name: str, known: BankSet) -> BankSet:
+    """Return the banks of an experiment with those that a file of unpacked code declares.
+
+    Raises: ConfigError when the file is not there or wrong, or has a bank that the experiment has, too.
+    """
+    if not name:
+        return known
+    path = durable.confined(folder, name)
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no bank file {name!r} in the code", hint="`banks` names a file in `code`"
+        )
+    own = BankSet.load(path, closed=False)
+    clash = next((bank for bank in own if bank in known), None)
+    if clash is not None:
+        hint = "an analysis adds banks, and leaves those of the experiment as they are: give it another name"
+        raise ConfigError(f"bank file {name} declares {clash!r}, a bank of the experiment", hint=hint)
+    return BankSet([*known.values(), *own.values()])
 
 
 def main(arguments: list[str]) -> int:

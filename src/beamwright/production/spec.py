@@ -84,6 +84,7 @@ class StepSpec(Declaration):
     state: list[StateSpec] = []
     request: RequestSpec | None = None
     code: str = ""
+    banks: str = ""
     outputs: dict[str, str] = {}
 
 
@@ -157,7 +158,7 @@ def _check_owner(spec: ProductionSpec, source: str) -> None:
     hint = "an analysis has a file of its own: `beamwright task analyse FILE`"
     if spec.name.startswith("user."):
         raise ConfigError(f"{source}: {spec.name!r} is a name in the scope of an analyst", hint=hint)
-    odd = [s.name for s in spec.step if s.kind == "analyse" or s.code or s.outputs]
+    odd = [s.name for s in spec.step if s.kind == "analyse" or s.code or s.banks or s.outputs]
     if odd:
         raise ConfigError(f"{source}: step {odd[0]!r} is an analysis", hint=hint)
     for step in spec.step:

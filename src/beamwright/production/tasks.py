@@ -158,8 +158,10 @@ def config_hash(step: StepSpec, facts: Facts) -> str:
     elsewhere = {"farms", "priority", "target_mb", "split", "inputs", "max_wait_s"}
     elsewhere |= {"split_mb", "files", "group_mb", "by_run", "scouts", "max_failed", "retry", "state"}
     elsewhere |= {"memory_mb", "wall_s"}
-    elsewhere |= set() if step.kind == "analyse" else {"code", "outputs"}
+    elsewhere |= set() if step.kind == "analyse" else {"code", "banks", "outputs"}
     document = step.model_dump(mode="json", exclude=elsewhere | {"request"})
+    if not step.banks:
+        document.pop("banks", None)
     if step.request is not None:
         document["request"] = step.request.model_dump(mode="json", include={"command", "reader"})
     return content_hash([document, facts.document()])

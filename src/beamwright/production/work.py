@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -279,7 +279,10 @@ def _event_files(job: _Job) -> dict[str, Path]:
 def _analyse(job: _Job) -> dict[str, Any]:
     """Run the path of an analyst's own code; tables are made of what it writes."""
     document = job.document
-    sandboxes.unpack(Path(document["sandbox"]["path"]), document["sandbox"]["sha256"], job.scratch / "code")
+    sandbox, code = document["sandbox"], job.scratch / "code"
+    sandboxes.unpack(Path(sandbox["path"]), sandbox["sha256"], code)
+    banks = sandboxes.banks_with(code, sandbox.get("banks", ""), job.experiment.banks)
+    job = replace(job, experiment=replace(job.experiment, banks=banks))
     path = sandboxes.load(job.scratch / "code", document["path"], document["config"])
     formats = {stream: declared.get("format") for stream, declared in document["streams"].items()}
     files = {stream: job.output(stream).with_suffix(".root") for stream in formats if stream != HISTOGRAMS}
