@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from beamwright.core.did import Did
 from beamwright.core.errors import ConflictError, UnknownNameError
 from beamwright.db import history, schema
+from beamwright.db.columns import begins
 from beamwright.db.engine import insert_id
 from beamwright.durable import Digest
 
@@ -162,8 +163,9 @@ def _file(conn: sa.Connection, row: Any) -> File:
 
 def _known(conn: sa.Connection, digest: Digest) -> int | None:
     table = schema.file
-    same = sa.and_(table.c.sha256 == digest.sha256, table.c.size == digest.size, table.c.kind == "raw")
-    found: int | None = conn.execute(sa.select(table.c.id).where(same).order_by(table.c.id)).scalar()
+    same = (table.c.sha256 == digest.sha256, table.c.size == digest.size, table.c.kind == "raw")
+    chosen = sa.select(table.c.id).where(begins(table.c.sha256, digest.sha256), *same)
+    found: int | None = conn.execute(chosen.order_by(table.c.id)).scalar()
     return found
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.ext.compiler import compiles
 
 from beamwright.core.clock import seconds_of
 from beamwright.core.errors import FormatError, UsageError, nearest
+from beamwright.db.columns import begins
 
 MAX_LENGTH = 4000
 MAX_DEPTH = 50
@@ -38,7 +39,8 @@ class Field:
     """A name of the language: a column, or with ``last`` the two ends of a range that is met or not.
 
     ``through`` makes a condition on a column of another table one on the rows that are asked for. ``is_time``
-    marks seconds since the epoch, which are written as dates; ``is_quick`` what an index finds.
+    marks seconds since the epoch, which are written as dates; ``is_quick`` what an index finds; ``is_hash`` a
+    hash, whose start has the index.
     """
 
     column: sa.ColumnElement[Any]
@@ -46,6 +48,7 @@ class Field:
     through: Callable[[Condition], Condition] | None = None
     is_time: bool = False
     is_quick: bool = False
+    is_hash: bool = False
 
     @property
     def kind(self) -> str:
@@ -391,6 +394,8 @@ class _Compiler:
     def _compared(self, node: Compared) -> Condition:
         field = self._field(node.name)
         found = self._inner(node, field)
+        if field.is_hash and (starts := _starts(node)):
+            found = sa.and_(sa.or_(*(begins(field.column, text) for text in starts)), found)
         return field.through(found) if field.through else found
 
     def _inner(self, node: Compared, field: Field) -> Condition:
@@ -476,6 +481,15 @@ class _Compiler:
 
     def _wrong(self, token: Token, message: str, hint: str) -> UsageError:
         return wrong(self.text, token.column, message, hint)
+
+
+def _starts(node: Compared) -> list[str]:
+    """Return how the values begin that a comparison finds; nothing where it finds others, too."""
+    texts = [str(token.value) for token in node.values]
+    if node.form == "match":
+        texts = [re.split(r"[*?]", texts[0])[0]]
+    is_some = node.form in ("match", "list") or node.operator.text == "=="
+    return texts if is_some and all(texts) else []
 
 
 def _compared(field: Field, operator: str, value: Value) -> Condition:

@@ -133,7 +133,8 @@ def _file_fields() -> dict[str, Field]:
     names = ("scope", "name", "kind", "tier", "size", "sha256", "adler32", "uuid", "created")
     by_attempt = partial(_within, table.c.attempt_id)
     return {
-        **_plain(table, *names, quick=("scope", "sha256", "uuid")),
+        **_plain(table, *names, quick=("scope", "uuid")),
+        "sha256": Field(table.c.sha256, is_quick=True, is_hash=True),
         "endpoint": Field(replica.c.endpoint, through=_within(table.c.id, kept), is_quick=True),
         "replica": Field(replica.c.state, through=_within(table.c.id, kept)),
         "series": Field(covered.c.series, through=in_run),

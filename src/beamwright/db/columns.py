@@ -65,6 +65,24 @@ def interval() -> list[sa.Column[Any]]:
     return [text("series"), *(integer(name) for name in names)]
 
 
+DIGITS = 8
+
+
+def start_of_hash(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+    """Return the first digits of a hash.
+
+    Their index takes a fifth of the room that one of whole hashes does. New hashes come anywhere in it, so
+    that it is its size that a long registration feels.
+    """
+    return sa.func.substr(column, sa.literal_column("1"), sa.literal_column(str(DIGITS)))
+
+
+def begins(column: sa.ColumnElement[str], text: str) -> sa.ColumnElement[bool]:
+    """Return the condition on the start of a hash that its index finds: it begins like this text."""
+    start, first = start_of_hash(column), text[:DIGITS]
+    return start == first if len(first) == DIGITS else start.between(first, first + "g")
+
+
 def known(column: str) -> sa.Index:
     """Return an index of the rows that have a value in a column; most have none, and cost nothing."""
     is_known = sa.column(column).is_not(None)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from beamwright.core.runs import EventKey, Interval, Position
 from beamwright.db import schema
+from beamwright.db.columns import begins
 from beamwright.db.views import Row, did, rows
 
 SHORTEST = 6
@@ -252,6 +253,8 @@ def _by_hash(conn: sa.Connection, text: str) -> list[Found]:
 
 def _begins(hashed: sa.ColumnElement[Any], text: str) -> list[sa.ColumnElement[bool]]:
     """Return the conditions that a hash begins like this: the range is what an index finds."""
+    if hashed is schema.file.c.sha256:
+        return [begins(schema.file.c.sha256, text), hashed.startswith(text)]
     within = [] if "-" in text else [hashed.between(text, text + "g")]
     return [*within, hashed.startswith(text)]
 

@@ -104,7 +104,7 @@ file = sa.Table(
     _json("lineage"),
     _time("created"),
     sa.UniqueConstraint("scope", "name"),
-    sa.Index(None, "sha256"),
+    sa.Index("ix_file_sha256_start", sa.text("substr(sha256, 1, 8)")),
     _known("uuid"),
 )
 

@@ -18,7 +18,7 @@ from beamwright.core.canonical import sha256_hex
 from beamwright.core.clock import seconds_of
 from beamwright.core.did import Did
 from beamwright.core.errors import ConflictError, StateError, TooSlowError, UnknownNameError, UsageError
-from beamwright.db import history, schema
+from beamwright.db import history, lookup, schema
 from beamwright.db.engine import Database, insert_id
 from beamwright.quality import verdicts
 
@@ -296,6 +296,28 @@ def test_what_is_not_said_is_found_by_one_look_at_what_is(postgresql_database: D
             with postgresql_database.read() as conn:
                 plan = asking.explain(conn, Question("file", where))["plan"]
             assert not any("SubPlan" in line for line in plan), plan
+
+
+def test_files_are_found_by_their_hashes_and_how_these_begin(catalogue: Database) -> None:
+    one, two = (sha256_hex(name.encode()) for name in ("a1", "b2"))
+    for where, names in (
+        (f"sha256 == '{one}'", ["a1"]), (f"sha256 == '{one[:8]}'", []), (f"sha256 ~ '{one[:8]}*'", ["a1"]),
+        (f"sha256 in ['{one}', '{two}']", ["a1", "b2"]), (f"sha256 ~ '{two[:3]}*'", ["b2"]),
+        (f"sha256 ~ '{two[:9]}?*'", ["b2"]), (f"sha256 ~ '*{one[3:]}'", ["a1"]), ("sha256 == ''", []),
+        (f"sha256 != '{one}' and name ~ 'a*'", ["a2", "a3"]), ("sha256 ~ 'X*'", []),
+    ):  # fmt: skip
+        assert found(catalogue, "file", where) == names, where
+    with catalogue.read() as conn:
+        assert [f.kind for f in lookup.find(conn, one)] == ["file"]
+        assert [f.name for f in lookup.find(conn, one[:6])] == [one]
+        assert lookup.find(conn, one[:10] + "0" * 10) == []
+
+
+def test_the_start_of_a_hash_is_found_by_its_index(sqlite_database: Database) -> None:
+    with sqlite_database.read() as conn:
+        for where in ("sha256 == 'abcdef0123'", "sha256 ~ 'abc*'", "sha256 in ['abcdef0123', 'abcdef0124']"):
+            plan = asking.explain(conn, Question("file", where))["plan"]
+            assert any("ix_file_sha256_start" in line for line in plan), plan
 
 
 def test_a_collection_that_no_job_made_is_of_no_production(catalogue: Database) -> None:

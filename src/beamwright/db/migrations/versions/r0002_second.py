@@ -66,6 +66,12 @@ INDEXES = (
 PARTIAL = (
     ("ix_file_uuid", "file", "uuid"),
 )  # fmt: skip
+STARTS = (
+    ("ix_file_sha256_start", "file", "substr(sha256, 1, 8)"),
+)  # fmt: skip
+WHOLE = (
+    ("ix_file_sha256", "file", ("sha256",)),
+)  # fmt: skip
 
 
 def _c(name: str, kind: Any, null: bool = False) -> sa.Column[Any]:
@@ -86,12 +92,18 @@ def upgrade() -> None:
     for name, table, column in PARTIAL:
         known = sa.column(column).is_not(None)
         op.create_index(op.f(name), table, [column], sqlite_where=known, postgresql_where=known)
+    for name, table, expression in STARTS:
+        op.create_index(op.f(name), table, [sa.text(expression)])
+    for name, table, _columns in WHOLE:
+        op.drop_index(op.f(name), table)
     keep(op.get_bind(), APPEND_ONLY)
 
 
 def downgrade() -> None:
     """Drop them."""
-    for name, table, _columns in (*INDEXES, *PARTIAL):
+    for name, table, columns in WHOLE:
+        op.create_index(op.f(name), table, list(columns))
+    for name, table, _columns in (*INDEXES, *PARTIAL, *STARTS):
         op.drop_index(op.f(name), table)
     for table, column, _kind in COLUMNS:
         op.drop_column(table, column)
