@@ -6,6 +6,7 @@ Stand-ins for their programs print these bytes and note how they were called.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from beamwright.batch.cluster import Access, Batch, Cluster
+from beamwright.batch.cluster import Access, Batch, Cluster, Dialect
 from beamwright.batch.gridengine import GridEngine
 from beamwright.batch.htcondor import HtCondor, description, quoted
 from beamwright.batch.lsf import Lsf
@@ -281,3 +282,75 @@ def test_one_request_serves_for_a_while(stand_ins: StandIns, tmp_path: Path) -> 
     for asked in (1, 1, 1, 2):
         scheduler.poll()
         assert stand_ins.arguments("qstat").count("-x") == asked
+
+
+# --- packs --------------------------------------------------------------------------------------------------
+
+
+def run_process(text: str, index: int) -> int:
+    """Do what HTCondor does with one process of a submit description."""
+    listed = text.partition("queue directory from (\n")[2].splitlines()
+    (arguments,) = re.findall(r'^arguments = "(.*)"$', text, re.MULTILINE)
+    words = re.findall(r"'((?:[^']|'')*)'|(\S+)", arguments.replace('""', '"'))
+    plain = [(quoted_.replace("''", "'") or bare) for quoted_, bare in words]
+    return subprocess.run(
+        ["/bin/sh", *[word.replace("$(directory)", listed[index]) for word in plain]]
+    ).returncode
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch system with four elements: its programs and what they print, their states, how one is run."""
+
+    dialect: Dialect
+    label: str
+    submit: tuple[str, str]
+    poll: tuple[str, str]
+    cancel: str
+    elements: tuple[str, ...]
+    states: tuple[str, ...]
+    run: Callable[[str, int], int]
+
+
+PACKED = [
+    Packed(
+        Pbs(), "arr", ("qsub", "104[].pbshost\n"), ("qstat", (RECORDINGS / "qstat.json").read_text()), "qdel",
+        tuple(f"104[{n}].pbshost" for n in range(4)), ("finished",) * 4,
+        lambda text, n: run_element(text, "PBS_ARRAY_INDEX", str(n)),
+    ),
+    Packed(
+        Lsf(), "bwtests", ("bsub", "Job <123> is submitted to queue <q>.\n"),
+        ("bjobs", json.dumps(BJOBS)), "bkill",
+        tuple(f"123[{n}]" for n in range(1, 5)), ("finished", "finished", "running", "queued"),
+        lambda text, n: run_element(text, "LSB_JOBINDEX", str(n + 1)),
+    ),
+    Packed(
+        HtCondor(), "bwtests", ("condor_submit", "12.0 - 12.3\n"),
+        ("condor_q", json.dumps(CONDOR_Q)), "condor_rm",
+        tuple(f"12.{n}" for n in range(4)), ("queued", "running", "finished", "queued"), run_process,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("system", PACKED, ids=lambda system: system.dialect.name)
+def test_packed_jobs_are_reported_each(system: Packed, stand_ins: StandIns, tmp_path: Path) -> None:
+    stand_ins.put(*system.submit)
+    stand_ins.put(*system.poll)
+    stand_ins.put(system.cancel)
+    directories = [make_job(tmp_path, f"it's {n}", "fail" if n == 1 else "") for n in range(7)]
+    scheduler = Cluster(system.dialect, access(tmp_path, system.label, pack=2))
+    ids = scheduler.submit([JobSpec(directory, "", 500, 600.0) for directory in directories])
+    assert ids == [f"{one}#{n}/2" for one in system.elements[:3] for n in range(2)] + [system.elements[3]]
+
+    polled = scheduler.poll()
+    states = [polled[batch_id].state for batch_id in ids]
+    assert states == [state for state in system.states[:3] for _ in range(2)] + [system.states[3]]
+
+    for element in range(4):
+        system.run(stand_ins.given(system.submit[0]), element)
+    reports = [report_of(directory) or {} for directory in directories]
+    assert [report["attempt"]["nonce"] for report in reports] == [f"it's {n}" for n in range(7)]
+    assert [report["status"] for report in reports] == ["ok", "failed", *["ok"] * 5]
+
+    scheduler.cancel([ids[0], ids[2], ids[3]])  # one alone has no end of its own there
+    assert stand_ins.arguments(system.cancel) == [system.elements[1]]
