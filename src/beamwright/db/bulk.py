@@ -213,4 +213,6 @@ def _raise(error: Exception) -> NoReturn:
         raise sa.exc.IntegrityError("COPY", None, error) from error
     if sqlstate in ("40001", "40P01", "55P03"):
         raise ConflictError("others write the same rows", hint="try again", again=True) from error
-    raise StorageError(f"the database ended a load: {error}", hint="check that the server runs") from error
+    is_full = sqlstate == "53100"
+    hint = "make room where its files lie, then give the same again" if is_full else "check that it runs"
+    raise StorageError(f"the database server ended a load: {error}", hint=hint) from error
