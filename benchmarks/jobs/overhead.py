@@ -27,6 +27,7 @@ import sqlalchemy as sa  # noqa: E402
 from harness import Figure, arguments, report  # noqa: E402
 
 from acceptance import test_storm as storm  # noqa: E402
+from beamwright.agents import loop  # noqa: E402
 from beamwright.agents.importer import Importer  # noqa: E402
 from beamwright.agents.submitter import Submitter  # noqa: E402
 from beamwright.agents.tracker import Tracker  # noqa: E402
@@ -36,7 +37,7 @@ from beamwright.production.workspace import Workspace  # noqa: E402
 from kill import production  # noqa: E402
 from kill.harness import outputs_of  # noqa: E402
 
-SLOTS, PACE_SECONDS = 2, 0.02
+SLOTS = 2
 PHASES = ("start", "stage", "process", "validate", "hash", "copy")
 
 
@@ -74,7 +75,7 @@ def run(
             begun = time.perf_counter()
             done += agent.turn()
             spent[name] += time.perf_counter() - begun
-        next(iter(farms.values())).wait(PACE_SECONDS if done else 0.002)
+        time.sleep(loop.rest(done))
     wall = time.perf_counter() - start
     for farm in farms.values():
         farm.close()
