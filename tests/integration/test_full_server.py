@@ -101,7 +101,7 @@ def fill(database: Database, most: int) -> tuple[int, BeamwrightError]:
 
 
 def test_a_full_disk_of_the_server_is_named_and_the_rest_follows_when_there_is_room(disk: Disk) -> None:
-    number = 15_000
+    number = 30_000
     with private_cluster() as cluster:
         place = as_owner(cluster, disk.path)
         url = sa.make_url(cluster.url).set(drivername="postgresql+psycopg")
@@ -112,7 +112,7 @@ def test_a_full_disk_of_the_server_is_named_and_the_rest_follows_when_there_is_r
         server.dispose()
         database = Database(url.set(database="small"))
         database.migrate()
-        disk.leave(6_000)
+        disk.leave(14_000)
         done, error = fill(database, number)
         assert isinstance(error, StorageError) and "No space left on device" in str(error)
         assert "make room" in error.hint
@@ -130,7 +130,7 @@ def test_a_full_disk_of_the_server_is_named_and_the_rest_follows_when_there_is_r
 
 
 def test_a_server_that_has_no_room_for_its_log_comes_back_with_all_that_was_acknowledged(disk: Disk) -> None:
-    number = 40_000
+    number = 60_000
     with private_cluster("fsync=on", "max_wal_size=1GB", "checkpoint_timeout=1h") as cluster:
         cluster.run("pg_ctl", "-w", "-m", "fast", "stop")
         log, data = as_owner(cluster, disk.path) / "pg_wal", cluster.folder / "data"
@@ -142,7 +142,7 @@ def test_a_server_that_has_no_room_for_its_log_comes_back_with_all_that_was_ackn
         cluster.start()
         database = Database(sa.make_url(cluster.url))
         database.migrate()
-        disk.leave(1_000)  # a further file of its log has 16 MB
+        disk.leave(18_000)  # a further file of its log has 16 MB
         done, error = fill(database, number)
         assert isinstance(error, StorageError) and "database" in str(error)
         database.close()
