@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,12 +41,19 @@ def check(files: tuple[Path, ...], as_json: bool) -> None:
     )
 
 
+in_option = click.option(
+    "--in", "files", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Declarations (TOML) or a file of data; may be repeated.",
+)  # fmt: skip
+
+
 @bank.command("ls")
+@in_option
 @experiment_option
 @json_option
-def ls(experiment: str | None, as_json: bool) -> None:
-    """List the banks of an experiment."""
-    rows = [{"name": name} | found.document() for name, found in _banks(experiment).items()]
+def ls(files: tuple[Path, ...], experiment: str | None, as_json: bool) -> None:
+    """List the banks of an experiment, or of files."""
+    rows = [{"name": name} | found.document() for name, found in _banks(files, experiment).items()]
     columns: Columns = {
         "bank": "name",
         "version": "version",
@@ -58,29 +66,44 @@ def ls(experiment: str | None, as_json: bool) -> None:
 
 @bank.command("show")
 @click.argument("name")
+@in_option
 @experiment_option
 @json_option
-def show(name: str, experiment: str | None, as_json: bool) -> None:
-    """Show a bank: its columns with types, units and links."""
-    found = _banks(experiment)[name]
+def show(name: str, files: tuple[Path, ...], experiment: str | None, as_json: bool) -> None:
+    """Show a bank: its columns with types, units, links, and what they are in files written before them."""
+    found = _banks(files, experiment)[name]
     document = {"name": name} | found.document()
     write_document(document, as_json, None if as_json else _lines(found))
 
 
-def _banks(name: str | None) -> BankSet:
+def _banks(files: tuple[Path, ...], name: str | None) -> BankSet:
+    """Return the banks that files declare, or those of an experiment."""
     from beamwright.cli.experiment_option import chosen
+    from beamwright.event.banks import BankSet
 
-    return chosen(name).banks
+    if not files:
+        return chosen(name).banks
+    return BankSet((found for file in files for found in _declared(file).values()), closed=False)
 
 
 def _lines(found: Bank) -> list[str]:
+    told = [(c, c.document()) for c in found.columns]
+    rows: list[list[Any]] = [
+        [c.name, said["type"], c.unit, c.link, json.dumps(said["default"]) if "default" in said else "",
+         ", ".join(c.renamed), c.doc]
+        for c, said in told
+    ]  # fmt: skip
+    names = f", before {', '.join(found.renamed)}" if found.renamed else ""
+    head = [f"{found.name}{names}, version {found.version}, {found.rows} row(s) per record", found.doc, ""]
+    return head + _table(("column", "type", "unit", "link to", "default", "before", "what"), rows)
+
+
+def _table(names: tuple[str, ...], rows: list[list[Any]]) -> list[str]:
+    """Lay out a table without those columns after the first two in which nothing stands."""
     from beamwright.report import text
 
-    rows: list[list[Any]] = [
-        [c.name, c.document()["type"], c.unit, getattr(c, "link", None) or "", c.doc] for c in found.columns
-    ]
-    head = [f"{found.name}, version {found.version}, {found.rows} row(s) per record", found.doc, ""]
-    return head + text.table(("column", "type", "unit", "link to", "what"), rows)
+    kept = [n for n in range(len(names)) if n < 2 or any(row[n] for row in rows)]
+    return text.table([names[n] for n in kept], [[row[n] for n in kept] for row in rows])
 
 
 @bank.command("diff")

@@ -171,6 +171,20 @@ def test_declarations_are_compared_with_each_other_and_with_files(call, tmp_path
     assert call("bank", "diff", dst, dst, "--json").rows == []
 
 
+def test_banks_of_declarations_and_of_files_are_shown(call, tmp_path: Path, dst: Path) -> None:
+    new = tmp_path / "new.toml"
+    new.write_text(NEW_BANKS)
+    shown = call("bank", "show", "Hit", "--in", new).out.splitlines()
+    rows = [text.split() for text in shown if text.split()[:1] in (["column"], ["time"], ["tot"])]
+    assert rows == [
+        ["column", "type", "unit", "default", "before"], ["time", "f4", "ns", "–", "t"],
+        ["tot", "u1", "–", "0", "–"],
+    ]  # fmt: skip
+    listed = {row["name"] for row in call("bank", "ls", "--in", dst, "--json").rows}
+    assert listed == set(read_metadata(dst).declarations)
+    assert "did you mean Hit?" in call("bank", "show", "Hits", "--in", new).err
+
+
 def test_a_collection_is_exported(call, registered, dst: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     exported = call(
