@@ -105,6 +105,7 @@ class Produce:
         with self.workspace.db.begin() as conn:
             now = self.workspace.clock.now()
             self.production_id = tasks.start(conn, self.spec, facts, current, now)
+            tasks.note_agents(conn, self.production_id, current, here, now)
             publishing.load_constants(conn, self.spec, self.experiment, now)
             closing.declare_datasets(conn, tasks.plan(conn, self.production_id), now)
             jobs.prepare_again(conn, self.production_id, "the production was started again", now)

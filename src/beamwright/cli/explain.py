@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from beamwright.cli.common import reader, reading, write_document
+from beamwright.cli.common import open_workspace, reading, write_document
 
 
 @click.command()
@@ -21,6 +21,10 @@ def explain(thing: str, folder: Path | None, as_json: bool) -> None:
     """
     from beamwright.production.explain import explain as explained
 
-    with reader(folder) as conn:
-        told = explained(conn, thing)
+    workspace = open_workspace(folder)
+    try:
+        with workspace.db.read() as conn:
+            told = explained(conn, thing, workspace)
+    finally:
+        workspace.db.close()
     write_document(told.document(), as_json, told.lines())

@@ -18,7 +18,8 @@ from beamwright.core.runs import SECTION_MAX, EventKey, Interval
 from beamwright.core.words import number_of
 from beamwright.db import lookup, schema, views
 from beamwright.db.lookup import Found
-from beamwright.production import inspection
+from beamwright.production import inspection, placing
+from beamwright.production.workspace import Workspace
 
 Row = dict[str, Any]
 
@@ -74,15 +75,20 @@ class Explanation:
         ]
 
 
-def explain(conn: sa.Connection, name: str) -> Explanation:
+def explain(conn: sa.Connection, name: str, workspace: Workspace | None = None) -> Explanation:
     """Explain the thing of this name: run, chunk, task, unit, attempt, file, collection, payload, tag, event.
 
+    Given the workspace, it tells what a job misses at its farms, too.
     Raises: UnknownNameError, UsageError when the beginning of a hash fits several things.
     """
     if name.count(":") == 3:
         return _event(conn, EventKey.parse(name))
     found = resolve(conn, name)
-    return _EXPLAINERS[found.kind](conn, found)
+    told = _EXPLAINERS[found.kind](conn, found)
+    lack = workspace and found.kind == "unit" and placing.waits_for_release(conn, workspace, int(found.id))
+    if lack:
+        told.holds, told.next = [*told.holds[1:], lack[0]], [lack[1]]
+    return told
 
 
 def resolve(conn: sa.Connection, name: str) -> Found:

@@ -12,6 +12,7 @@ from beamwright.core.canonical import content_hash
 from beamwright.core.errors import ReleaseError, StateError, UnknownNameError
 from beamwright.db import history, schema
 from beamwright.db.engine import insert_id
+from beamwright.production.release import short
 from beamwright.production.spec import DatasetSpec, ProductionSpec, StepSpec, split_input
 
 ACTOR = "planner"
@@ -127,6 +128,15 @@ def _check_constants(conn: sa.Connection, spec: ProductionSpec, facts: Mapping[s
                 f"production {spec.name} is uniform, and global tag {dataset.global_tag} is not frozen",
                 hint="freeze it (`beamwright conditions freeze`), or a copy (`beamwright conditions tag`)",
             )
+
+
+def note_agents(conn: sa.Connection, production_id: int, release: str, here: str, now: float) -> None:
+    """Note that the agents run the experiment of another release than a production's jobs."""
+    if release == here:
+        return
+    reason = f"jobs run under {short(release)}; intake, calibrator and inspector under {short(here)}"
+    said: dict[str, Any] = {"actor": ACTOR, "reason": reason, "at": now, "data": {"agents": here}}
+    history.record(conn, "production", production_id, "started", **said)
 
 
 def plan(conn: sa.Connection, production_id: int) -> Plan:

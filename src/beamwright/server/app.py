@@ -88,7 +88,7 @@ def _add_pages(app: FastAPI, workspace: Workspace) -> None:
     @app.get("/explain/{thing:path}")
     def explanation(thing: str) -> JSONResponse:
         with workspace.db.read() as conn:
-            return JSONResponse(explain(conn, thing).document())
+            return JSONResponse(explain(conn, thing, workspace).document())
 
 
 def _may_pass(workspace: Workspace, request: Request) -> bool:

@@ -24,7 +24,8 @@ from beamwright.batch.scheduler import JobSpec, Status
 from beamwright.core.clock import ManualClock
 from beamwright.core.errors import ReleaseError, SchedulerDownError, SchedulerError, StorageError
 from beamwright.db import history, schema
-from beamwright.production import closing, installing, jobs, rules, scouting
+from beamwright.production import closing, installing, jobs, rules, scouting, tasks
+from beamwright.production.explain import explain
 from beamwright.production.spec import read_spec
 from beamwright.production.workspace import Workspace
 from kill.production import COMMANDS, make
@@ -156,6 +157,13 @@ def test_a_job_waits_until_a_farm_has_its_release_and_then_runs_in_it(world: Wor
     with world.workspace.db.begin() as conn:
         conn.execute(sa.update(schema.production).values(release=release))
     assert world.submitter.turn() == 0
+    key = world.rows(schema.unit)[0].key
+    with world.workspace.db.read() as conn:
+        told = explain(conn, key, world.workspace)
+    assert told.holds == [
+        "its release sha256:abababababab is at none of the farms that it may run at (near, far)"
+    ]
+    assert told.next[0].startswith("`beamwright release install near sha256:abababababab` puts it there")
     folder = installing.place(world.workspace, "far", release)
     folder.mkdir(parents=True)
     (folder / installing.MANIFEST).touch()
@@ -163,6 +171,18 @@ def test_a_job_waits_until_a_farm_has_its_release_and_then_runs_in_it(world: Wor
     assert not world.near.jobs
     job = json.loads((world.places().job / "job.json").read_bytes())
     assert job["commands"]["process"] == [str(folder / "bin/python"), *installing.COMMAND, "process"]
+
+
+def test_a_production_tells_under_which_release_its_agents_ran(world: World) -> None:
+    with world.workspace.db.begin() as conn:
+        row = conn.execute(sa.select(schema.production)).one()
+        tasks.note_agents(conn, row.id, "sha256:" + "ab" * 32, "sha256:" + "ab" * 32, 1.0)
+        tasks.note_agents(conn, row.id, "sha256:" + "ab" * 32, "sha256:" + "cd" * 32, 2.0)
+        told = " ".join(explain(conn, row.name).lines())
+    assert told.count("made it started") == 1
+    assert (
+        "jobs run under sha256:abababababab; intake, calibrator and inspector under sha256:cdcdcdcd" in told
+    )
 
 
 def test_a_production_of_which_a_step_can_run_nowhere_is_refused_with_the_command(world: World) -> None:
