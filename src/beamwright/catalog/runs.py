@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from beamwright.catalog import files
 from beamwright.core.canonical import content_hash
 from beamwright.core.errors import ConflictError, FormatError, UnknownNameError
+from beamwright.core.runs import MEASURES
 from beamwright.db import history, schema
 from beamwright.db.engine import insert_id, insert_new
 from beamwright.durable import Digest
@@ -174,7 +175,31 @@ def _run(conn: sa.Connection, delivery: Mapping[str, Any], now: float) -> int:
                 f"run {name} is registered with {flag} {getattr(row, flag)}; this delivery says otherwise"
             )
             raise ConflictError(message, hint="real and simulated data are never mixed: use another series")
+    _measured(conn, row, delivery, now)
     return int(row.id)
+
+
+def measure(conn: sa.Connection, run_id: int, values: Mapping[str, float], now: float, actor: str) -> None:
+    """Say what a run is worth where nobody has yet; the history keeps who did."""
+    conn.execute(sa.update(schema.run).where(schema.run.c.id == run_id).values(dict(values)))
+    told = ", ".join(f"{name} {value:g}" for name, value in sorted(values.items()))
+    history.record(conn, "run", run_id, "measured", actor=actor, reason=told, at=now, data=dict(values))
+
+
+def _measured(conn: sa.Connection, row: Any, delivery: Mapping[str, Any], now: float) -> None:
+    """Keep the measures of a delivery for a run that has none.
+
+    Raises: ConflictError when it has others.
+    """
+    said = {name: delivery[name] for name in MEASURES if delivery.get(name) is not None}
+    for name, value in said.items():
+        held = getattr(row, name)
+        if held not in (None, value):
+            message = f"run {row.series}:{row.number} has {name} {held:g}; this delivery says {value:g}"
+            raise ConflictError(message, hint="each delivery says what the whole run is worth, or nothing")
+    new = {name: value for name, value in said.items() if getattr(row, name) is None}
+    if new:
+        measure(conn, row.id, new, now, ACTOR)
 
 
 def _new_run(identity: Mapping[str, Any], delivery: Mapping[str, Any], now: float) -> dict[str, Any]:

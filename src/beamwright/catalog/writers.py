@@ -9,10 +9,11 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
-from beamwright.catalog import collections, metadata
+from beamwright.catalog import collections, metadata, runs
 from beamwright.catalog.records import CollectionRecord, FileRecord, RunRecord
 from beamwright.core.canonical import canonical_json
 from beamwright.core.errors import ConflictError, UnknownNameError
+from beamwright.core.runs import MEASURES
 from beamwright.db import bulk, history, schema
 
 ACTOR = "registrar"
@@ -83,6 +84,7 @@ class Writer(ABC, Generic[R]):
             fresh, _, missing = self.sort_out(batch)
             if missing:
                 metadata.write(self.conn, missing, self.source.now)
+            self._complete()
         else:
             fresh = self.single(batch, self.source) if self.ready is None else list(self.ready.records)
         if fresh:
@@ -109,7 +111,7 @@ class Writer(ABC, Generic[R]):
         known = self._known(single)
         same = {record.key: record for record in single if record.key in known}
         for key, record in same.items():
-            if self._identity(known[key]) != record.identity and not self._replaces(record, known[key]):
+            if not self._is_same(record, known[key]) and not self._replaces(record, known[key]):
                 raise self._contradiction(record, self._difference(record, known[key]))
         known = {key: row for key, row in known.items() if key not in self.replaced}
         same = {key: record for key, record in same.items() if key in known}
@@ -129,9 +131,16 @@ class Writer(ABC, Generic[R]):
                 raise cls.contradiction(source, record, f"line {other.line} says otherwise")
         return [found[key] for key in sorted(found)]
 
+    def _is_same(self, record: R, row: Any) -> bool:
+        """Tell whether a record says what is known."""
+        return self._identity(row) == record.identity
+
     def _replaces(self, record: R, row: Any) -> bool:
         """Tell whether a record takes the place of what is known under its name."""
         return False
+
+    def _complete(self) -> None:
+        """Write what records say of what was known without it."""
 
     def _missing(self, said: dict[int, R]) -> Metadata:
         present = metadata.of(self.conn, self.subject, said) if said else {}
@@ -277,6 +286,10 @@ class RunWriter(Writer[RunRecord]):
     tables = (schema.run, *metadata.TABLES)
     hint = "a run keeps what it is; another run needs another number"
 
+    def __init__(self, conn: sa.Connection, source: Source, ready: Ready | None = None) -> None:
+        super().__init__(conn, source, ready)
+        self.measured: dict[int, dict[str, float]] = {}
+
     def _known(self, batch: Sequence[RunRecord]) -> dict[Any, Any]:
         table, found = schema.run, {}
         for series, tier in sorted({(r.series, r.tier) for r in batch}):
@@ -291,10 +304,27 @@ class RunWriter(Writer[RunRecord]):
     def _identity(self, row: Any) -> tuple[Any, ...]:
         return row.luminosity, row.livetime, bool(row.is_mc), bool(row.is_resampled)
 
-    def _difference(self, record: RunRecord, row: Any) -> str:
-        names = ("luminosity", "livetime", "is_mc", "is_resampled")
+    def _differences(self, record: RunRecord, row: Any) -> list[tuple[str, Any, Any]]:
+        """Return what both say, and not alike, as (name, known, said)."""
+        names = (*MEASURES, "is_mc", "is_resampled")
         pairs = zip(names, self._identity(row), record.identity, strict=True)
-        return ", ".join(f"{name} is {old}, not {new}" for name, old, new in pairs if old != new)
+        return [(n, old, new) for n, old, new in pairs if old != new and None not in (old, new)]
+
+    def _difference(self, record: RunRecord, row: Any) -> str:
+        return ", ".join(f"{name} is {old}, not {new}" for name, old, new in self._differences(record, row))
+
+    def _is_same(self, record: RunRecord, row: Any) -> bool:
+        """A measure may come later than its run."""
+        if self._differences(record, row):
+            return False
+        new = {name: getattr(record, name) for name in MEASURES if getattr(row, name) is None}
+        if found := {name: value for name, value in new.items() if value is not None}:
+            self.measured[row.id] = found
+        return True
+
+    def _complete(self) -> None:
+        for id, values in sorted(self.measured.items()):
+            runs.measure(self.conn, id, values, self.source.now, self.source.actor)
 
     def _insert(self, batch: Sequence[RunRecord]) -> list[int]:
         ids = bulk.reserve(self.conn, schema.run, len(batch))

@@ -73,6 +73,7 @@ run.add_command(register_command("run"))
 def show(name: str, folder: Path | None, as_json: bool) -> None:
     """Show a run: its chunks, its verdicts and how far each step is."""
     from beamwright.catalog import metadata
+    from beamwright.core.runs import MEASURES
     from beamwright.db import schema, views
 
     series, number = split(name)
@@ -96,7 +97,8 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
             "series": series,
             "number": number,
             "versions": [
-                {key: row[key] for key in ("tier", "state", "version", "expected", "is_mc")} for row in rows
+                {key: row[key] for key in ("tier", "state", "version", "expected", "is_mc", *MEASURES)}
+                for row in rows
             ],
             **({"metadata": said} if said else {}),
             "chunks": _chunks(conn, rows),

@@ -14,6 +14,7 @@ from typing import Any
 
 from beamwright.core.errors import UsageError
 
+MEASURES = ("luminosity", "livetime")  # what a run is worth
 RUN_MAX = 2**32 - 1
 SECTION_MAX = 2**32 - 1
 EVENT_MAX = 2**63 - 1

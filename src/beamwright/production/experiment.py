@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from beamwright.conditions.payload import Payload
 from beamwright.core.errors import ConfigError, FormatError, UnknownNameError
-from beamwright.core.runs import Interval
+from beamwright.core.runs import MEASURES, Interval
 from beamwright.event.banks import BankSet
 from beamwright.event.calibration import Calibration
 from beamwright.event.path import Path as EventPath
@@ -72,6 +72,8 @@ class Delivery:
     is_mc: bool = False
     is_resampled: bool = False
     end_marker: bool = False
+    luminosity: float | None = None
+    livetime: float | None = None
     after: str = ""
 
     @property
@@ -86,6 +88,7 @@ class Delivery:
             "first_section": self.first_section, "last_section": self.last_section,
             "records": dict(self.records), "is_mc": self.is_mc, "is_resampled": self.is_resampled,
             "end_marker": self.end_marker,
+            **{name: getattr(self, name) for name in MEASURES if getattr(self, name) is not None},
         }  # fmt: skip
 
     @classmethod
@@ -104,6 +107,7 @@ class Delivery:
             counts = {name: _count(document[name]) for name in names}
             records = {_text(kind): _count(number) for kind, number in document["records"].items()}
             flags = {name: bool(document.get(name, False)) for name in _FLAGS}
+            measures = {name: _amount(document[name]) for name in MEASURES if document.get(name) is not None}
         except KeyError as error:
             raise FormatError(
                 f"the delivery lacks {error}", hint="write it with Delivery.document()"
@@ -114,7 +118,8 @@ class Delivery:
             ) from error
         if not files or counts["first_section"] > counts["last_section"]:
             raise FormatError("the delivery has no file, or its sections run backwards", hint="see Delivery")
-        return cls(files=files, records=records, **texts, **counts, **flags)  # type: ignore[arg-type]
+        said: dict[str, Any] = {**texts, **counts, **flags, **measures}
+        return cls(files=files, records=records, **said)
 
 
 _FLAGS = ("is_mc", "is_resampled", "end_marker")
@@ -237,6 +242,12 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{value!r} is no text")
     return value
+
+
+def _amount(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value < 1e300:
+        raise ValueError(f"{value!r} is no amount")
+    return float(value)
 
 
 def _count(value: Any) -> int:

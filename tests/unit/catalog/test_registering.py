@@ -317,6 +317,22 @@ def run(number: int, **extra: Any) -> Record:
     return {"series": "B", "number": number, "luminosity": 1.5} | extra
 
 
+def test_what_a_run_is_worth_can_be_said_later_and_not_otherwise(database: Database) -> None:
+    assert put(database, run(1, luminosity=None), subject="run") == Outcome(new=1)
+    assert put(database, run(1), subject="run") == Outcome(equal=1)
+    assert put(database, run(1, luminosity=None, livetime=60), subject="run") == Outcome(equal=1)
+    with database.read() as conn:
+        (row,) = conn.execute(sa.select(schema.run)).all()
+        assert (row.luminosity, row.livetime, row.state) == (1.5, 60.0, "announced")
+        told = [(line.target, line.reason, line.actor) for line in history.of(conn, "run", row.id)]
+    assert told[1:] == [
+        ("measured", "luminosity 1.5", SOURCE.actor),
+        ("measured", "livetime 60", SOURCE.actor),
+    ]
+    with pytest.raises(ConflictError, match="livetime is 60.0, not 61.0"):
+        put(database, run(1, livetime=61), subject="run")
+
+
 def test_runs_are_announced_or_known_from_elsewhere(database: Database) -> None:
     assert put(database, run(1), run(2, state="closed", livetime=5), subject="run") == Outcome(new=2)
     assert put(database, run(1), subject="run") == Outcome(equal=1)

@@ -48,6 +48,18 @@ def count(conn: sa.Connection, table: sa.Table) -> int:
     return int(conn.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
 
 
+def test_a_delivery_can_say_what_its_run_is_worth(database: Database) -> None:
+    with database.begin() as conn:
+        deliver(conn, delivery(1, 0, 9))
+        deliver(conn, delivery(2, 10, 19, "more", luminosity=2.5, livetime=60.0))
+        deliver(conn, delivery(2, 10, 19, "more", luminosity=2.5))
+        row = conn.execute(sa.select(schema.run)).one()
+        assert (row.luminosity, row.livetime) == (2.5, 60.0)
+        assert states(conn).count("measured") == 1
+        with pytest.raises(ConflictError, match="run A:7 has luminosity 2.5; this delivery says 3"):
+            deliver(conn, delivery(3, 20, 29, "last", luminosity=3.0))
+
+
 def test_the_first_chunk_opens_a_run_and_the_marked_one_closes_it(database: Database) -> None:
     with database.begin() as conn:
         deliver(conn, delivery(1, 0, 9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ def delivery() -> Delivery:
 
 def test_a_delivery_survives_its_document() -> None:
     assert Delivery.from_document(delivery().document()) == delivery()
+    worth = replace(delivery(), luminosity=2.5, livetime=60.0)
+    assert Delivery.from_document(worth.document()) == worth
     assert delivery().interval == Interval.sections("A", 7, 0, 99)
 
 
@@ -106,6 +109,8 @@ def test_a_delivery_survives_its_document() -> None:
         ({"files": [{"role": "raw"}]}, "lacks 'path'"),
         ({"files": 3}, "malformed"),
         ({"records": [1]}, "malformed"),
+        ({"luminosity": -1.0}, "-1.0 is no amount"),
+        ({"livetime": float("nan")}, "nan is no amount"),
         ({"first_section": 100}, "run backwards"),
     ],
 )
