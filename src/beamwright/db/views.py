@@ -219,9 +219,7 @@ def kinds_made(conn: sa.Connection) -> dict[int, str]:
     """Return the units whose outputs are simulation or resampled, with which: their runs may be data."""
     flags = (collection.c.is_mc, collection.c.is_resampled)
     chosen = sa.select(collection.c.unit_id, *flags).where(sa.or_(*flags), collection.c.unit_id.is_not(None))
-    return {
-        row.unit_id: "resampled" if row.is_resampled else "simulation" for row in conn.execute(chosen)
-    }
+    return {row.unit_id: "resampled" if row.is_resampled else "simulation" for row in conn.execute(chosen)}
 
 
 def chunks(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[Row]:
