@@ -160,3 +160,54 @@ def test_a_dry_run_prints_the_jobs_that_would_be_made_and_makes_none(
     assert "'neer', which is no farm" in capsys.readouterr().err
     assert {t.name: done.rows_of(t) for t in schema.metadata.sorted_tables} == before
     assert set((done.workspace.root / "snapshots").iterdir()) == snapshots
+
+
+RAW, STORED = 'inputs = ["raw"]\npath = "plain"', 'inputs = ["reco.dst"]\npath = "again"'
+MADE = 'kind = "generate"\ninputs = ["raw"]\npath = "free"'
+
+
+@pytest.mark.parametrize(
+    ("step_text", "records", "inputs"),
+    [
+        (f"{RAW}\nsplit = 20", [20, 20, 20, 20, 20, 20, 20, 12, 20, 20, 8], {1}),  # events
+        (f"{RAW}\nsplit_mb = 0.0004", 7, {1}),  # size
+        (f"{RAW}\nfiles = 2", 2, {2}),  # files
+        (f"{RAW}\nby_run = true", [80, 72, 48], {1, 2}),  # runs
+        (f"{RAW}\ngroup_mb = 100", [200], {4}),  # many small ones in one unit
+        (f"{STORED}\nsplit = 50", [50, 30, 50, 22, 48], {1}),  # entry ranges inside one collection
+        (f"{STORED}\nsplit_mb = 0.002", 11, {1}),
+        (f"{STORED}\nfiles = 3", 1, {3}),  # several collections per unit
+        (
+            f"{MADE}\nsplit = 30\nrequest = {{ events = 50 }}",
+            [30, 20, 28, 22, 30, 20],
+            {0},
+        ),  # generation, chunk by chunk
+    ],
+    ids=["events", "size", "files", "runs", "grouping", "entries", "size of entries", "inputs", "seeds"],
+)
+def test_a_dry_run_shows_what_every_way_of_cutting_makes(
+    done: ToyProduction, tmp_path: Path, capsys: pytest.CaptureFixture[str], step_text: str,
+    records: list[int] | int, inputs: set[int],
+) -> None:  # fmt: skip
+    file = tmp_path / "more.toml"
+    file.write_text(CUT.replace("freeze = true", "") + f'\n[[step]]\nname = "extra"\n{step_text}\n')
+    where = ["-w", str(done.workspace.root)]
+    assert beamwright(["produce", str(file), "--dry-run", "--json", *where]) == 0
+    told = json.loads(capsys.readouterr().out)["jobs"]
+    jobs = sorted((job for job in told if job["step"] == "extra"), key=lambda job: job["interval"])
+    found = [job["records"] for job in jobs]
+    if isinstance(records, int):
+        assert len(jobs) == records
+    else:
+        assert sorted(found) == sorted(records)
+    if None not in found:
+        assert sum(found) == (150 if "generate" in step_text else 200)
+    assert {len(job["inputs"]) for job in jobs} <= inputs and max(
+        len(job["inputs"]) for job in jobs
+    ) in inputs
+    assert len({job["seed"] for job in jobs}) == len(jobs)
+    assert len({job["interval"] for job in jobs}) == len(jobs)
+    if "generate" in step_text:
+        assert beamwright(["produce", str(file), "--dry-run", *where]) == 0
+        shown = capsys.readouterr().out
+        assert all(str(job["seed"]) in shown for job in jobs)
