@@ -14,6 +14,7 @@ before it, whatever is in the output directory counts for nothing.
 from __future__ import annotations
 
 import errno
+import gc
 import hmac
 import json
 import os
@@ -494,6 +495,7 @@ def serve(every: int, is_fresh: bool) -> int:
     """Run the jobs whose directories come in, one JSON line each; answer each with its exit code."""
     stop, runners = Stop(), Runners(every, is_fresh)
     stop.install()
+    gc.freeze()
     try:
         while not stop.is_asked and (line := stop.idle(sys.stdin.buffer.readline)):
             directory = json.loads(line)["job"]

@@ -17,7 +17,6 @@ import json
 import os
 import resource
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -210,6 +209,10 @@ def _refuse_threads() -> None:
 
     Raises: UsageError, naming them.
     """
+    if "threading" not in sys.modules:  # importing it would cost each child: it mends itself after a fork
+        return
+    import threading
+
     names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     if names:
         message = f"the runner cannot fork while threads live: {', '.join(names)}"
