@@ -181,6 +181,25 @@ def test_statistics_and_profile_are_shown_at_the_end(desk: Desk) -> None:
     assert {("Sum", "process"), ("Sum", "begin_run"), ("Sum", "end_run"), ("Sum", "prepare")} <= hooks
 
 
+def test_people_read_a_table_of_the_quarantine_and_each_traceback_once(desk: Desk) -> None:
+    desk.steer("raise")
+    text = (desk.folder / "steering.py").read_text()
+    text = text.replace("class Risky(Module)", "class Risky(EventModule)").replace(
+        "    def process(self, batch):", "    def event(self, event):"
+    )
+    text = text[: text.index("        time.sleep")] + (
+        "        if event.key.event == 3:\n            raise KeyError()\n" + text[text.index("\nbanks") :]
+    )
+    (desk.folder / "steering.py").write_text("from beamwright.event.perevent import EventModule\n" + text)
+    fixed = ("process", "steering.py", "-i", "raw.json", "--series", "A", "--run", 7, "-o", "dst=dst.root")
+    lines = desk.run(*fixed).stdout.splitlines()
+    rows = [text.split() for text in lines if text.startswith("  A:7:")]
+    assert rows == [[f"A:7:{section}:3", "event", "Risky", "KeyError"] for section in range(1, 6)]
+    (at,) = [n for n, text in enumerate(lines) if text == "Risky, A:7:1:3"]
+    assert lines[at + 1].startswith('  File "steering.py", line ') and lines[-1] == "KeyError"
+    assert sum("Traceback" in text or "File" in text for text in lines) == 1
+
+
 BURSTS = """
 import numpy as np
 from beamwright.event.module import Module, Parameter

@@ -32,9 +32,20 @@ def tell(request: Request, document: Row) -> None:
         write_quarantine(request.quarantine, document["quarantined"])
 
 
-def without_statistics(document: Row) -> Row:
-    """Return what standard output shows of a pass: times went to standard error."""
-    return {name: value for name, value in document.items() if name != "statistics"}
+def lines(document: Row) -> list[str]:
+    """Return what people read of a pass on standard output, times went to standard error; of quarantined
+    records that failed alike, one traceback.
+    """
+    from beamwright.report import text
+
+    bad = document["quarantined"]
+    rows = [{name: value for name, value in row.items() if name != "traceback"} for row in bad]
+    shown = {name: value for name, value in document.items() if name != "statistics"}
+    found = text.pairs(shown | {"quarantined": rows})
+    first = {(row["module"], row["error"]): row for row in reversed(bad)}
+    for row in reversed(first.values()):
+        found += ["", f"{row['module']}, {row['key']}", *row["traceback"].rstrip().splitlines()]
+    return found
 
 
 def _modules(modules: dict[str, Row]) -> list[str]:

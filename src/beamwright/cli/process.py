@@ -126,7 +126,7 @@ def process(
     request = Request(steering, named(inputs), named(outputs), **options)
     document = steer(request, say)
     passes.tell(request, document)
-    write_document(document if as_json else passes.without_statistics(document), as_json, None)
+    write_document(document, as_json, None if as_json else passes.lines(document))
     return 0
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import dropwhile
 from time import perf_counter_ns
 from typing import Any, Protocol, TypeVar
 
@@ -39,6 +41,8 @@ from beamwright.event.tally import (
 B = TypeVar("B")
 
 READER = "reader"
+OWN_FOLDER = os.path.dirname(__file__) + os.sep
+"""Where the code lies that calls modules, which is no news to their authors."""
 _MEASURED = 16
 """The memory of a module is measured in one task of so many, the first among them."""
 
@@ -71,12 +75,13 @@ class Failure:
 
     @classmethod
     def of(cls, stumble: Stumble) -> Failure:
-        """Describe a module's exception, its traceback without our own frames."""
+        """Describe a module's exception, its traceback without the frames that called the module."""
         cause = stumble.cause
-        frames = traceback.extract_tb(cause.__traceback__)
-        own = [frame for frame in frames if frame.filename != __file__] or list(frames)
-        text = "".join(traceback.format_list(own)) + "".join(traceback.format_exception_only(cause))
-        return cls(stumble.step, f"{type(cause).__name__}: {cause}", text)
+        frames = list(traceback.extract_tb(cause.__traceback__))
+        called = list(dropwhile(lambda frame: frame.filename.startswith(OWN_FOLDER), frames)) or frames
+        text = "".join(traceback.format_list(called)) + "".join(traceback.format_exception_only(cause))
+        said = str(cause)
+        return cls(stumble.step, type(cause).__name__ + (f": {said}" if said else ""), text)
 
 
 @dataclass

@@ -48,7 +48,7 @@ from beamwright.event.transport import (
 _REQUEST = struct.Struct("<cq")
 _ANSWER = struct.Struct("<q")
 _START, _WAIT = b"S", b"W"
-_ENGINE = engines.__file__  # what called a module is no news to its author
+_ENGINE, _CALLERS = (f'  File "{place}' for place in (f'{engines.__file__}"', engines.OWN_FOLDER))
 _LAST_WORDS = 0.25  # s, in which a stuck worker may say where it is
 _ENDING = 1.0  # s; the system may show a thread for a moment after it was joined
 _END = Task(-1, 0, 0)
@@ -266,7 +266,7 @@ class WorkerPool:
         text = os.pread(self._faults[slot], size, 0).decode(errors="replace")
         os.ftruncate(self._faults[slot], 0)
         os.lseek(self._faults[slot], 0, os.SEEK_SET)
-        return text.partition(f'  File "{_ENGINE}"')[0]
+        return _of_module(text)
 
     def _time_left(self) -> float | None:
         """Return the seconds until the first deadline, None where there is none."""
@@ -362,6 +362,17 @@ def _limit_memory(more: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = held + more if hard == resource.RLIM_INFINITY else min(held + more, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _of_module(text: str) -> str:
+    """Return what a dying process said of its stack, the last call first, without what called the module."""
+    lines = text.partition(_ENGINE)[0].splitlines(keepends=True)
+    last = next((n for n in range(len(lines), 0, -1) if _is_foreign(lines[n - 1])), len(lines))
+    return "".join(lines[:last])
+
+
+def _is_foreign(line: str) -> bool:
+    return line.startswith('  File "') and not line.startswith(_CALLERS)
 
 
 def _cause(status: int) -> str:
