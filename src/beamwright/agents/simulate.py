@@ -18,6 +18,7 @@ from beamwright.agents.importer import Importer
 from beamwright.agents.submitter import Submitter
 from beamwright.agents.tracker import Signs, Tracker
 from beamwright.batch.scheduler import JobSpec, Status
+from beamwright.core import garbage
 from beamwright.core.clock import ManualClock
 from beamwright.core.messages import JobDoc
 from beamwright.durable import Digest
@@ -238,7 +239,8 @@ class Simulation:
         agents = (self._submitter, self._tracker, self._importer)
         while self._clock.now() < until:
             self.turns += 1
-            done = sum(agent.turn() for agent in agents)
+            with garbage.put_off():
+                done = sum(agent.turn() for agent in agents)
             if not done and not self._advance(until):
                 break
         return self._clock.now()
@@ -247,10 +249,10 @@ class Simulation:
         """Move the clock to the next thing that happens; False when nothing will."""
         now = self._clock.now()
         ends = [end for farm in self._farms.values() if (end := farm.next_end()) is not None]
-        with self.workspace.db.read() as conn:
-            due = jobs.next_start(conn)
-        if due is not None and due > now:
-            ends.append(due)
+        if not ends or min(ends) > now + self.turn_s:
+            with self.workspace.db.read() as conn:
+                due = jobs.next_start(conn)
+            ends += [due] if due is not None and due > now else []
         if not ends:
             return False
         self._clock.time = min(until, max(min(ends), now + self.turn_s))

@@ -27,6 +27,7 @@ ACTOR = "tracker"
 UNWANTED = jobs.SETTLED | {"held"}
 SUBMITTING_S = 60.0
 SILENT_HEARTBEATS = 20
+UNKNOWN = Status("unknown")
 Step = Literal["wait", "start", "renew", "lose", "hang", "kill"]
 Decided = tuple[Step, Any, Status]
 
@@ -75,16 +76,29 @@ class Tracker:
     def turn(self) -> int:
         """Look at every attempt in flight; return how many changed."""
         now = self.workspace.clock.now()
-        with self.workspace.db.read() as conn:
-            rows = jobs.in_flight(conn)
         if not self._is_tidy:
-            self._tidy({row.nonce for row in rows})
-        polled = self._poll() if rows else {}
-        rows = [row for row in rows if row.farm in polled or row.farm not in self.schedulers]
-        known = [(row, polled.get(row.farm, {}).get(row.batch_id or "", Status("unknown"))) for row in rows]
+            with self.workspace.db.read() as conn:
+                self._tidy({row.nonce for row in jobs.in_flight(conn)})
+        with self.workspace.db.read() as conn:
+            living = jobs.at_a_glance(conn)
+        polled = self._poll() if living else {}
+        restless = [row.id for row in living if not self._is_quiet(row, polled, now)]
+        if not restless:
+            return 0
+        with self.workspace.db.read() as conn:
+            rows = jobs.in_flight(conn, restless)
+        known = [(row, polled.get(row.farm, {}).get(row.batch_id or "", UNKNOWN)) for row in rows]
         steps: list[Decided] = [(self._decide(row, status, now), row, status) for row, status in known]
         prepared = [step for step in steps if step[0] != "wait" and self._prepare(step[0], step[1])]
         return self._write(prepared, now) if prepared else 0
+
+    def _is_quiet(self, row: Any, polled: Mapping[str, Mapping[str, Status]], now: float) -> bool:
+        """Tell whether nothing can be due: the attempt runs, as its farm says, or nothing is known of it."""
+        if row.farm not in polled:
+            return row.farm in self.schedulers
+        if row.state != "running" or row.job_state in UNWANTED or now > row.deadline:
+            return False
+        return polled[row.farm].get(row.batch_id or "", UNKNOWN).state == "running"
 
     def _poll(self) -> dict[str, Mapping[str, Status]]:
         """Ask every farm once; nothing is decided about the attempts at one that does not answer."""

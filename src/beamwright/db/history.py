@@ -49,10 +49,9 @@ def move(
     """
     kind = _KINDS.get(table.name, table.name)
     _check(conn, table, kind, id, source, target)
-    found = (
-        sa.update(table).where(table.c.id == id, table.c.state == source).values(values | {"state": target})
-    )
-    if conn.execute(found).rowcount != 1:
+    new: dict[str, Any] = writing.encoded(table, {name: [value] for name, value in values.items()})
+    where: dict[str, Any] = {"id": [id], "state": [source]}
+    if writing.update_each(conn, table, where, new | {"state": [target]}) != 1:
         raise _missed(conn, table, kind, id, source, target)
     _write(conn, kind, [id], source=source, target=target, actor=actor, reason=reason, at=at)
 

@@ -24,7 +24,7 @@ from beamwright.core.messages import (
     ConditionsDoc,
     JobDoc,
 )
-from beamwright.db import history, schema
+from beamwright.db import history, schema, writing
 from beamwright.db.engine import batched, insert_ids
 from beamwright.production import scouting
 from beamwright.production.rules import RetryRule, Verdict, decide, own_limits
@@ -287,7 +287,7 @@ def fail(
 ) -> None:
     """Fail a job whose latest attempt has just ended badly, and do what its task's rules say.
 
-    ``job`` is a row with id and state (submitted or running); ``host`` is where the attempt ran.
+    ``job`` is its row, submitted or running; ``host`` is where the attempt ran.
     """
     reason = f"{failure_class}: {message}"
     step, limits = _step_of(conn, job)
@@ -299,11 +299,11 @@ def fail(
         history.move(conn, schema.job, job.id, job.state, "prepared", **common, **again)
         return
     values: dict[str, Any] = {
-        "failures": schema.job.c.failures + 1,
+        "failures": job.failures + 1,
         "wish": "split" if verdict.what == "split" else None,
     }
     history.move(conn, schema.job, job.id, job.state, "failed", **common, **values)
-    conn.execute(sa.update(schema.job).where(schema.job.c.id == job.id).values(reason=reason))
+    writing.update_each(conn, schema.job, {"id": [job.id]}, {"reason": [reason]})
     if verdict.what == "again":
         common["reason"] = f"tried again after {reason}"
         history.move(conn, schema.job, job.id, "failed", "prepared", **common, **again)
@@ -376,9 +376,23 @@ def lose(
         fail(conn, job, failure_class, message, tries=tries, actor=actor, now=now, host=row.host)
 
 
-def in_flight(conn: sa.Connection) -> list[Any]:
-    """Return the attempts that are leased, submitted or running, with ``job_state`` and ``unit_key``."""
-    return list(conn.execute(_attempts().where(schema.attempt.c.state.in_(IN_FLIGHT))))
+def in_flight(conn: sa.Connection, ids: Sequence[int] | None = None) -> list[Any]:
+    """Return the attempts (of some) that are leased, submitted or running, with ``job_state`` and
+    ``unit_key``.
+    """
+    query = _attempts().where(schema.attempt.c.state.in_(IN_FLIGHT))
+    if ids is None:
+        return list(conn.execute(query))
+    some = query.where(schema.attempt.c.id.in_(sa.bindparam("ids", expanding=True)))
+    return [row for part in batched(ids) for row in conn.execute(some, {"ids": part})]
+
+
+def at_a_glance(conn: sa.Connection) -> list[Any]:
+    """Return of all attempts in flight what tells whether there is anything to do about them."""
+    attempt, job = schema.attempt, schema.job
+    columns = (attempt.c[name] for name in ("id", "farm", "batch_id", "state", "deadline"))
+    query = sa.select(*columns, job.c.state.label("job_state")).join(job, attempt.c.job_id == job.c.id)
+    return list(conn.execute(query.where(attempt.c.state.in_(IN_FLIGHT))))
 
 
 def unreported(conn: sa.Connection, since: float) -> list[Any]:
