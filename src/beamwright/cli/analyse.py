@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from beamwright.cli.common import dry_run_option, open_workspace, reading, say, write_document
+from beamwright.cli.common import (
+    dry_run_option,
+    open_workspace,
+    reading,
+    say,
+    write_document,
+    write_rows,
+)
 
 
 @click.command("analyse")
@@ -34,8 +41,9 @@ def analyse(files: tuple[Path, ...], release: str, dry_run: bool, folder: Path |
         first.beside = others
         first.run()
         for one in ready:
-            for row in analyses.written(workspace, one.spec.name):
-                write_document(row, as_json)
+            rows = analyses.written(workspace, one.spec.name)
+            names = ("file", "stream", "kind", "events", "path")
+            write_rows(rows, {name: name for name in names}, as_json)
             say(f"{one.spec.name}: done")
     finally:
         workspace.db.close()
