@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from beamwright.agents.loop import Produce
+from beamwright.cli.main import run as command
 from beamwright.cli.report import compile_document
 from beamwright.core.errors import ConfigError
 from beamwright.core.settings import DEFAULT_SETTINGS
@@ -174,6 +175,30 @@ def test_chains_that_wait_for_each_other_are_refused_by_name() -> None:
     kinds: dict[str, type[Calibration]] = {"TimeOffsets": Circle, "Alignment": Alignment}
     with pytest.raises(ConfigError, match="offsets, align wait for each other"):
         production_facts(replace(EXPERIMENT, calibrations=kinds), read_spec(TEXT, "drift.toml"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            '["Alignment"]',
+            '["TimeOffsets"]',
+            "drift/align would write tag drift/TimeOffsets for series drift",
+        ),
+        ('initial = { drift = "drawn" }\n', "", "has no initial constants for TimeOffsets"),
+        ('"drawn"', '"drwan"', "did you mean drawn"),
+    ],
+)
+def test_chains_that_cannot_be_are_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str
+) -> None:
+    workspace = Workspace.create(tmp_path / "workspace", DEFAULT_SETTINGS)
+    (tmp_path / "wrong.toml").write_text(TEXT.replace(old, new))
+    for more in (["--dry-run"], []):
+        assert command(["produce", str(tmp_path / "wrong.toml"), "-w", str(workspace.root), *more]) != 0
+        assert message in capsys.readouterr().err
+    with workspace.db.read() as conn:
+        assert conn.execute(sa.select(schema.production)).first() is None
 
 
 def _task(steps: dict[int, str], name: str) -> int:

@@ -107,7 +107,9 @@ class Produce:
             self.production_id = tasks.start(conn, self.spec, facts, current, now)
             tasks.note_agents(conn, self.production_id, current, here, now)
             publishing.load_constants(conn, self.spec, self.experiment, now)
-            closing.declare_datasets(conn, tasks.plan(conn, self.production_id), now)
+            current_plan = tasks.plan(conn, self.production_id)
+            publishing.check_chains(conn, current_plan, self.experiment, now)
+            closing.declare_datasets(conn, current_plan, now)
             jobs.prepare_again(conn, self.production_id, "the production was started again", now)
 
     def _schedulers(self) -> dict[str, Scheduler]:

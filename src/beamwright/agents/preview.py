@@ -38,6 +38,7 @@ def preview(
         publishing.load_constants(conn, spec, experiment, now)
         planner = Planner(aside, production, Run(limits=workspace.settings.limits))
         progress = Progress(conn, tasks.plan(conn, production))
+        publishing.check_chains(conn, progress.plan, experiment, now)
         rows = [row for task in progress.plan.tasks.values() for row in _rows(planner.decide(progress, task))]
         conn.rollback()
     return rows

@@ -373,6 +373,38 @@ def _chain(conn: sa.Connection, plan: Plan, task: Task, series: str) -> tuple[in
     return insert_id(conn, table, task_id=task.id, series=series, generation=0, accumulated=[]), 0
 
 
+def check_new(conn: sa.Connection, plan: Plan) -> list[tuple[Task, str]]:
+    """Return the chains that a production does not have yet, by step and series.
+
+    Raises: ConflictError where one would write a tag that another chain writes.
+    """
+    table, owners, new = schema.chain, dict[tuple[str, str], str](), []
+    for step, task in plan.tasks.items():
+        query = sa.select(table.c.series).where(table.c.task_id == task.id)
+        begun = set(conn.execute(query).scalars())
+        for series in _series(plan, task) if task.step.kind == "calibrate" else ():
+            for tag in sorted(_written(plan, task)):
+                if (owner := owners.setdefault((tag, series), step)) != step:
+                    raise _second(plan, task, tag, series, f"{plan.spec.name}/{owner}")
+            if series not in begun:
+                _check_owner(conn, plan, task, series)
+                new.append((task, series))
+    return new
+
+
+def _series(plan: Plan, task: Task) -> list[str]:
+    datasets = plan.spec.datasets()
+    return sorted({series for name in task.step.inputs for series in datasets[name].runs})
+
+
+def _second(plan: Plan, task: Task, tag: str, series: str, owner: str) -> ConflictError:
+    return ConflictError(
+        f"step {plan.spec.name}/{task.step.name} would write tag {tag} for series {series}, "
+        f"which the chain of {owner} writes",
+        hint="one chain writes a tag: use another global tag, or take that chain's constants",
+    )
+
+
 def _check_owner(conn: sa.Connection, plan: Plan, task: Task, series: str) -> None:
     """Refuse a second chain that would write the same tags for a series."""
     table = schema.chain
@@ -384,11 +416,7 @@ def _check_owner(conn: sa.Connection, plan: Plan, task: Task, series: str) -> No
         for step, one in other.tasks.items():
             both = sorted(mine & _written(other, one)) if one.id == row.id else []
             if both:
-                raise ConflictError(
-                    f"step {plan.spec.name}/{task.step.name} would write tag {both[0]} for series {series}, "
-                    f"which the chain of {other.spec.name}/{step} writes",
-                    hint="one chain writes a tag: use another global tag, or take that chain's constants",
-                )
+                raise _second(plan, task, both[0], series, f"{other.spec.name}/{step}")
 
 
 def _written(plan: Plan, task: Task) -> set[str]:

@@ -12,10 +12,11 @@ from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.canonical import sha256_hex
 from beamwright.core.errors import ConfigError
 from beamwright.core.runs import Interval
+from beamwright.production import chain
 from beamwright.production.experiment import Experiment
 from beamwright.production.spec import ProductionSpec
 from beamwright.production.splitting import Covered
-from beamwright.production.tasks import Task
+from beamwright.production.tasks import Plan, Task
 from beamwright.production.workspace import Workspace
 
 
@@ -61,6 +62,15 @@ def initial_constants(
             hint=f"name a set of constants that has them in [step.initial], under {series!r}",
         )
     return {role: tags.put_payload(conn, payload, now) for role, payload in sorted(wanted.items())}
+
+
+def check_chains(conn: sa.Connection, plan: Plan, experiment: Experiment, now: float) -> None:
+    """Refuse, before anything starts, chains that would write one tag or that have nothing to start from.
+
+    Raises: ConflictError, ConfigError, UnknownNameError.
+    """
+    for task, series in chain.check_new(conn, plan):
+        initial_constants(conn, experiment, task, series, now)
 
 
 def load_constants(conn: sa.Connection, spec: ProductionSpec, experiment: Experiment, now: float) -> None:
