@@ -15,7 +15,7 @@ from beamwright.conditions import tags
 from beamwright.conditions.payload import Payload
 from beamwright.conditions.snapshot import Snapshot, coalesce, hash_pieces
 from beamwright.core.errors import ConflictError, NotCoveredError
-from beamwright.core.runs import EventKey, Interval, overlaps
+from beamwright.core.runs import EventKey, Interval, overlaps, union
 from beamwright.db.engine import Database
 from beamwright.testing.strategies import intervals, payloads, positions, probes
 
@@ -152,3 +152,18 @@ def test_the_resolved_hash_knows_role_interval_and_payload(
     assert hash_pieces([("R", interval, a.id)]) != hash_pieces([("S", interval, a.id)])
     other = Interval("B", interval.first, interval.last)
     assert hash_pieces([("R", interval, a.id)]) != hash_pieces([("R", other, a.id)])
+
+
+@settings(quick, max_examples=30)
+@given(steps=steps, asked=st.lists(intervals(), min_size=1, max_size=5))
+def test_many_places_asked_for_at_once_give_what_each_gives(
+    database: Database, steps: Any, asked: list[Interval], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(conn: sa.Connection, tag: str, history: list[Model]) -> None:
+        places, row = union(asked), tags._tag(conn, tag)
+        for version in range(len(history)):
+            each = {v for place in places for v in tags.intervals(conn, tag, version, place)}
+            assert set(tags._meeting(conn, row.id, version, places)) == each
+
+    monkeypatch.setattr(tags, "_PLACES", 0)  # as if five were many
+    in_tag(database, steps, check)

@@ -5,11 +5,15 @@ Each goes by index to what it wants, whatever the number of sweeps, intervals an
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
+from beamwright.core.runs import Interval
 from beamwright.db import schema
 
 ENDS = ("run", "section", "event")
@@ -38,10 +42,15 @@ def members() -> sa.Select[Any]:
 
 @cache
 def held() -> sa.Select[Any]:
-    table, (id, version) = schema.iov, _parameters("id", "version")
-    present = sa.or_(table.c.removed.is_(None), table.c.removed > version)
+    return sa.select(schema.iov).where(*_present(schema.iov))
+
+
+def _present(table: Any) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that an interval belongs to a version of a tag."""
+    id, version = _parameters("id", "version")
+    kept = sa.or_(table.c.removed.is_(None), table.c.removed > version)
     # The sum keeps the index of versions, of little use here, out of the database's choice.
-    return sa.select(table).where(table.c.tag_id == id, table.c.added + 0 <= version, present)
+    return [table.c.tag_id == id, table.c.added + 0 <= version, kept]
 
 
 @cache
@@ -63,12 +72,57 @@ def inside() -> sa.Select[Any]:
     return _in_series(held()).where(runs, *places)
 
 
-def _in_series(query: sa.Select[Any]) -> sa.Select[Any]:
-    return query.where(schema.iov.c.series == sa.bindparam("series", type_=sa.Text))
+@cache
+def reaching(dialect: str) -> sa.Select[Any]:
+    """The intervals that begin before any of many places, in the last run of those that do."""
+    table, asked = schema.iov, _asked(dialect)
+    first = sa.tuple_(*(asked.c[name] for name in FIRST))
+    other = table.alias()
+    newest = (
+        _in_series(sa.select(other.c.first_run).where(*_present(other)), other)
+        .where(other.c.first_run <= asked.c.first_run, _begin(other) < first)
+        .order_by(other.c.first_run.desc())
+        .limit(1)
+        .correlate(asked)
+    )
+    before = sa.and_(table.c.first_run == newest.scalar_subquery(), _begin() < first)
+    return _in_series(held()).join(asked, before)
 
 
-def _begin() -> Any:
-    return sa.tuple_(*(schema.iov.c[name] for name in FIRST))
+@cache
+def among(dialect: str) -> sa.Select[Any]:
+    """The intervals that begin inside any of many places."""
+    table, asked = schema.iov, _asked(dialect)
+    first, last = (sa.tuple_(*(asked.c[name] for name in names)) for names in (FIRST, LAST))
+    runs = table.c.first_run.between(asked.c.first_run, asked.c.last_run)
+    return _in_series(held()).join(asked, sa.and_(runs, _begin() >= first, _begin() <= last))
+
+
+def asked(places: Iterable[Interval]) -> str:
+    """Return many places as those statements take them: one parameter, however many they are."""
+    return json.dumps([[*one.first, *one.last] for one in places])
+
+
+def _asked(dialect: str) -> sa.CTE:
+    """Return the parameter ``asked`` as a table."""
+    given = sa.bindparam("asked", type_=sa.Text)
+    parts: list[sa.ColumnElement[int]]
+    if dialect == "postgresql":
+        rows = sa.func.jsonb_array_elements(sa.cast(given, JSONB)).table_valued(sa.column("value", JSONB))
+        parts = [sa.cast(rows.c.value[n].astext, sa.BigInteger) for n in range(6)]
+    else:
+        rows = sa.func.json_each(given).table_valued("value")
+        parts = [sa.func.json_extract(rows.c.value, f"$[{n}]", type_=sa.BigInteger) for n in range(6)]
+    named = (part.label(name) for part, name in zip(parts, (*FIRST, *LAST), strict=True))
+    return sa.select(*named).cte("places")
+
+
+def _in_series(query: sa.Select[Any], table: Any = schema.iov) -> sa.Select[Any]:
+    return query.where(table.c.series == sa.bindparam("series", type_=sa.Text))
+
+
+def _begin(table: Any = schema.iov) -> Any:
+    return sa.tuple_(*(table.c[name] for name in FIRST))
 
 
 def _parameters(*names: str) -> list[sa.BindParameter[int]]:

@@ -7,7 +7,6 @@ uses, of each member, the version that its latest sweep up to v named.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -34,8 +33,8 @@ from beamwright.db.engine import batched, insert_new
 Row = tuple[Interval, str, str, str]  # interval, payload id, origin, reason
 Gap = tuple[str, Interval]  # role, interval
 
-# Above so many separate places, one look at all that lies between them costs less than a look at each.
-_PLACES = 1000
+# So many separate places are looked at one by one; more than that by one statement for all.
+_PLACES = 20
 
 ORIGINS = ("initial", "fitted", "carried", "late", "loaded")
 
@@ -435,16 +434,13 @@ def _meeting(conn: sa.Connection, tag_id: int, version: int, asked: Sequence[Int
     if len(asked) <= _PLACES:
         found = {v.id: v for interval in asked for v in _intervals(conn, tag_id, version, interval)}
         return list(found.values())
-    series = [list(some) for _, some in groupby(asked, key=lambda interval: interval.series)]
-    hulls = [Interval(some[0].series, some[0].first, some[-1].last) for some in series]
-    wanted: list[Validity] = []
-    for some, hull in zip(series, hulls, strict=True):
-        lasts = [interval.last[0] for interval in some]
-        for row in _rows(conn, tag_id, version, hull):
-            place = bisect_left(lasts, row.first_run)
-            if place < len(some) and some[place].first[0] <= row.last_run:
-                wanted.append(_validity(row))
-    return [v for v in wanted if meeting(asked, v.interval)]
+    known: dict[str, Any] = {"id": tag_id, "version": version}
+    rows: dict[int, Any] = {}
+    for series, some in groupby(asked, key=lambda interval: interval.series):
+        known |= {"series": series, "asked": statements.asked(some)}
+        for query in (statements.reaching, statements.among):
+            rows |= {row.id: row for row in conn.execute(query(conn.dialect.name), known)}
+    return [v for v in map(_validity, rows.values()) if meeting(asked, v.interval)]
 
 
 def interval_of(row: Any) -> Interval:
