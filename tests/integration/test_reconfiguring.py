@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from beamwright import fsck
+from beamwright.catalog import ledger
 from beamwright.cli.main import run as beamwright
 from beamwright.core.errors import StateError
 from beamwright.core.runs import Interval
@@ -67,6 +68,34 @@ def test_finished_work_stays_until_it_is_asked_for_anew(
     assert beamwright(["task", "redo", "toy/reco", "--reason", "again"]) == 0
     assert "there are none" in capsys.readouterr().err
     assert beamwright(["task", "redo", "toy/reco", "--reason", "again", "--run", "3"]) == 2
+
+
+def test_what_was_not_done_of_a_chunk_is_planned_again_beside_what_was(tmp_path: Path) -> None:
+    made = ToyProduction(tmp_path, OPEN.replace("split = 25", "split = 10"))
+    unit, job = schema.unit, schema.job
+    states = sa.select(job.c.state).join(unit, job.c.unit_id == unit.c.id).join(schema.task)
+
+    def stop(_done: int) -> None:
+        with made.workspace.db.read() as conn:
+            mine = (schema.task.c.step == "reco", unit.c.first_run == 1)
+            found = list(conn.execute(states.where(*mine)).scalars())
+        if found.count("ok") >= 2 and len(set(found)) > 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made.produce(on_turn=stop)
+    made.text = OTHER.replace("split = 25", "split = 15")
+    made.produce()
+    assert {row.state for row in made.rows(schema.task)} == {"closed"}
+    assert set(versions(made, "valid")["reco"]) == {1, 2}
+    with made.workspace.db.read() as conn:
+        (line,) = [row for row in ledger.totals(conn, _task(made, "reco")) if row["stream"] == "dst"]
+    assert (line["read"], line["balanced"]) == (200, True)
+    assert [str(v) for v in fsck.run(made.workspace.db, made.workspace.root)] == []
+
+
+def _task(made: ToyProduction, step: str) -> int:
+    return int(made.rows(schema.task, schema.task.c.step == step)[0].id)
 
 
 def spec(text: str, **members: Any) -> ProductionSpec:

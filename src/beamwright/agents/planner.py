@@ -26,6 +26,7 @@ from beamwright.production import (
     splitting,
 )
 from beamwright.production.closing import close
+from beamwright.production.holes import Hole
 from beamwright.production.interventions import Why
 from beamwright.production.progress import Progress
 from beamwright.production.publishing import cover
@@ -119,7 +120,24 @@ class Planner:
 
     def _process(self, progress: Progress, task: Task) -> list[UnitPlan]:
         items = [item for name in task.step.inputs for item in self._items(progress, task, name)]
-        return [unit for item in items for unit in self._covered_units(progress.conn, task, item)]
+        units = [unit for item in items for unit in self._covered_units(progress.conn, task, item)]
+        return [
+            *units,
+            *(unit for hole in progress.holes(task) for unit in self._filled(progress, task, hole)),
+        ]
+
+    def _filled(self, progress: Progress, task: Task, hole: Hole) -> list[UnitPlan]:
+        """Return units of a range that was given up, between others of its input."""
+        conn = progress.conn
+        whole = inputs.item_of(conn, [progress.plan.spec.datasets().get(n) for n in task.step.inputs], hole)
+        if whole is None or inspection.gate(conn, task, hole.interval):
+            return []
+        item = inputs.with_edition(conn, task, replace(whole, interval=hole.interval))
+        part = splitting.within(self._with_keys(conn, item, task, is_needed=True))
+        if part.keys is None or not len(part.keys[0]):
+            return []
+        size = grouping.most_records(task.step, len(part.keys[0]), part.size)
+        return self._covered(conn, task, part, size)
 
     def _items(self, progress: Progress, task: Task, name: str) -> list[Item]:
         """Return what of one input has no unit yet."""

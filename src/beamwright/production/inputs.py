@@ -14,6 +14,7 @@ from beamwright.core.messages import InputDoc
 from beamwright.core.runs import Interval
 from beamwright.db import schema
 from beamwright.db.engine import batched
+from beamwright.production.holes import Hole
 from beamwright.production.spec import DatasetSpec
 from beamwright.production.splitting import Item, hull
 from beamwright.production.tasks import Task
@@ -176,6 +177,17 @@ def collection_item(conn: sa.Connection, rows: Sequence[Any]) -> Item:
         {},
         collection_ids=tuple(row.id for row in rows),
     )
+
+
+def item_of(conn: sa.Connection, datasets: Sequence[DatasetSpec | None], hole: Hole) -> Item | None:
+    """Return the whole input that a hole is in, or None where it is not valid any more."""
+    if hole.chunk_id is not None:
+        row, dataset = chunk_of(conn, [one for one in datasets if one is not None], hole.chunk_id)
+        return chunk_item(conn, row, dataset.global_tag)
+    table = schema.collection
+    query = sa.select(table).where(table.c.id == hole.collection_id, table.c.state == "valid")
+    rows = conn.execute(query).all()
+    return collection_item(conn, rows) if rows else None
 
 
 def unit_outputs(conn: sa.Connection, unit_ids: Sequence[int], stream: str) -> tuple[InputDoc, ...]:

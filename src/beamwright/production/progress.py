@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from beamwright.db import schema
 from beamwright.production import inputs
 from beamwright.production.generating import RunRequest, run_requests
+from beamwright.production.holes import Hole, holes
 from beamwright.production.spec import DatasetSpec, split_input
 from beamwright.production.tasks import Plan, Task
 
@@ -93,6 +94,10 @@ class Progress:
         """Return what each run is to have of a step that generates."""
         return self._once(task, "requests", lambda: run_requests(self.conn, self.plan, task))
 
+    def holes(self, task: Task) -> list[Hole]:
+        """Return the ranges of inputs that were given up and that no unit has now."""
+        return self._once(task, "holes", lambda: holes(self.conn, task.id))
+
     def _is_planned(self, task: Task, run: RunKey) -> bool:
         """Tell whether all events that are wanted of a run have a unit."""
         one = self.requests(task).get(run)
@@ -102,6 +107,8 @@ class Progress:
         """Tell whether an input has given a task all that it will ever have of a run."""
         if task.step.kind == "generate":
             return True
+        if any((hole.interval.series, hole.interval.first[0]) == run for hole in self.holes(task)):
+            return False
         head, stream = split_input(name)
         if stream:
             left = self.new_collections(task, name)
