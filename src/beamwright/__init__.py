@@ -12,9 +12,9 @@ __version__ = "0.1.0"
 
 
 def open(name: str, workspace: Path | str | None = None) -> CollectionReader:
-    """Open a collection, ``scope:name``, of a workspace (default: the nearest one upwards) for reading.
+    """Open a collection, ``scope:name``, of a workspace (default: the nearest one upwards), or a file.
 
-    Raises: UnknownNameError, StorageError.
+    Raises: UnknownNameError, StorageError, FormatError.
     """
     from beamwright.production.access import open_collection
 

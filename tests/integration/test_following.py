@@ -365,3 +365,10 @@ def test_a_damaged_stream_ends_the_command_with_its_name(tmp_path: Path, stream:
 def test_following_takes_one_input_and_all_of_it(tmp_path: Path) -> None:
     code, _, err = Command(tmp_path, "-i", "a", "-i", "b").end()
     assert code == 2 and "takes one input" in err
+
+
+def test_what_is_no_event_stream_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dst.root").write_bytes(b"root" + bytes(200))
+    with pytest.raises(StreamError, match="dst.root is no event stream") as told:
+        follow(tmp_path, tmp_path / "dst.root")
+    assert "without --follow" in str(told.value.hint)

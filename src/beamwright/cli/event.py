@@ -95,12 +95,18 @@ def _readers(
     wanted: dict[str, str | None],
 ) -> Iterator[Place]:
     """Yield what may hold the event: the files that were named, or collections of the workspace."""
+    from beamwright.core.errors import UsageError
     from beamwright.event.collection import CollectionReader
 
     files = [place for place in places if Path(place).is_file()]
     for file in files:
         yield file, CollectionReader([file], sources)
     names = [place for place in places if place not in files]
+    for name in names:
+        if ":" not in name:
+            raise UsageError(
+                f"there is no file {name}", hint="give a path, or the name scope:name of a collection"
+            )
     if names or not places:
         yield from _registered(key, names, folder, wanted)
 

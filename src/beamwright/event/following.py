@@ -31,7 +31,7 @@ from beamwright.event.batch import Batch
 from beamwright.event.commit import LoopResult
 from beamwright.event.conductor import Conductor, Limits
 from beamwright.event.engine import Engine
-from beamwright.event.framing import END, FORMAT, HEADER, Frame, decoded, packed, parsed
+from beamwright.event.framing import END, FORMAT, HEADER, MAGIC, Frame, decoded, packed, parsed
 from beamwright.event.keys import Index
 from beamwright.event.loop import (
     NO_LIMITS,
@@ -197,6 +197,10 @@ class Feed:
             raise self._damaged("the stream ends within it")
 
     def _damaged(self, why: str) -> StreamError:
+        if not self.frames and bytes(self._held[self._at : self._at + len(MAGIC)]) != MAGIC:
+            return StreamError(
+                f"{self.name} is no event stream", hint="a file that is whole is processed without --follow"
+            )
         return StreamError(
             f"{self.name}, frame {self.frames} at byte {self._place}: {why}",
             hint="the outputs hold every record before it; ask the sender",

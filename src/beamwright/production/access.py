@@ -223,13 +223,24 @@ class Access:
 
 
 def open_collection(name: str, workspace: Path | str | None = None) -> CollectionReader:
-    """Open a collection of a workspace (default: the nearest one upwards) by its name.
+    """Open a collection of a workspace (default: the nearest one upwards) by its name, or one file.
 
-    Raises: UnknownNameError, StorageError.
+    Raises: UnknownNameError, StorageError, FormatError.
     """
+    if ":" not in name or Path(name).is_file():
+        return CollectionReader([_existing(name)])
     found = Workspace.open(Path(workspace)) if workspace else Workspace.find(Path.cwd())
     with found.db.read() as conn:
         return valid_collection(conn, name).open(source_files(found))
+
+
+def _existing(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise StorageError(
+            f"there is no file {name}", hint="give a path, or the name scope:name of a collection"
+        )
+    return path
 
 
 def source_files(workspace: Workspace) -> SourceFiles:

@@ -185,6 +185,11 @@ def test_banks_of_declarations_and_of_files_are_shown(call, tmp_path: Path, dst:
     assert "did you mean Hit?" in call("bank", "show", "Hits", "--in", new).err
 
 
+def test_an_event_is_not_looked_for_in_a_file_that_is_not_there(call) -> None:
+    told = call("event", "show", "44:3:1:101", "--in", "nowhere.root")
+    assert told.code == 2 and "there is no file nowhere.root" in told.err
+
+
 def test_a_collection_is_exported(call, registered, dst: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     exported = call(

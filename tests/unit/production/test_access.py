@@ -75,6 +75,19 @@ def test_collection_opens_by_name_out_of_a_workspace(
         open_collection("sample:merged/good.B", workspace.root)
 
 
+def test_a_file_opens_by_its_path_without_a_workspace(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place(workspace)
+    with open_collection("sample:merged/good.A", workspace.root) as reader:
+        file = reader.files[0].path
+    monkeypatch.chdir(tmp_path)
+    with beamwright.open(str(file)) as reader:
+        assert reader.metadata[0].events == 12
+    with pytest.raises(StorageError, match="there is no file dst.root"):
+        beamwright.open("dst.root")
+
+
 def test_missing_file_is_named(access: Access) -> None:
     with pytest.raises(StorageError, match=r"good\.A\.root.*of collection sample:merged/good\.A is missing"):
         access.open("sample:merged/good.A")
