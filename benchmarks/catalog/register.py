@@ -84,14 +84,15 @@ def write_list(path: Path, files: int) -> Path:
 
 
 def ours(url: sa.URL, place: Path) -> tuple[float, Database]:
-    """Register a list; return the seconds and the database."""
+    """Register a list; return the seconds, until all stands in the files, and the database."""
     database = Database(url)
     database.migrate()
     with database.begin() as conn:
         metadata.declare(conn, KIND, 1.0)
     start = time.perf_counter()
     register(database, "file", read_records(place), Source(place.name, 2.0))
-    return time.perf_counter() - start, database
+    database.close()
+    return time.perf_counter() - start, Database(url)
 
 
 def metacat(url: sa.URL, files: int) -> tuple[float, int]:

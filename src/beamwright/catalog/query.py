@@ -187,7 +187,14 @@ def wrong(text: str, column: int, message: str, hint: str) -> UsageError:
     return UsageError(f"{short!r}, column {column}: {message}", hint=hint, column=column, excerpt=excerpt)
 
 
-class Matches(sa.sql.functions.FunctionElement[bool]):
+class _Predicate:
+    """A condition that stands as it is: SQLite's planner does not look into ``… = 1``."""
+
+    def self_group(self, against: Any = None) -> Any:
+        return self
+
+
+class Matches(_Predicate, sa.sql.functions.FunctionElement[bool]):
     """A column whose whole text matches a pattern with ``*`` and ``?``; each database in its own way."""
 
     inherit_cache = True
@@ -207,7 +214,7 @@ def _like(element: Matches, compiler: Any, **options: Any) -> str:
     return f"{compiler.process(column, **options)} LIKE {compiler.process(pattern, **options)}"
 
 
-class Among(sa.sql.expression.ColumnElement[bool]):
+class Among(_Predicate, sa.sql.expression.ColumnElement[bool]):
     """A column that is one of those that a query finds, or with ``is_outside`` none of them (or empty).
 
     For the latter PostgreSQL gets another form: it goes through a long ``NOT IN`` anew for every row.

@@ -313,6 +313,18 @@ def test_files_are_found_by_their_hashes_and_how_these_begin(catalogue: Database
         assert lookup.find(conn, one[:10] + "0" * 10) == []
 
 
+def test_indexed_metadata_lead_to_their_objects(sqlite_database: Database) -> None:
+    key = {"run": {"type": "int", "indexed": True}}
+    with sqlite_database.begin() as conn:
+        metadata.declare(conn, {"name": "dq", "subject": "file", "key": key}, DAY)
+    with sqlite_database.read() as conn:
+        for where in ("dq.run == 5", "dq.run in 4..9", "dq.run == 5 and size > 3"):
+            plan = asking.explain(conn, Question("file", where))["plan"]
+            assert "SEARCH file USING INTEGER PRIMARY KEY (rowid=?)" in plan, plan
+        plan = asking.explain(conn, Question("file", "scope == 'mc' and name ~ 'a*'"))["plan"]
+        assert any("scope=? AND name>? AND name<?" in line for line in plan), plan
+
+
 def test_the_start_of_a_hash_is_found_by_its_index(sqlite_database: Database) -> None:
     with sqlite_database.read() as conn:
         for where in ("sha256 == 'abcdef0123'", "sha256 ~ 'abc*'", "sha256 in ['abcdef0123', 'abcdef0124']"):
