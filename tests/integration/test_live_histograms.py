@@ -75,6 +75,7 @@ def test_a_run_is_shown_while_its_jobs_run_and_hidden_afterwards(
     assert live.shown(toy.workspace, "slow") == []
     assert fsck(toy.workspace.db, toy.workspace.root) == []
     assert command(["quality", "watch", "-w", str(tmp_path / "workspace")]) == 0
+    assert "production slow has no run under way" in capsys.readouterr().err
 
 
 # --- what counts, on planted attempts

@@ -14,6 +14,7 @@ from beamwright.cli.common import (
     dry_run_option,
     reader,
     reading,
+    say,
     write_document,
     write_rows,
 )
@@ -179,7 +180,12 @@ def watch(production: str | None, every: float | None, folder: Path | None, as_j
     for _ in [None] if every is None else turns(every, time.sleep):
         rows = live.shown(workspace, name)
         found = live.plain(rows) if as_json else [line for row in rows for line in _drawn(row)]
-        write_rows(found, {} if as_json else {key: key for key in _DRAWN}, as_json)
+        if found or as_json:
+            write_rows(found, {} if as_json else {key: key for key in _DRAWN}, as_json)
+        else:
+            say(
+                f"production {name} has no run under way with histograms; `beamwright quality ls` judges the others"
+            )
 
 
 _DRAWN = ("step", "run", "units", "histogram", "entries", "mean", "shape")
