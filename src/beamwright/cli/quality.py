@@ -183,9 +183,7 @@ def watch(production: str | None, every: float | None, folder: Path | None, as_j
         if found or as_json:
             write_rows(found, {} if as_json else {key: key for key in _DRAWN}, as_json)
         else:
-            say(
-                f"production {name} has no run under way with histograms; `beamwright quality ls` judges the others"
-            )
+            say(f"production {name} has no run under way with histograms; see `beamwright quality ls`")
 
 
 _DRAWN = ("step", "run", "units", "histogram", "entries", "mean", "shape")
