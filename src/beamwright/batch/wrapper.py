@@ -105,7 +105,7 @@ class Attempt:
         self.launcher, self.stop, self.started = launcher, stop, started
         self.scratch, self.output = str(job["scratch"]), str(job["output_directory"])
         self.log, self.phase = f"{directory}/log", "start"
-        self.heartbeat_s = float(job["limits"].get("heartbeat_s", HEARTBEAT_S))
+        self.heartbeat_s = float((job.get("limits") or {}).get("heartbeat_s", HEARTBEAT_S))
         self.timings: dict[str, float] = {}
         self.exit_code: int | None = None
         self.payload: dict[str, Any] | None = None

@@ -17,7 +17,7 @@ import pytest
 
 from beamwright import durable
 from beamwright.batch import children, packs, wrapper
-from beamwright.batch.children import Fresh, Warm
+from beamwright.batch.children import Fresh, FreshJobs, Warm
 from beamwright.batch.scheduler import Status
 from beamwright.production.tickets import is_signed
 from support.jobs import COMMANDS, KEY, make_job, report_of, wish
@@ -115,6 +115,31 @@ def test_inputs_are_compared_with_their_registration(tmp_path: Path) -> None:
     third = make_job(tmp_path, "three")
     raw.unlink()
     assert failure(third)[0] == "input"
+
+
+@pytest.mark.parametrize("launcher", [Fresh(), Warm(["/no/such/program"])])
+def test_a_program_that_is_not_there_is_named(tmp_path: Path, launcher: Fresh | Warm) -> None:
+    directory = make_job(tmp_path, commands={"process": ["/no/such/program"], "validate": ["false"]})
+    assert wrapper.run_job(directory, lambda job: launcher, wrapper.Stop()) == wrapper.REPORTED_FAILURE
+    report = report_of(directory)
+    assert report["failure_class"] == "node"
+    assert "/no/such/program could not be started: [Errno 2] No such file" in report["message"]
+
+
+def test_a_job_document_without_limits_is_reported(tmp_path: Path) -> None:
+    found, message = failure(make_job(tmp_path, limits=None))
+    assert (found, "agreed form" in message) == ("output_invalid", True)
+
+
+def test_a_process_per_job_has_its_outputs_read_by_one_that_stays(tmp_path: Path) -> None:
+    launcher = FreshJobs(Warm([*COMMANDS["process"], "--serve"]))
+    for name in ("one", "two"):
+        directory = make_job(tmp_path, name)
+        assert wrapper.run_job(directory, lambda job: launcher, wrapper.Stop()) == wrapper.REPORTED_OK
+    runner = launcher._warm._runner
+    assert runner is not None and len(children._children(runner.pid)) == 1
+    launcher.close()
+    assert runner.pid not in children._children(os.getpid())
 
 
 def test_the_wall_time_limit_ends_the_payload(tmp_path: Path) -> None:
