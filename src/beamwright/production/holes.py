@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
@@ -29,8 +30,31 @@ class Hole:
 def holes(conn: sa.Connection, task_id: int) -> list[Hole]:
     """Return the ranges that superseded units of a process step leave between those that stand.
 
-    Inputs of which no unit stands are taken up anew as a whole; units of several inputs leave no holes.
+    Inputs of which no unit stands are taken up anew as a whole; units of several inputs leave no holes. They
+    are looked for when units were superseded or made since the last time.
     """
+    mark = _mark(conn)
+    if not mark[0]:
+        return []
+    known = _known.setdefault(conn.engine, {})
+    if task_id not in known or known[task_id][0] != mark:
+        known[task_id] = (mark, _find(conn, task_id))
+    return known[task_id][1]
+
+
+_Mark = tuple[int, int]
+_known: WeakKeyDictionary[sa.Engine, dict[int, tuple[_Mark, list[Hole]]]] = WeakKeyDictionary()
+
+
+def _mark(conn: sa.Connection) -> _Mark:
+    """Return what changes whenever a unit is superseded or made."""
+    gone = sa.select(sa.func.count()).where(schema.job.c.state == "superseded").scalar_subquery()
+    newest = sa.select(sa.func.max(schema.unit.c.id)).scalar_subquery()
+    row = conn.execute(sa.select(gone, newest)).one()
+    return int(row[0]), int(row[1] or 0)
+
+
+def _find(conn: sa.Connection, task_id: int) -> list[Hole]:
     gone = _by_input(_units(conn, task_id, schema.job.c.state == "superseded"))
     if not gone:
         return []
