@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks"), str(ROOT / "benchmarks/jobs")]
 
+from _true import DONE  # noqa: E402
 from harness import Figure, arguments, child_cpu, report  # noqa: E402
 
 from beamwright.batch.cluster import Access  # noqa: E402
@@ -27,15 +28,8 @@ from beamwright.batch.slurm import Slurm, SlurmCluster  # noqa: E402
 from support.slurm import missing, running  # noqa: E402
 
 PACK = 10
-DONE = '{"status":"ok","failure_class":null,"message":"","release":"","ledger":[],"outputs":[]}'
 SHELL = ["/bin/sh", "-c", f"printf '{DONE}' >payload.json; exec true", "true"]
-SERVED = [sys.executable, str(Path(__file__).resolve()), "process"]
-
-
-def payload(argv: list[str]) -> int:
-    """Do nothing, and say so."""
-    Path("payload.json").write_text(DONE)
-    return 0
+SERVED = [sys.executable, "-I", "-S", str(ROOT / "benchmarks/jobs/_true.py"), "process"]
 
 
 def make(folder: Path, count: int, process: list[str]) -> list[Path]:
@@ -113,10 +107,6 @@ def wrapper_ms(folder: Path, repeat: int) -> float:
 
 
 def main() -> None:
-    if sys.argv[1:] == ["process", "--serve"]:
-        from beamwright.production import runner
-
-        sys.exit(runner.main(payload))
     options = arguments(__doc__, 200)
     if absent := missing():
         print(f"Slurm is not installed: no {', '.join(absent)}", file=sys.stderr)

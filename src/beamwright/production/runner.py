@@ -18,14 +18,15 @@ import os
 import resource
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
-from pathlib import Path
-from typing import Any, NoReturn
 
 from beamwright.batch.children import die_with_parent
-from beamwright.core.errors import UsageError
+
+# A runner starts for each pack of jobs: what not every one of them needs is imported where it is needed.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 Perform = Callable[[list[str]], int]
 
@@ -46,13 +47,15 @@ def main(perform: Perform | None = None) -> int:
             if perform is None:
                 warm(request["argv"])
         except Exception:  # noqa: BLE001 - the child meets the same error and reports it
-            traceback.print_exc()
+            _print_error()
         _serve(request, [answers, *(validator.descriptors if validator else ())], perform or _perform)
     return 0
 
 
 def warm(argv: list[str]) -> None:
     """Do before the fork what every job would do first: import the experiment, find the release."""
+    from pathlib import Path
+
     from beamwright.production import experiment, release, work  # noqa: F401
 
     if "--job" in argv:
@@ -71,6 +74,9 @@ def command_of(argv: list[str]) -> list[str]:
 
 def run(argv: list[str]) -> int:
     """Run one command in this process and return its exit code."""
+    from pathlib import Path
+
+    from beamwright.core.errors import UsageError
     from beamwright.production import work
 
     command, *rest = argv
@@ -174,7 +180,7 @@ def _stay(requests: int, ends: int, foreign: Sequence[int], perform: Perform) ->
                 os.write(ends, _line(_measured(json.loads(line), perform)))
         exit_code = 0
     except BaseException:  # noqa: BLE001 - the child's last word is its traceback and exit code
-        traceback.print_exc()
+        _print_error()
     finally:
         sys.stderr.flush()
         os._exit(exit_code)
@@ -213,6 +219,8 @@ def _refuse_threads() -> None:
         return
     import threading
 
+    from beamwright.core.errors import UsageError
+
     names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     if names:
         message = f"the runner cannot fork while threads live: {', '.join(names)}"
@@ -226,7 +234,7 @@ def _become(request: dict[str, Any], descriptors: Iterable[int], perform: Perfor
         _detach(descriptors)
         exit_code = _run(request, perform)
     except BaseException:  # noqa: BLE001 - the child's last word is its traceback and exit code
-        traceback.print_exc()
+        _print_error()
     finally:
         sys.stderr.flush()
         os._exit(exit_code)
@@ -250,7 +258,7 @@ def _run(request: dict[str, Any], perform: Perform) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except BaseException:  # noqa: BLE001 - the command's last word is its traceback and exit code
-        traceback.print_exc()
+        _print_error()
         return 1
     finally:
         sys.stdout.flush()
@@ -266,6 +274,11 @@ def _redirect(log: str) -> None:
     os.dup2(target, 2)
     os.close(nothing)
     os.close(target)
+
+
+def _print_error() -> None:
+    """Print the error that is being handled, with its traceback."""
+    sys.excepthook(*sys.exc_info())
 
 
 def _answer(descriptor: int, document: dict[str, Any]) -> None:
