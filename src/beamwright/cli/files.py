@@ -54,6 +54,8 @@ def validate(
         _write_verdicts(folder, verdicts)
     for path, verdict in zip(files, verdicts, strict=True):
         click.echo(json.dumps(verdict, sort_keys=True) if as_json else _line(path, verdict))
+        if not as_json and found is None and verdict["valid"] and _leads_elsewhere(path):
+            say(f"{path}: what it points to was not looked at; --sources PLACE has it followed")
     bad = any(not verdict["valid"] for verdict in verdicts)
     return ValidationError.exit_code if bad else 0
 
@@ -100,6 +102,17 @@ def merge(files: tuple[Path, ...], output: Path, interleave: bool, dry_run: bool
         "size": written.size,
     }
     write_document(document, as_json, [f"{written.file}: {written.events} records, {written.size} bytes"])
+
+
+def _leads_elsewhere(path: Path) -> bool:
+    """Tell whether a file is a pointer skim."""
+    from beamwright.core.errors import FormatError
+    from beamwright.event.metadata import read_metadata
+
+    try:
+        return bool(read_metadata(path).points)
+    except FormatError:  # what is valid and no file of events, such as histograms
+        return False
 
 
 def _write_verdicts(folder: Path, verdicts: list[dict[str, Any]]) -> None:

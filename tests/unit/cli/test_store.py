@@ -46,8 +46,10 @@ def test_verdicts_are_written_as_files(call, dst: Path, tmp_path: Path) -> None:
 
 
 def test_validation_follows_pointers_into_the_places_named(call, skim: Path, dst: Path) -> None:
-    assert call("validate", skim).code == 0
-    assert call("validate", skim, "--sources", dst.parent).code == 0
+    alone = call("validate", skim, dst)
+    assert alone.code == 0 and alone.err.count("what it points to was not looked at") == 1
+    followed = call("validate", skim, "--sources", dst.parent)
+    assert followed.code == 0 and followed.err == ""
     assert call("validate", skim, "--sources", dst).code == 0
     lost = call("validate", skim, "--sources", skim)
     assert lost.code == 4 and "which a pointer skim leads into" in lost.out
