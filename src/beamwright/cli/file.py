@@ -29,7 +29,7 @@ def file() -> None:
 
 
 file.add_command(register_command("file"))
-for _command in (replicas.where, replicas.missing, replicas.reconcile):
+for _command in (replicas.where, replicas.missing, replicas.verify, replicas.reconcile):
     file.add_command(_command)
 
 

@@ -1,17 +1,19 @@
-"""``beamwright file missing|where|reconcile``: files at endpoints."""
+"""``beamwright file missing|where|verify|reconcile``: files at endpoints."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from beamwright.cli.asking import asking, question, write_answer, write_plan
+from beamwright.cli.asking import asking, completer, question, write_answer, write_plan
 from beamwright.cli.common import (
     Columns,
     Row,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from beamwright.production.workspace import Workspace
 
-_PAGE = 500
+_PAGE, _READ_AT_ONCE = 500, 100
 
 
 @click.command("where")
@@ -91,6 +93,43 @@ def _with_places(rows: Iterator[Row], find: Callable[[list[int]], dict[int, list
         places = find([row["id"] for row in page])
         for row in page:
             yield {"file": f"{row['scope']}:{row['name']}", "bytes": row["size"], "at": places[row["id"]]}
+
+
+@click.command("verify")
+@click.option("--at", "place", required=True, help="The endpoint or site whose files are to be read.")
+@click.option("--where", metavar="EXPRESSION", shell_complete=completer("file"), help="These files only.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+@dry_run_option
+@reading
+def verify(
+    place: str, where: str | None, limit: int | None, dry_run: bool, folder: Path | None, as_json: bool
+) -> int:
+    """Read in full what nobody has read: a replica that is as registered is verified, another is suspect.
+
+    The paths of the endpoint must lead to files of this machine. Run it again to go on where it was stopped.
+    """
+    import getpass
+
+    from beamwright.catalog import replicas, verifying
+    from beamwright.catalog.asking import Question
+    from beamwright.core.errors import IntegrityError
+
+    workspace, counts, bad = open_workspace(folder), Counter[str](), list[Row]()
+    with closing(workspace.db) as db:
+        with db.read() as conn:
+            places = replicas.at(_endpoints(workspace, conn), place)
+            rows = verifying.waiting(conn, Question.of("file", where, None, limit=limit), places)
+        for start in range(0, 0 if dry_run else len(rows), _READ_AT_ONCE):
+            seen = [verifying.read(row) for row in rows[start : start + _READ_AT_ONCE]]
+            settle = partial(verifying.settle, seen=seen, actor=getpass.getuser(), now=workspace.clock.now())
+            db.transact(settle)
+            counts.update(one.outcome for one in seen)
+            bad += [vars(one) for one in seen if one.outcome != "verified"]
+    if bad or as_json:
+        write_rows(bad, {"file": "file", "path": "path", "is": "outcome", "because": "problem"}, as_json)
+    told = ", ".join(f"{counts[name]} {name}" for name in ("verified", "suspect", "unread"))
+    say(f"{len(rows)} replicas would be read" if dry_run else told)
+    return IntegrityError.exit_code if bad else 0
 
 
 @click.command("reconcile")

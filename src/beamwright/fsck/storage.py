@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ _QUARANTINE = ("rejected", "superseded")
 _REPORT = "report.json"
 _HEX64, _HEX8 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{8}")
 _BLOCK = 1 << 20
+_SHOWN = 3
 
 
 def unchanged(context: Context) -> Iterator[Finding]:
@@ -138,9 +140,29 @@ def live_files(context: Context) -> Iterator[Finding]:
         file.c.id.in_(valid.where(collection.c.state == "valid")),
         file.c.id.in_(sa.select(schema.chunk_file.c.file_id)),
     )
-    for row in context.conn.execute(sa.select(file).where(live, file.c.id.not_in(verified))):
-        yield f"file {row.scope}:{row.name}", "is in use and has no verified replica"
+    there = sa.select(sa.func.min(replica.c.endpoint)).where(
+        replica.c.file_id == file.c.id, replica.c.state.in_(("present", "suspect"))
+    )
+    columns = (file.c.scope, file.c.name, file.c.lineage, there.scalar_subquery().label("endpoint"))
+    query = sa.select(*columns).where(live, file.c.id.not_in(verified)).order_by(file.c.id)
+    registered: dict[str | None, list[str]] = defaultdict(list)
+    for row in context.conn.execute(query):
+        if "registered" in row.lineage:  # made elsewhere, and perhaps never read: by the million
+            registered[row.endpoint].append(f"{row.scope}:{row.name}")
+        else:
+            yield f"file {row.scope}:{row.name}", "is in use and has no verified replica"
+    for endpoint, names in sorted(registered.items(), key=lambda item: item[0] or ""):
+        yield _never_read(endpoint, names)
     yield from pointers.led_into(context)
+
+
+def _never_read(endpoint: str | None, names: list[str]) -> Finding:
+    some = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    what = f"registered files ({len(names)})"
+    if endpoint is None:
+        return what, f"are in use and lie nowhere: {some}"
+    told = f"are in use, lie at {endpoint}, and nobody has verified them: {some}"
+    return what, f"{told} (`beamwright file verify --at {endpoint}` reads them)"
 
 
 def nothing_unknown(context: Context) -> Iterator[Finding]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from beamwright.db import schema
+from beamwright.db import history, schema
 from beamwright.production.workspace import Workspace
 
 Call = Callable[..., Any]
@@ -99,3 +102,69 @@ def test_reconcile_in_two_listings_with_brakes(site: Workspace, call: Call, tmp_
     assert len(again) == 1 + len(call("file", "where", "--at", "lyon-tape", "--json").rows)
     assert call("fsck").out.count(" 17  lyon-disk") == 1
     assert call("file", "reconcile", "lyon-dsk", "--listing", listing, "--taken", "2026-01-01").code == 2
+
+
+@pytest.fixture
+def pool(workspace: Workspace, call: Call, tmp_path: Path) -> Path:
+    """A collection of five files that others made, which lie at the endpoint ``pool``."""
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    records = []
+    for n in range(5):
+        data = f"events of file {n}".encode()
+        (folder / f"f{n}").write_bytes(data)
+        sums = {"sha256": hashlib.sha256(data).hexdigest(), "adler32": f"{zlib.adler32(data):08x}"}
+        place = {"endpoint": "pool", "path": str(folder / f"f{n}")}
+        records.append({"name": f"mc:f{n}", "size": len(data), "tier": "dst", "replicas": [place]} | sums)
+    made = {"name": "mc:all", "tier": "dst", "stream": "dst", "series": "Z", "first": 1, "last": 1}
+    made |= {"events": 5, "release": "24.1", "files": [f"mc:f{n}" for n in range(5)]}
+    for noun, said in (("file", records), ("collection", [made])):
+        (tmp_path / f"{noun}s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in said))
+        assert call(noun, "register", "--from", tmp_path / f"{noun}s.jsonl").code == 0
+    return folder
+
+
+def never_read(call: Call) -> list[str]:
+    rows = call("fsck", "--json").rows
+    return [row["message"] for row in rows if row["object"].startswith("registered files")]
+
+
+def test_what_nobody_has_read_is_one_line_that_names_the_command(pool: Path, call: Call) -> None:
+    (told,) = never_read(call)
+    assert "lie at pool" in told and "mc:f0, mc:f1, mc:f2, …" in told and "mc:f3" not in told
+    assert "`beamwright file verify --at pool`" in told
+    assert [row["object"] for row in call("fsck", "--json").rows].count("registered files (5)") == 1
+
+
+def test_replicas_that_are_read_are_verified_and_others_suspect(
+    pool: Path, call: Call, workspace: Workspace
+) -> None:
+    wanted = call("file", "verify", "--at", "pool", "--dry-run")
+    assert wanted.code == 0 and "5 replicas would be read" in wanted.err
+    (pool / "f1").write_bytes(b"short")
+    (pool / "f2").write_bytes(b"EVENTS of file 2")
+    (pool / "f3").rename(pool / "away")
+    done = call("file", "verify", "--at", "pool", "--json")
+    assert done.code != 0 and "2 verified, 2 suspect, 1 unread" in done.err
+    found = {row["file"]: (row["outcome"], row["problem"]) for row in done.rows}
+    assert found["mc:f1"] == ("suspect", "it has 5 bytes, registered are 16")
+    assert found["mc:f2"][1].startswith("it has sha256") and found["mc:f3"][0] == "unread"
+    assert "(3)" in next(row["object"] for row in call("fsck", "--json").rows if "(3)" in row["object"])
+    (pool / "away").rename(pool / "f3")
+    for n in (1, 2):
+        (pool / f"f{n}").write_bytes(f"events of file {n}".encode())
+    assert "3 verified, 0 suspect, 0 unread" in call("file", "verify", "--at", "pool").err
+    assert never_read(call) == [] and call("file", "verify", "--at", "pool").code == 0
+    states = {row["replica"] for row in call("file", "where", "--at", "pool", "--json").rows}
+    assert states == {"verified"}
+    with workspace.db.read() as conn:
+        replica = conn.execute(sa.select(schema.replica).where(schema.replica.c.endpoint == "pool")).first()
+        assert replica is not None and replica.verified_by and replica.inode
+        steps = [entry.target for entry in history.of(conn, "replica", replica.id)]
+    assert steps == ["present", "verified"]
+
+
+def test_an_endpoint_and_files_can_be_named(call: Call, pool: Path) -> None:
+    done = call("file", "verify", "--at", "pol")
+    assert done.code == 2 and "did you mean pool" in done.err
+    assert "1 verified" in call("file", "verify", "--at", "pool", "--where", "name == 'f4'").err
