@@ -151,6 +151,8 @@ def check_shown(done: ToyProduction, capsys: pytest.CaptureFixture[str]) -> None
         "planned": 120, "requested": 120, "created": 117
     }  # fmt: skip
     assert shown["failed"] == {"ArithmeticError": 3}
+    assert beamwright(["task", "show", "toy/generate", *where[:2]]) == 0
+    assert "created    117\n" in capsys.readouterr().out
     assert [row["key"] for row in shown["failures"]] == ["A:1:1:7", "A:2:1:7", "A:3:1:7"]
 
 

@@ -19,7 +19,8 @@ def lines(document: Row) -> list[str]:
         _titled("Runs and steps", grid_lines(document["grid"])),
         _titled("Collections", _collections(document)),
         _titled(
-            "Ledger: read (or created) = written + filtered + prescaled + quarantined", _ledger(document)
+            "Ledger: read (or created, or requested) = written + filtered + prescaled + quarantined",
+            _ledger(document),
         ),
         _titled("Calibration, run by run", link_lines(document["calibration"])),
         *(_section(section) for section in document["figures"]),

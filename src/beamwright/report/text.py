@@ -12,7 +12,7 @@ from beamwright.core.runs import SECTION_MAX, Interval
 
 Row = dict[str, Any]
 
-# Members of documents that are seconds since the epoch.
+# Members of documents that are seconds since the epoch; a whole number that is ``created`` is one of records.
 _TIMES = frozenset(
     {"at", "created", "deadline", "ended", "finished", "frozen", "leased", "released", "started", "taken"}
 )
@@ -45,7 +45,8 @@ def shown(value: Any) -> str:
 
 def member(name: str, value: Any) -> str:
     """Return a member of a document as people read it: times as dates, ranges of keys in short."""
-    if name in _TIMES and isinstance(value, int | float) and not isinstance(value, bool):
+    is_time = isinstance(value, float) or (isinstance(value, int) and name != "created")
+    if name in _TIMES and is_time and not isinstance(value, bool):
         return time(value)
     if name == "interval" and isinstance(value, list) and len(value) == 3:
         return interval(value)
