@@ -175,8 +175,7 @@ class Planner:
     def _with_keys(self, conn: sa.Connection, item: Item, task: Task, is_needed: bool = False) -> Item:
         """Give an item the keys of its records where it can be cut."""
         if len(item.chunk_ids) == 1:
-            name = inputs.index_file(conn, item.chunk_ids[0])
-            arrays, _ = bundle.unpack((self.workspace.root / "indexes" / name).read_bytes(), name)
+            arrays = self._index(conn, item.chunk_ids[0])
             return replace(item, keys=splitting.key_arrays(arrays, task.facts.record))
         if item.collection_ids and (is_needed or task.step.split or task.step.split_mb):
             with CollectionReader([Path(one["path"]) for one in item.inputs]) as reader:
@@ -188,8 +187,12 @@ class Planner:
 
     def _generate(self, progress: Progress, task: Task) -> list[UnitPlan]:
         """Return the units of the events that have none, as far as conditions cover their runs."""
-        wanted = progress.requests(task).values()
-        items = [item for one in wanted for item in generating.items(progress.conn, task, one)]
+        wanted, conn = progress.requests(task).values(), progress.conn
+
+        def sections_of(chunk: Any) -> Any:
+            return generating.chunk_sections(task, self._index(conn, chunk.id))
+
+        items = [item for one in wanted for item in generating.items(conn, task, one, sections_of)]
         return [
             unit for item in items for unit in self._requested(progress.conn, task, item, task.step.split)
         ]
@@ -204,6 +207,11 @@ class Planner:
             )
             for unit in self._covered(conn, task, item, size)
         ]
+
+    def _index(self, conn: sa.Connection, chunk_id: int) -> dict[str, Any]:
+        """Return the key index of a chunk."""
+        name = inputs.index_file(conn, chunk_id)
+        return bundle.unpack((self.workspace.root / "indexes" / name).read_bytes(), name)[0]
 
     # --- failed units that are to become smaller
 

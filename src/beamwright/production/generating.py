@@ -1,12 +1,13 @@
 """Generation, run by run: how many events each run is to have, which have a unit, and the keys of the others.
 
-Event ``i`` of the ``n`` of a run lies in section ``floor(i S / n)`` of the ``S`` sections that were delivered
-of it, and has the number ``i``: a unit is a stretch of numbers. A run that is only simulated has section 0.
+Event ``i`` of the ``n`` of a run has the number ``i`` and lies in the section of record ``floor(i m / n)`` of
+the ``m`` of its data, in key order: conditions that change within a run are met as data met them. A unit is a
+stretch of numbers. A run that is only simulated has section 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -23,6 +24,8 @@ from beamwright.production.requests import RequestSpec, shared
 from beamwright.production.spec import DatasetSpec, ProductionSpec
 from beamwright.production.splitting import Item
 from beamwright.production.tasks import Plan, Task
+
+Sections = Callable[[Any], NDArray[Any]]
 
 ENDED = ("closed", "incomplete")
 GONE = ("superseded", "split")
@@ -83,18 +86,21 @@ def obstacles(conn: sa.Connection, plan: Plan, task: Task) -> list[str]:
     return found
 
 
-def items(conn: sa.Connection, task: Task, one: RunRequest) -> list[Item]:
-    """Return the events of a run that have no unit, one item for each stretch of them in one chunk."""
+def items(conn: sa.Connection, task: Task, one: RunRequest, sections_of: Sections) -> list[Item]:
+    """Return the events of a run that have no unit, one item for each stretch of them in one chunk.
+
+    ``sections_of`` gives the sections of a chunk's records, in key order.
+    """
     if not one.left or not _may_grow(conn, task, one):
         return []
     assert one.wanted is not None, "something is left only of what is wanted"
-    sections = _sections(one)
+    sections, owners = _places(one, sections_of)
     numbers = np.arange(one.wanted, dtype=np.int64)
     place = numbers * len(sections) // one.wanted
     free = np.ones(one.wanted, np.bool_)
     for first, last in _stretches(conn, task, one):
         free[first : last + 1] = False
-    owner = _owners(one)[place]
+    owner = owners[place]
     records, at = {task.facts.record: one.wanted}, sections[place]
     found = [_item(one, at[a:b], numbers[a:b], int(owner[a]), records) for a, b in _parts(free, owner)]
     return [inputs.with_edition(conn, task, item) for item in found]
@@ -136,16 +142,25 @@ def _parts(free: NDArray[np.bool_], owner: NDArray[Any]) -> Iterator[tuple[int, 
     yield from ((a, b) for a, b in pairwise(cuts) if b > a and free[a])
 
 
-def _sections(one: RunRequest) -> NDArray[np.int64]:
-    """Return the sections of a run that events are spread over."""
-    spans = [np.arange(chunk.first_section, chunk.last_section + 1) for chunk in one.chunks]
-    return np.concatenate(spans) if spans else np.zeros(1, np.int64)
+def _places(one: RunRequest, sections_of: Sections) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the sections that a run's events are spread over, and which chunk each is of."""
+    spans = [sections_of(chunk) for chunk in one.chunks]
+    if not any(len(span) for span in spans):
+        first = one.chunks[0].first_section if one.chunks else 0
+        return np.array([first], np.int64), np.zeros(1, np.int64)
+    owners = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
+    return np.concatenate(spans).astype(np.int64), owners
 
 
-def _owners(one: RunRequest) -> NDArray[np.int64]:
-    """Return, for each section, which chunk it is of."""
-    lengths = [chunk.last_section - chunk.first_section + 1 for chunk in one.chunks] or [1]
-    return np.repeat(np.arange(len(lengths)), lengths)
+def chunk_sections(task: Task, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Return the sections of the records of a chunk by its key index: those of the kind that is generated
+    where there are any, else those of the kind of which there are most.
+    """
+    kinds = {
+        name.removesuffix("/section"): column for name, column in arrays.items() if name.endswith("/section")
+    }
+    found = kinds.get(task.facts.record, np.zeros(0, np.uint32))
+    return found if len(found) else max(kinds.values(), key=len, default=found)
 
 
 def _may_grow(conn: sa.Connection, task: Task, one: RunRequest) -> bool:

@@ -63,9 +63,14 @@ def add_run(conn: sa.Connection, number: int, *chunks: tuple[int, int, int], **v
         insert_id(conn, schema.chunk, **place, **kept, created=0.0)
 
 
+def sections_of(chunk: Any) -> Any:
+    sections = np.arange(chunk.first_section, chunk.last_section + 1)
+    return np.repeat(sections, chunk.records["event"] // len(sections))
+
+
 def plan_units(conn: sa.Connection, task: Task, one: generating.RunRequest) -> list[units.UnitPlan]:
     found = []
-    for item in generating.items(conn, task, one):
+    for item in generating.items(conn, task, one, sections_of):
         covered = {interval: Covered() for interval, _ in splitting.ranges(item, task.step.split)}
         for unit in splitting.process_units(task, item, covered, Run(), task.step.split):
             request = generating.request_document(task, item, unit.interval)
@@ -99,6 +104,23 @@ def test_each_run_has_its_events_spread_over_the_sections_of_its_chunks(database
         assert sections.tolist() == [0, 1, 2, 3, 4, 7, 8, 9, 10, 11] and set(counts) == {30}
         assert all(u.definition["is_mc"] and u.interval.last[1] != 6 for u in found[2])
         assert not plan_all(conn)[1]  # nothing is left
+
+
+def test_events_lie_where_the_data_lie(sqlite_database: Database) -> None:
+    data = {"event/section": np.array([3, 3, 3, 9], np.uint32), "slice/section": np.arange(2)}
+    with sqlite_database.begin() as conn:
+        add_run(conn, 1, (0, 2**32 - 1, 4))
+        add_run(conn, 2, (5, 9, 0))
+        plan, task = planned(conn)
+        first, second, _ = generating.run_requests(conn, plan, task).values()
+        held = generating.chunk_sections(task, data)
+        (item,) = generating.items(conn, task, first, lambda _: held)
+        (empty,) = generating.items(conn, task, second, lambda _: held[:0])
+    sections, counts = np.unique(item.keys[0], return_counts=True)
+    assert (sections.tolist(), counts.tolist()) == ([3, 9], [225, 75])
+    assert set(empty.keys[0].tolist()) == {5} and empty.interval.first == (2, 5, 0)
+    assert generating.chunk_sections(task, {"slice/section": np.arange(2)}).tolist() == [0, 1]
+    assert not len(generating.chunk_sections(task, {}))
 
 
 def test_a_run_that_has_not_ended_waits(database: Database) -> None:
