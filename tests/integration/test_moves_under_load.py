@@ -10,15 +10,17 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from beamwright import fsck
 from beamwright.agents.submitter import Submitter
 from beamwright.core.errors import StateError
-from beamwright.db import history, schema
+from beamwright.db import archive, history, schema
 from beamwright.db.engine import Database
 from beamwright.production import handling
 from beamwright.production.interventions import Why
@@ -28,6 +30,7 @@ from support.toy_production import ToyProduction
 
 WRITERS = 25
 NOW = 1_000.0
+AS: dict[str, Any] = {"actor": "w", "at": NOW}
 
 
 def with_jobs(database: Database, folder: Path, number: int) -> list[int]:
@@ -126,6 +129,41 @@ def test_25_processes_move_the_jobs_of_one_file_and_every_move_is_counted(
     assert done.returncode == 0, done.stderr
     told = lines_of(sqlite_database, ids)
     assert told == {(f"w{writer}", str(id)): 8 for writer in range(WRITERS) for id in ids}
+
+
+def test_a_backup_that_is_taken_while_jobs_move_is_of_one_moment(database: Database, tmp_path: Path) -> None:
+    ids, is_over = with_jobs(database, tmp_path, 3), threading.Event()
+
+    def work(id: int) -> int:
+        own, turns = Database(database.url), 0
+        while not is_over.is_set():
+            for source, target in (("prepared", "held"), ("held", "prepared")):
+                own.transact(
+                    partial(history.move, table=schema.job, id=id, source=source, target=target, **AS)
+                )
+            turns += 1
+        own.close()
+        return turns
+
+    with ThreadPoolExecutor(len(ids)) as pool:
+        writers = [pool.submit(work, id) for id in ids]
+        try:
+            saved = [archive.write(database, tmp_path / f"{n}.zip", NOW) for n in range(3)]
+        finally:
+            is_over.set()
+        assert all(one.result() for one in writers)
+    for one in saved:
+        target = sa.URL.create("sqlite", database=f"{one.path}.db")
+        archive.restore(archive.read(one.path), target, lambda text: None)
+        restored = Database(target)
+        with restored.read() as conn:
+            for id in ids:
+                state = conn.scalar(sa.select(schema.job.c.state).where(schema.job.c.id == id))
+                assert state == history.of(conn, "job", id)[-1].target
+        assert fsck.run(restored, tmp_path, on_storage=False) == []
+        restored.close()
+    numbers = [tally["rows"] for one in saved for shape, tally in one.tables if shape.name == "history"]
+    assert numbers == sorted(set(numbers)), "others wrote between one and the next"
 
 
 def test_a_command_that_meets_a_deadlock_does_its_work_all_the_same(

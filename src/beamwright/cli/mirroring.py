@@ -216,8 +216,10 @@ def token(folder: Path | None, as_json: bool) -> None:
     """Tell the token with which another site may mirror the conditions of this workspace, and no more."""
     from beamwright.server import auth
 
-    told: dict[str, Any] = {"token": auth.token(open_workspace(folder).secret, auth.CONDITIONS)}
+    workspace = open_workspace(folder)
+    told: dict[str, Any] = {"token": auth.token(workspace.secret, auth.CONDITIONS), "for": "conditions"}
     write_document(told, as_json, [told["token"]])
+    say(f"its holder may read the conditions of {workspace.root}, and nothing else, while the secret stays")
 
 
 COMMANDS = (export, import_, mirror, token)
