@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from beamwright.cli.progress import line
+from beamwright.core.histogram import HistogramSet
 from beamwright.event.collection import CollectionReader
 from beamwright.event.metadata import read_metadata
 from beamwright.event.validate import validate_file
@@ -198,6 +199,20 @@ def test_people_read_a_table_of_the_quarantine_and_each_traceback_once(desk: Des
     (at,) = [n for n, text in enumerate(lines) if text == "Risky, A:7:1:3"]
     assert lines[at + 1].startswith('  File "steering.py", line ') and lines[-1] == "KeyError"
     assert sum("Traceback" in text or "File" in text for text in lines) == 1
+
+
+def test_histograms_are_written_and_do_not_depend_on_workers(desk: Desk) -> None:
+    desk.steer("nothing")
+    found = [
+        desk.process("--workers", workers, "--batch-events", size, "--histograms", f"{workers}.bundle")
+        for workers, size in ((1, 7), (2, 13))
+    ]
+    assert (desk.folder / "1.bundle").read_bytes() == (desk.folder / "2.bundle").read_bytes()
+    held = HistogramSet.from_bytes((desk.folder / "1.bundle").read_bytes())
+    told = [{"name": n, "entries": h.entries, "bins": [a.bins for a in h.axes]} for n, h in held.items()]
+    assert told and found[0]["histograms"] == found[1]["histograms"] == sorted(told, key=lambda h: h["name"])
+    assert sum(histogram.entries for histogram in held.values()) > 0
+    assert desk.run("file", "show", "1.bundle", "--json").returncode == 0
 
 
 BURSTS = """

@@ -76,6 +76,7 @@ EVENTS_HELP = "Work on records A up to, not including, B, counted from 0 in the 
 @click.option(
     "--most-quarantined", type=click.IntRange(0), default=100, help="Give up after more [default: 100]."
 )
+@click.option("--histograms", type=FILE, help="Write the histograms of all modules.")
 @click.option("--quarantine", type=FILE, help="Write key, module and traceback of each quarantined record.")
 @click.option(
     "--quarantine-only", type=EXISTING, help="Work on the records that such a file names, and on no others."

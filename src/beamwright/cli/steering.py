@@ -13,6 +13,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import beamwright
+from beamwright import durable
 from beamwright.cli.passes import read_quarantine
 from beamwright.cli.progress import Progress
 from beamwright.conditions.snapshot import Snapshot
@@ -20,7 +21,6 @@ from beamwright.core.canonical import content_hash
 from beamwright.core.errors import BeamwrightError, ModuleError, UsageError, nearest
 from beamwright.core.lineage import Lineage
 from beamwright.core.runs import Interval
-from beamwright.durable import hash_file
 from beamwright.event.banks import BankSet
 from beamwright.event.collection import CollectionReader
 from beamwright.event.commit import LoopResult
@@ -52,6 +52,7 @@ class Request:
     event_seconds: float | None = None
     memory_mb: int | None = None
     most_quarantined: int = 100
+    histograms: FilePath | None = None
     quarantine: FilePath | None = None
     quarantine_only: FilePath | None = None
     in_process: bool = False
@@ -86,7 +87,7 @@ def steer(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
         progress.close()
     if only is not None:
         _tell_missing(only, path, result, say)
-    return _summary(path, result)
+    return _summary(request, path, result)
 
 
 def _tell_missing(only: Again, path: Path, result: LoopResult, say: Callable[[str], None]) -> None:
@@ -118,7 +119,7 @@ def _follow(request: Request, path: Path, defined: dict[str, Any], options: dict
         feed.close()
     if done.error is not None:
         raise done.error
-    return _summary(path, done.result) | {"ending": done.ending}
+    return _summary(request, path, done.result) | {"ending": done.ending}
 
 
 def _is_isolated(request: Request, say: Callable[[str], None]) -> bool | None:
@@ -264,7 +265,7 @@ def _lineages(request: Request, path: Path, reader: Reader) -> Callable[[str], L
 
     @cache
     def parents() -> tuple[str, ...]:  # only an output needs them, and hashing reads every byte
-        return () if request.follow else tuple(hash_file(file).sha256 for _, file in request.inputs)
+        return () if request.follow else tuple(durable.hash_file(file).sha256 for _, file in request.inputs)
 
     inputs = [metadata.lineage for metadata in getattr(reader, "metadata", [])]
 
@@ -287,7 +288,10 @@ def _lineages(request: Request, path: Path, reader: Reader) -> Callable[[str], L
     return lineage
 
 
-def _summary(path: Path, result: LoopResult) -> dict[str, Any]:
+def _summary(request: Request, path: Path, result: LoopResult) -> dict[str, Any]:
+    """Return what is told of a pass, its histograms written where that is wanted."""
+    if request.histograms is not None:
+        durable.replace(request.histograms, result.histograms.to_bytes())
     written = [
         {"stream": stream, "file": str(w.file), "events": w.events, "size": w.size, "uuid": w.uuid}
         for stream, whole in sorted(result.written.items())
@@ -295,5 +299,9 @@ def _summary(path: Path, result: LoopResult) -> dict[str, Any]:
     ]
     return {
         "path": path.name, "ledger": result.ledger, "written": written, "quarantined": result.quarantined,
+        "histograms": [
+            {"name": name, "entries": found.entries, "bins": [axis.bins for axis in found.axes]}
+            for name, found in sorted(result.histograms.items())
+        ],
         "statistics": result.statistics,
     }  # fmt: skip
