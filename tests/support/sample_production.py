@@ -195,7 +195,7 @@ class Sample:
         for name in ("c0", "c1", "c2"):
             self.conn.execute(
                 sa.insert(schema.payload).values(
-                    id=digest(name), kind="arrays", size=64, data=b"x" * 64, created=self.now
+                    id=digest(name), kind="bytes", size=64, data=b"x" * 64, created=self.now
                 )
             )
         tag = self.ids["tag"] = self.add(schema.tag, name="Scale", kind="arrays", version=3, created=self.now)

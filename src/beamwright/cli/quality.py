@@ -81,7 +81,7 @@ def _lines(rows: list[dict[str, Any]]) -> list[str]:
     verdicts = text.table(heads, [[row[name] for name in heads] for row in rows])
     names = ("name", "quantity", "outcome", "value", "low", "high")
     checks = [
-        [row["tier"], row["subject"], *(check[name] for name in names)]
+        [row["tier"], row["subject"], *(check.get(name) for name in names)]
         for row in rows
         for check in row["checks"]
     ]

@@ -51,7 +51,7 @@ def told(database: Database, name: str) -> Explanation:
         (
             digest("c1")[:10],
             "payload",
-            "constants (arrays, 64 bytes)",
+            "constants (bytes, 64 bytes)",
             "step pass1 fitted it from chunk A/1/1",
         ),
         ("Scale", "tag", "over 3 intervals", "carried (too few hits)"),
