@@ -46,12 +46,13 @@ def make(root: Path, jobs: int) -> Workspace:
     return workspace
 
 
-def ours(place: Path, jobs: int, is_fresh: bool) -> tuple[float, bool]:
-    """Return jobs per second, and whether all went well, also when everything was killed."""
+def ours(place: Path, jobs: int, is_fresh: bool) -> tuple[float, float, bool]:
+    """Return jobs per second, the CPU seconds of one, and whether all went well, also when all was killed."""
     with tempfile.TemporaryDirectory(dir=place) as folder:
         commands = {"process": ["/bin/sh", "-c", _trivial.SHELL, "sh"], "validate": _trivial.VALIDATE}
-        wall, _, is_well = overhead.run(Path(folder) / "workspace", jobs, is_fresh, make, commands)
-        return jobs / wall, is_well and not overhead.survives(Path(folder), jobs // 4, is_fresh)
+        wall, spent, is_well = overhead.run(Path(folder) / "workspace", jobs, is_fresh, make, commands)
+        is_well = is_well and not overhead.survives(Path(folder), jobs // 4, is_fresh)
+        return jobs / wall, sum(s for name, s in spent.items() if "CPU" in name), is_well
 
 
 def peer(name: str, jobs: int) -> tuple[float, bool] | None:
@@ -97,14 +98,19 @@ def main() -> None:
     peers = {name: figure for name, figure in found.items() if figure is not None}
     for place in (Path(tempfile.gettempdir()), *([MEMORY] if MEMORY.is_dir() else [])):
         for way, is_fresh in (("warm runners", False), ("a process per job", True)):
-            rate, is_well = ours(place, jobs, is_fresh)
+            rate, cpu, is_well = ours(place, jobs, is_fresh)
             work = f"{way}, {system(place)}"
+            figures.append(_alone(f"{work}: CPU", jobs, 1e3 * cpu, "ms", is_well))
             for name, (theirs, is_theirs) in peers.items():
                 common = ("jobs/local", work, jobs, rate, theirs, name, "jobs/s")
                 figures.append(Figure(*common, rate / theirs, is_well and is_theirs))
             if not peers:
-                figures.append(Figure("jobs/local", work, jobs, rate, None, "", "jobs/s", None, is_well))
+                figures.append(_alone(work, jobs, rate, "jobs/s", is_well))
     report(figures, options.json)
+
+
+def _alone(work: str, jobs: int, ours: float, unit: str, is_well: bool) -> Figure:
+    return Figure("jobs/local", work, jobs, ours, None, "", unit, None, is_well)
 
 
 if __name__ == "__main__":
