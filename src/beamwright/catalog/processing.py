@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,6 +43,42 @@ def processing(conn: sa.Connection, series: str, number: int) -> list[Row]:
         | {"constants": constants.get(row["id"], {}), "outputs": outputs.get(row["id"], [])}
         for row in rows
     ]
+
+
+@dataclass(frozen=True)
+class Times:
+    """When a run was delivered, and when the last accepted work over it ended: in chains, and at all."""
+
+    delivered: float
+    calibrated: float | None
+    done: float | None
+
+
+def times(
+    conn: sa.Connection, production_id: int, series: str | None = None, number: int | None = None
+) -> dict[tuple[str, int], Times]:
+    """Return the times of a production's runs, or of one run."""
+    run, chunk, unit, task = schema.run, schema.chunk, schema.unit, schema.task
+    key = (run.c.series, run.c.number)
+    mine = [c == v for c, v in zip(key, (series, number), strict=True) if v is not None]
+    first = sa.select(*key, sa.func.min(chunk.c.created).label("at")).join(chunk, chunk.c.run_id == run.c.id)
+    over = sa.and_(unit.c.series == run.c.series, run.c.number.between(unit.c.first_run, unit.c.last_run))
+    last = (
+        sa.select(*key, task.c.kind, sa.func.max(schema.attempt.c.ended).label("at"))
+        .select_from(run.join(unit, over).join(task, unit.c.task_id == task.c.id))
+        .join(schema.job, schema.job.c.unit_id == unit.c.id)
+        .join(schema.attempt, schema.attempt.c.job_id == schema.job.c.id)
+        .where(task.c.production_id == production_id, schema.attempt.c.state == "accepted", *mine)
+        .group_by(*key, task.c.kind)
+    )
+    ends: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
+    for row in conn.execute(last):
+        ends[row.series, row.number][row.kind] = row.at
+    delivered = {(r.series, r.number): r.at for r in conn.execute(first.where(*mine).group_by(*key))}
+    return {
+        one: Times(at, ends[one].get("calibrate"), max(ends[one].values(), default=None))
+        for one, at in delivered.items()
+    }
 
 
 def _outputs(conn: sa.Connection, units: list[int]) -> dict[int, list[str]]:

@@ -54,11 +54,12 @@ def ls(folder: Path | None, as_json: bool) -> None:
 @click.option("--deadline", metavar="DATE", help="Say whether it will be done by this date.")
 @reading
 def show(name: str, deadline: str | None, folder: Path | None, as_json: bool) -> None:
-    """Show a production: its file as it was read, its tasks, its run × step grid and when it will be done."""
+    """Show a production: its file, tasks and run × step grid, how long runs took, when it will be done."""
+    from beamwright.catalog.processing import times
     from beamwright.cli.constants import parse_date
     from beamwright.db import views
     from beamwright.production import projection, tasks
-    from beamwright.report import grid, terminal
+    from beamwright.report import grid, latency, terminal
 
     by = None if deadline is None else parse_date(deadline)
     workspace = open_workspace(folder)
@@ -67,6 +68,9 @@ def show(name: str, deadline: str | None, folder: Path | None, as_json: bool) ->
         with workspace.db.read() as conn:
             found = pick(views.productions(conn), "name", "production", name)
             shown = grid.grid(conn, found)
+            reached = latency.latencies(
+                shown, times(conn, found["id"]), workspace.settings.goals, workspace.clock.now()
+            )
             rows = []
             if by is not None or found["finished"] is None:
                 plan = tasks.plan(conn, found["id"])
@@ -74,10 +78,12 @@ def show(name: str, deadline: str | None, folder: Path | None, as_json: bool) ->
     finally:
         workspace.db.close()
     document = {key: value for key, value in found.items() if key != "id"} | {"grid": shown}
+    document["latency"] = reached
     document["projection"] = [row.document() for row in rows]
     if by is not None:
         document["in_time"] = None if any(r.late_s is None for r in rows) else all(_in_time(r) for r in rows)
-    lines = [] if as_json else [*terminal.grid_lines(shown), "", *(_line(row) for row in rows)]
+    told = [*latency.summary_lines(reached), *(_line(row) for row in rows)]
+    lines = [] if as_json else [*terminal.grid_lines(shown), "", *told]
     write_document(document, as_json, lines)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from beamwright.cli.asking import asking, question, write_answer, write_plan
-from beamwright.cli.common import Columns, Noun, reader, reading, write_document
+from beamwright.cli.common import Columns, Noun, Row, open_workspace, reader, reading, write_document
 from beamwright.cli.registering import register_command
 from beamwright.core.errors import UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from beamwright.production.workspace import Workspace
 
 
 @click.group(cls=Noun)
@@ -71,13 +75,14 @@ run.add_command(register_command("run"))
 @click.argument("name", metavar="SERIES/NUMBER")
 @reading
 def show(name: str, folder: Path | None, as_json: bool) -> None:
-    """Show a run: its chunks, its verdicts and how far each step is."""
+    """Show a run: its chunks, how far each step is, how long it took, its verdicts."""
     from beamwright.catalog import metadata
     from beamwright.core.runs import MEASURES
     from beamwright.db import schema, views
 
     series, number = split(name)
-    with reader(folder) as conn:
+    workspace = open_workspace(folder)
+    with closing(workspace.db), workspace.db.read() as conn:
         rows = views.runs(conn, schema.run.c.series == series, schema.run.c.number == number)
         if not rows:
             raise UnknownNameError(
@@ -93,6 +98,7 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
             for found in metadata.of(conn, "run", [r["id"] for r in rows]).values()
             for k, v in found.items()
         }
+        grids = _grids(conn, series, number)
         document = {
             "series": series,
             "number": number,
@@ -102,7 +108,8 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
             ],
             **({"metadata": said} if said else {}),
             "chunks": _chunks(conn, rows),
-            "steps": _cells(conn, series, number),
+            "steps": _cells(grids),
+            "latency": _latency(conn, grids, workspace, series, number),
             "processing": _processing(conn, series, number),
             "verdicts": [
                 {key: verdict[key] for key in ("tier", "subject", "value", "reason", "author")}
@@ -142,10 +149,19 @@ def _chunks(conn: Any, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: chunk[name] for name in names} | {"files": files.get(chunk["id"], [])} for chunk in chunks]
 
 
-def _cells(conn: Any, series: str, number: int) -> list[dict[str, Any]]:
+def _grids(conn: Any, series: str, number: int) -> list[tuple[Row, Row]]:
+    """Return each production with the rows of its grid that are of one run."""
     from beamwright.db import views
     from beamwright.report.grid import grid
 
+    found = [(production, grid(conn, production)) for production in views.productions(conn)]
+    return [
+        (production, one | {"rows": [r for r in one["rows"] if (r["series"], r["run"]) == (series, number)]})
+        for production, one in found
+    ]
+
+
+def _cells(grids: list[tuple[Row, Row]]) -> list[Row]:
     return [
         {
             "production": production["name"],
@@ -154,8 +170,23 @@ def _cells(conn: Any, series: str, number: int) -> list[dict[str, Any]]:
             "state": cell["state"],
             "units": cell["total"],
         }
-        for production in views.productions(conn)
-        for row in grid(conn, production)["rows"]
-        if (row["series"], row["run"]) == (series, number)
+        for production, grid in grids
+        for row in grid["rows"]
         for step, cell in row["cells"].items()
+    ]
+
+
+def _latency(
+    conn: Any, grids: list[tuple[Row, Row]], workspace: Workspace, series: str, number: int
+) -> list[Row]:
+    """Say how long the run took, or has taken so far, in each production."""
+    from beamwright.catalog.processing import times
+    from beamwright.report.latency import latencies
+
+    names = ("goal", "goal_h", "hours", "is_done", "in_time")
+    goals, now = workspace.settings.goals, workspace.clock.now()
+    return [
+        {"production": production["name"]} | {name: row[name] for name in names}
+        for production, grid in grids
+        for row in latencies(grid, times(conn, production["id"], series, number), goals, now)
     ]

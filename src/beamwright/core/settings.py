@@ -192,6 +192,13 @@ class Reconcile(Declaration):
     max_per_cent: float = Field(default=1.0, ge=0, le=100)
 
 
+class Goals(Declaration):
+    """How long after its delivery a run should have the verdict of pass 1, and be done."""
+
+    feedback_h: float = Field(default=2, gt=0)
+    full_h: float = Field(default=24, gt=0)
+
+
 class Analyst(Declaration):
     """What one analyst may have; ``weight`` is relative to other analysts."""
 
@@ -225,6 +232,7 @@ class Settings(Declaration):
     limits: Limits = Limits()
     endpoint: dict[str, Endpoint] = Field(default_factory=dict)
     reconcile: Reconcile = Reconcile()
+    goals: Goals = Goals()
     analyses: Analyses = Analyses()
     farm: dict[str, Farm] = Field(default_factory=lambda: {"near": Farm(), "far": Farm()})
 
