@@ -16,6 +16,7 @@ from beamwright.core.errors import ConfigError
 from beamwright.core.settings import DEFAULT_SETTINGS
 from beamwright.db import schema
 from beamwright.event.calibration import Calibration
+from beamwright.event.table import Table
 from beamwright.fsck import run as fsck
 from beamwright.production import experiment as experiments
 from beamwright.production import interventions
@@ -26,6 +27,7 @@ from beamwright.production.spec import read_spec
 from beamwright.production.workspace import Workspace
 from drift.calibrations import ALIGNMENT, OFFSETS, Alignment, TimeOffsets
 from drift.pulls import pulls
+from drift.truth import LAYERS, RESOLUTION, VELOCITY, Z
 
 EXPERIMENT = experiments.load("drift.experiment:experiment")
 TEXT = EXPERIMENT.productions["drift"].read_text().replace("freeze = true\n", "")
@@ -203,3 +205,30 @@ def test_chains_that_cannot_be_are_refused_before_anything_starts(
 
 def _task(steps: dict[int, str], name: str) -> int:
     return next(number for number, step in steps.items() if step == name)
+
+
+def test_simulated_tracks_are_found_where_they_were_generated_in_each_run_s_detector(done: Done) -> None:
+    text = EXPERIMENT.productions["simulation"].read_text().replace(", 4, 5, 6, 7, 8, 9, 10, 11, 12]", "]")
+    spec = read_spec(
+        text.replace('deliveries = "drift"\n', 'deliveries = "drift"\nfreeze = false\n'), "s.toml"
+    )
+    Produce(done.workspace, spec, EXPERIMENT, 1, [], lambda _: None).run()
+    tracks = {one.run: one.records["event"] for one in done.given if one.run in (1, 2, 3)}
+    with done.workspace.db.read() as conn:
+        access = Access(conn, "simulation")
+        found = access.collections(step="merged")
+        pulls_of = [_pulls(batch) for batch in access.batches(found, ["Track", "TrueTrack"])]
+    assert sum(one.events for one in found) == 3 * sum(tracks.values()) and all(one.is_mc for one in found)
+    pull = np.concatenate(pulls_of)
+    assert len(pull) > 0.95 * 3 * sum(tracks.values())
+    assert abs(pull.mean()) < 0.1 and abs(pull.std() - 1) < 0.1
+    assert [str(one) for one in fsck(done.workspace.db, done.workspace.root)] == []
+
+
+def _pulls(batch: dict[str, Table]) -> np.ndarray:
+    """Return (found - generated) / error of the position in the first layer."""
+    tracks, true = batch["Track"], batch["TrueTrack"]
+    line = np.stack([np.ones(LAYERS), Z], axis=1)
+    error = VELOCITY * RESOLUTION * np.sqrt(np.linalg.inv(line.T @ line)[0, 0])
+    pull: np.ndarray = (tracks.position - true.position[tracks.record_index]) / error
+    return pull

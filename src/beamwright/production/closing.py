@@ -189,7 +189,7 @@ def _held(conn: sa.Connection, task_id: int) -> list[str]:
 
 def _missing_runs(conn: sa.Connection, plan: Plan) -> list[str]:
     run, found = schema.run, []
-    for dataset in (one for one in plan.spec.dataset if not generating.is_made(plan.spec, one)):
+    for dataset in (one for one in plan.spec.dataset if not plan.spec.is_made(one)):
         rows = conn.execute(
             sa.select(run.c.series, run.c.number, run.c.state).where(run.c.tier == dataset.tier)
         )

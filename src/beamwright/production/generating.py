@@ -51,12 +51,6 @@ class RunRequest:
         return max(0, (self.wanted or 0) - self.planned)
 
 
-def is_made(spec: ProductionSpec, dataset: DatasetSpec) -> bool:
-    """Tell whether the runs of a dataset are only simulated: nobody delivers them."""
-    kinds = {step.kind for step in spec.step if dataset.name in step.inputs}
-    return dataset.is_mc and kinds == {"generate"}
-
-
 def run_requests(conn: sa.Connection, plan: Plan, task: Task) -> dict[tuple[str, int], RunRequest]:
     """Return what each run that a step generates for is to have, by series and number."""
     assert task.step.request is not None, "a step that generates has a request"
@@ -64,7 +58,7 @@ def run_requests(conn: sa.Connection, plan: Plan, task: Task) -> dict[tuple[str,
     for name in task.step.inputs:
         dataset = plan.spec.datasets()[name]
         rows = _runs(conn, plan.spec, dataset)
-        chunks = {} if is_made(plan.spec, dataset) else _chunks(conn, dataset)
+        chunks = {} if plan.spec.is_made(dataset) else _chunks(conn, dataset)
         for key, (wanted, reason) in _wanted(task, task.step.request, rows, chunks).items():
             mine = tuple(chunks.get(key, ()))
             found[key] = RunRequest(dataset, *key, wanted, planned.get(key, 0), mine, reason)
@@ -223,7 +217,7 @@ def _measure(task: Task, request: RequestSpec, row: Any, chunks: Sequence[Any]) 
 def _runs(conn: sa.Connection, spec: ProductionSpec, dataset: DatasetSpec) -> dict[_Key, Any]:
     """Return the rows of a dataset's runs, "made" for those that are only simulated."""
     keys = [(series, number) for series, numbers in sorted(dataset.runs.items()) for number in numbers]
-    if is_made(spec, dataset):
+    if spec.is_made(dataset):
         return dict.fromkeys(keys, "made")
     run = schema.run
     query = sa.select(run).where(run.c.tier == dataset.tier, run.c.series.in_(list(dataset.runs)))

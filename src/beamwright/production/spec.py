@@ -112,6 +112,11 @@ class ProductionSpec(Declaration):
     def datasets(self) -> dict[str, DatasetSpec]:
         return {d.name: d for d in self.dataset}
 
+    def is_made(self, dataset: DatasetSpec) -> bool:
+        """Tell whether the runs of a dataset are only simulated: nobody delivers them."""
+        kinds = {step.kind for step in self.step if dataset.name in step.inputs}
+        return dataset.is_mc and kinds == {"generate"} and not self.deliveries
+
     def steps(self) -> dict[str, StepSpec]:
         return {s.name: s for s in self.step}
 
@@ -246,7 +251,7 @@ def _check_measures(spec: ProductionSpec, source: str) -> None:
     known = spec.datasets()
     for step in spec.step:
         for name in step.inputs if step.request and step.request.measure != "run" else ():
-            if known[name].is_mc and step.request:
+            if spec.is_made(known[name]) and step.request:
                 raise ConfigError(
                     f"{source}: step {step.name!r} generates by the {step.request.measure} of dataset "
                     f"{name!r}, whose runs are simulated",

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from beamwright.catalog import runs
-from beamwright.production.generating import is_made
 from beamwright.production.spec import DatasetSpec
 from beamwright.production.tasks import Plan
 
@@ -31,7 +30,7 @@ class Deadline:
 
 def deadlines(conn: sa.Connection, plan: Plan) -> list[Deadline]:
     """Return the runs that are waited for with a limit, the next one to be given up first."""
-    waited = [d for d in plan.spec.dataset if not is_made(plan.spec, d)]
+    waited = [d for d in plan.spec.dataset if not plan.spec.is_made(d)]
     limited = [d for d in waited if d.close_after_s is not None or d.skip_after_s is not None]
     found = [one for dataset in limited for one in _of_dataset(conn, dataset)]
     return sorted(found, key=lambda one: (one.at, one.series, one.run))

@@ -13,7 +13,7 @@ from beamwright.core.runs import RUN_MAX, SECTION_MAX, Interval
 from beamwright.event.path import Output, Path
 from beamwright.production.experiment import DeliveredFile, Delivery, Experiment, LoadedConstants
 from drift.calibrations import ALIGNMENT, OFFSETS, Alignment, TimeOffsets, alignment_payload, offsets_payload
-from drift.modules import FitTracks
+from drift.modules import FitTracks, Gun
 from drift.reader import BANKS, EVENT, PULSE, ROLE, DriftReader, read_file
 from drift.truth import CHANNELS, LAYERS, SERIES
 
@@ -28,6 +28,17 @@ def reconstruction() -> Path:
     """Tracks of every event."""
     outputs = [Output("dst", ["Track"]), Output("good", ["Track"], select="good", tier="skim")]
     return Path("reco", EVENT, [FitTracks()], outputs, "tracks")
+
+
+def simulation() -> Path:
+    """Hits of tracks that were never there."""
+    return Path("gun", EVENT, [Gun()], [Output("mc", ["Hit", "TrueTrack"], tier="mc")], "one track per event")
+
+
+def simulated_reconstruction() -> Path:
+    """Tracks of simulated events, beside the true ones."""
+    outputs = [Output("dst", ["Track", "TrueTrack"])]
+    return Path("simreco", EVENT, [FitTracks()], outputs, "tracks of simulated events")
 
 
 def constants(name: str) -> list[LoadedConstants]:
@@ -70,9 +81,9 @@ experiment = Experiment(
     distributions=("beamwright-drift",),
     banks=BANKS,
     readers={"drift": DriftReader},
-    paths={"reco": reconstruction},
+    paths={"reco": reconstruction, "gun": simulation, "simreco": simulated_reconstruction},
     calibrations={"TimeOffsets": TimeOffsets, "Alignment": Alignment},
-    productions={"drift": FOLDER / "productions" / "drift.toml"},
+    productions={name: FOLDER / "productions" / f"{name}.toml" for name in ("drift", "simulation")},
     references=(FOLDER / "references.toml",),
     constants=constants,
     deliveries=deliveries,

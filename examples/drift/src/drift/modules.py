@@ -7,9 +7,33 @@ import numpy as np
 from beamwright.core.histogram import Axis, HistogramSet
 from beamwright.core.runs import Interval
 from beamwright.event.batch import Batch, Table
+from beamwright.event.generating import normal, uniform
 from beamwright.event.module import Conditions, Module
 from drift.calibrations import ALIGNMENT, OFFSETS, chi2, positions, residuals
-from drift.truth import CHANNELS, LAYERS, Z
+from drift.truth import CHANNELS, LAYERS, RESOLUTION, VELOCITY, WIRES, Z
+
+
+class Gun(Module):
+    """Makes one track per event, and its hits in the detector as the constants of its run say that it is."""
+
+    reads = (f"{OFFSETS}@conditions", f"{ALIGNMENT}@conditions")
+    writes = ("Hit", "TrueTrack")
+
+    def conditions_changed(self, interval: Interval, conditions: Conditions) -> None:
+        self.offsets = conditions[OFFSETS]["offset"]
+        self.shifts = conditions[ALIGNMENT]["shift"]
+
+    def process(self, batch: Batch) -> None:
+        seeds, layers = batch.seeds(), np.tile(np.arange(LAYERS), batch.n)
+        position, slope = 40.0 * (uniform(seeds, 0) - 0.5), 0.1 * (uniform(seeds, 1) - 0.5)
+        each = np.repeat(seeds, LAYERS)
+        channel = layers * WIRES + (uniform(each, 10 + layers) * WIRES).astype(np.int64)
+        crossed = np.repeat(position, LAYERS) + np.repeat(slope, LAYERS) * Z[layers]
+        smeared = np.stack([normal(seeds, 20 + layer) for layer in range(LAYERS)], axis=1).ravel()
+        time = (crossed - self.shifts[layers]) / VELOCITY + self.offsets[channel] + RESOLUTION * smeared
+        hits = {"channel": channel.astype(np.uint8), "time": time}
+        batch["Hit"] = Table.from_counts("Hit", np.full(batch.n, LAYERS), hits)
+        batch["TrueTrack"] = Table.one("TrueTrack", {"position": position, "slope": slope})
 
 
 class FitTracks(Module):
