@@ -18,15 +18,16 @@ import pytest
 import sqlalchemy as sa
 
 from beamwright import fsck
+from beamwright.agents.intake import Intake
 from beamwright.agents.submitter import Submitter
-from beamwright.core.errors import StateError
+from beamwright.core.errors import ConflictError, StateError
 from beamwright.db import archive, history, schema
 from beamwright.db.engine import Database
 from beamwright.production import handling
 from beamwright.production.interventions import Why
 from beamwright.production.workspace import Workspace
 from kill import production
-from support.toy_production import ToyProduction
+from support.toy_production import ToyProduction, deliver, experiment
 
 WRITERS = 25
 NOW = 1_000.0
@@ -236,6 +237,21 @@ def test_what_never_comes_true_is_told_in_bounded_time(database: Database, tmp_p
     with pytest.raises(StateError, match="is prepared, not held"):
         database.transact(wrong)
     assert 1 < len(tries) < 10
+
+
+def test_a_delivery_waits_while_another_keeps_the_database(tmp_path: Path) -> None:
+    workspace = Workspace.create(tmp_path / "workspace")
+    delivery = deliver(tmp_path / "raw", 1, 1, range(4))
+    inbox = workspace.root / "inbox"
+    (inbox / "one.json").write_text(json.dumps(delivery.document()))
+    workspace.db = Database(workspace.database_url, busy_seconds=0.1)  # type: ignore[misc]
+    intake, other = Intake(workspace, experiment), Database(workspace.database_url)
+    with other.begin(), pytest.raises(ConflictError, match="another process writes"):
+        intake.turn()
+    assert [path.name for path in inbox.rglob("*.json")] == ["one.json"], "it is not refused"
+    assert intake.turn() == 1 and (inbox / "done" / "one.json").exists()
+    other.close()
+    workspace.db.close()
 
 
 def test_a_production_goes_on_when_a_person_moves_a_job_that_is_just_being_leased(

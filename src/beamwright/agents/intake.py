@@ -50,6 +50,8 @@ class Intake:
         except StorageError:
             raise
         except BeamwrightError as error:
+            if error.data.get("busy"):  # that says nothing of the delivery: it waits in the inbox
+                raise
             self._reject(path, error)
         else:
             os.replace(path, path.parent / "done" / path.name)
@@ -57,15 +59,10 @@ class Intake:
     def _register(self, delivery: Delivery) -> None:
         digests = {file.path: self._check(file) for file in delivery.files}
         records, index_file = self._index(delivery)
-        with self.workspace.db.begin() as conn:
-            runs.deliver(
-                conn,
-                delivery.document(),
-                digests,
-                self.workspace.clock.now(),
-                records=records,
-                index_file=index_file,
-            )
+        given = (delivery.document(), digests, self.workspace.clock.now())
+        self.workspace.db.transact(
+            lambda conn: runs.deliver(conn, *given, records=records, index_file=index_file)
+        )
 
     def _check(self, file: DeliveredFile) -> durable.Digest:
         """Hash a delivered file and compare with what its sender says."""

@@ -214,6 +214,7 @@ class Database:
             f"another process writes to database {self.name} ({waited}{f', by {by}' if by else ''})",
             hint="try again, or stop the other process",
             again=code in _ENDED,
+            busy=True,
         )
 
 
