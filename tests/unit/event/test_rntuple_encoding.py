@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import lzma
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -152,3 +154,18 @@ def test_a_block_that_claims_more_than_it_may_hold_is_refused_before_it_is_unpac
     data = b"ZS\x01" + len(bomb).to_bytes(3, "little") + (100).to_bytes(3, "little") + bomb
     with pytest.raises(FormatError, match="does not hold 100 bytes"):
         decompress(data, 100)
+
+
+def test_kernels_bring_compiled_loops_and_nothing_else_loads_numba():
+    pytest.importorskip("numba", reason="numba is not installed")
+    script = (
+        "import sys, beamwright.event.store, beamwright.event.loop\n"
+        "from beamwright.event.rntuple import encoding\n"
+        "before = encoding.set_loops(encoding.ARRAYS)\n"
+        "assert before is encoding.ARRAYS and 'numba' not in sys.modules\n"
+        "import beamwright.event.kernel\n"
+        "from beamwright.event.rntuple import compiled\n"
+        "assert encoding.set_loops(encoding.ARRAYS) is compiled.loops()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
