@@ -11,12 +11,14 @@ import pytest
 import sqlalchemy as sa
 
 from beamwright import fsck
+from beamwright.agents.planner import Planner
 from beamwright.catalog import ledger
 from beamwright.cli.main import run as beamwright
 from beamwright.core.errors import ProductionFailedError
 from beamwright.db import schema
 from beamwright.event.collection import CollectionReader
 from beamwright.event.metadata import read_metadata
+from beamwright.production.splitting import Run
 from beamwright.production.workspace import Workspace
 from support.toy_production import SPEC, ToyProduction
 
@@ -179,6 +181,21 @@ def test_another_number_of_workers_and_a_rerun_give_the_same_bytes(
             (run, event) for run in (1, 2) for event in range(25)
         ]
         assert len(set(reader.read("event", np.arange(25))["Header"].energy.tolist())) == 25
+    check_smaller(one)
+
+
+def check_smaller(made: ToyProduction) -> None:
+    """A unit that is to become smaller is cut in two; each makes its part, with a seed of its own."""
+    parent = units(made)[0]
+    with made.workspace.db.begin() as conn:
+        wish = sa.update(schema.job).where(schema.job.c.unit_id == parent.id)
+        conn.execute(wish.values(state="failed", wish="split"))
+        conn.execute(sa.update(schema.task).values(state="active"))
+        conn.execute(sa.update(schema.production).values(finished=None))
+    Planner(made.workspace, 1, Run()).turn()
+    parts = [unit for unit in units(made) if unit.definition.get("split_from") == parent.key]
+    assert [unit.definition["request"]["keys"] for unit in parts] == [[[0, 0, 5]], [[0, 5, 5]]]
+    assert len({unit.definition["seeds"]["job"] for unit in [parent, *parts]}) == 3
 
 
 PROGRAM = """import sys
