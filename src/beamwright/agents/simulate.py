@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from beamwright.agents.importer import Importer
@@ -45,16 +45,16 @@ class SimulatedFarm:
     draw: random.Random
     slots: int
     behaviour: Behaviour
-    reports: dict[Path, str] = field(default_factory=dict)
+    reports: dict[str, str] = field(default_factory=dict)
     _status: dict[str, Status] = field(default_factory=dict)
-    _waiting: list[tuple[str, Path]] = field(default_factory=list)
-    _running: list[tuple[float, str, Path, str]] = field(default_factory=list)
+    _waiting: deque[tuple[str, str]] = field(default_factory=deque)
+    _running: list[tuple[float, str, str, str]] = field(default_factory=list)
     _count: int = 0
 
     def submit(self, jobs: Sequence[JobSpec]) -> list[str]:
         ids = [f"sim{self._count + number}" for number in range(len(jobs))]
         self._count += len(jobs)
-        self._waiting += [(batch_id, job.directory) for batch_id, job in zip(ids, jobs, strict=True)]
+        self._waiting += [(batch_id, job.directory.name) for batch_id, job in zip(ids, jobs, strict=True)]
         self._status |= dict.fromkeys(ids, Status("queued"))
         self._start(self.clock.now())
         return ids
@@ -63,11 +63,11 @@ class SimulatedFarm:
         """Bring the farm up to the clock; return its jobs. What has ended is told once."""
         now = self.clock.now()
         while self._running and self._running[0][0] <= now:
-            at, batch_id, directory, failure = heapq.heappop(self._running)
+            at, batch_id, nonce, failure = heapq.heappop(self._running)
             exit_code = {"": 0, "lost": None}.get(failure, 1)
             self._status[batch_id] = Status("finished", exit_code)
             if failure != "lost":
-                self.reports[directory] = failure
+                self.reports[nonce] = failure
             self._start(at)
         return self._status
 
@@ -76,13 +76,13 @@ class SimulatedFarm:
 
     def cancel(self, ids: Iterable[str]) -> None:
         gone = set(ids)
-        self._waiting = [one for one in self._waiting if one[0] not in gone]
+        self._waiting = deque(one for one in self._waiting if one[0] not in gone)
         self._running = [one for one in self._running if one[1] not in gone]
         heapq.heapify(self._running)
         self._status |= dict.fromkeys(gone & self._status.keys(), Status("finished", -15))
 
     def close(self) -> None:
-        self._waiting, self._running = [], []
+        self._waiting, self._running = deque(), []
 
     def next_end(self) -> float | None:
         """Return when the next job ends."""
@@ -95,9 +95,9 @@ class SimulatedFarm:
 
     def _start(self, at: float) -> None:
         while self._waiting and len(self._running) < self.slots:
-            batch_id, directory = self._waiting.pop(0)
+            batch_id, nonce = self._waiting.popleft()
             length = max(0.1, self.draw.gauss(1.0, self.behaviour.spread)) * self.behaviour.seconds
-            heapq.heappush(self._running, (at + length, batch_id, directory, self._failure()))
+            heapq.heappush(self._running, (at + length, batch_id, nonce, self._failure()))
             self._status[batch_id] = Status("running")
 
     def _failure(self) -> str:
@@ -118,10 +118,10 @@ class _Made(Content):
 
 @dataclass
 class _Submitter(Submitter):
-    leases: dict[Path, jobs.Lease] = field(default_factory=dict)
+    leases: dict[str, jobs.Lease] = field(default_factory=dict)
 
     def _write_all(self, leases: Sequence[jobs.Lease]) -> None:
-        self.leases |= {leased.places.job: leased for leased in leases}
+        self.leases |= {leased.places.nonce: leased for leased in leases}
 
 
 @dataclass
@@ -129,9 +129,9 @@ class _Tracker(Tracker):
     farms: Mapping[str, SimulatedFarm] = field(default_factory=dict)
 
     def _signs(self, row: Any) -> Signs:
-        farm, place = self.farms[row.farm], self._places(row).job
+        farm = self.farms[row.farm]
         is_running = farm.poll().get(row.batch_id, Status("unknown")).state == "running"
-        return Signs(place in farm.reports, is_running, self.workspace.clock.now())
+        return Signs(row.nonce in farm.reports, is_running, self.workspace.clock.now())
 
     def _bury(self, row: Any) -> bool:
         return True
@@ -143,14 +143,14 @@ class _Tracker(Tracker):
 @dataclass
 class _Importer(Importer):
     farms: Mapping[str, SimulatedFarm] = field(default_factory=dict)
-    leases: dict[Path, jobs.Lease] = field(default_factory=dict)
+    leases: dict[str, jobs.Lease] = field(default_factory=dict)
     records: int = 100
 
     def turn(self) -> int:
         examined = []
         for farm in self.farms.values():
-            for directory, failure in farm.reports.items():
-                leased = self.leases.pop(directory)
+            for nonce, failure in farm.reports.items():
+                leased = self.leases.pop(nonce)
                 examined.append(made_up(self.workspace, leased, failure, self.records))
             farm.reports.clear()
         if examined:

@@ -1,4 +1,4 @@
-"""Writing many rows that are all different: what the agents do all the time.
+"""Writing many rows that are all different, and finding them again: what the agents do all the time.
 
 Statements are compiled once for a table and its columns, and values go to the driver as they are: SQLAlchemy
 looks at each value of each row, which takes longer than the database.
@@ -19,6 +19,7 @@ from beamwright.db import bulk
 
 # COPY pays for itself from so many rows on.
 _MANY = 10
+_AT_ONCE = 500
 _ENCODE = json.JSONEncoder().encode
 
 
@@ -65,6 +66,15 @@ def update_each(
     else:
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return conn.exec_driver_sql(text, rows).rowcount
+
+
+def among(
+    conn: sa.Connection, query: sa.Select[Any], column: sa.Column[Any], values: Sequence[Any]
+) -> list[Any]:
+    """Return the rows of a query whose column has one of the values; these are no part of the statement."""
+    some = query.where(column.in_(sa.bindparam("among", expanding=True)))
+    parts = (values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE))
+    return [row for part in parts for row in conn.execute(some, {"among": part}).all()]
 
 
 @cache

@@ -19,8 +19,7 @@ from beamwright import durable
 from beamwright.core.canonical import sha256_hex
 from beamwright.core.errors import ReportError
 from beamwright.core.messages import FAILURES, PAYLOAD_PREFIX
-from beamwright.db import history, schema
-from beamwright.db.engine import batched
+from beamwright.db import history, schema, writing
 from beamwright.production import accounts, jobs, registration
 from beamwright.production.accounts import Expected
 from beamwright.production.tickets import is_signed, ticket
@@ -242,14 +241,12 @@ def _attempts(conn: sa.Connection, nonces: Sequence[str]) -> dict[str, Any]:
         .join(task, unit.c.task_id == task.c.id)
         .join(schema.production, task.c.production_id == schema.production.c.id)
     )
-    rows = (row for part in batched(nonces) for row in conn.execute(query.where(attempt.c.nonce.in_(part))))
-    return {row.nonce: row for row in rows}
+    return {row.nonce: row for row in writing.among(conn, query, attempt.c.nonce, nonces)}
 
 
 def _units(conn: sa.Connection, ids: Sequence[int]) -> dict[int, Any]:
     unit = schema.unit
-    rows = (r for part in batched(ids) for r in conn.execute(sa.select(unit).where(unit.c.id.in_(part))))
-    return {row.id: row for row in rows}
+    return {row.id: row for row in writing.among(conn, sa.select(unit), unit.c.id, ids)}
 
 
 def _again(row: Any, examined: Examined) -> Outcome:

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ def held_slots(conn: sa.Connection) -> list[tuple[str, str | None]]:
     """Return (farm, batch id) of each attempt in flight."""
     attempt = schema.attempt
     query = sa.select(attempt.c.farm, attempt.c.batch_id).where(attempt.c.state.in_(IN_FLIGHT))
-    return [(row.farm, row.batch_id) for row in conn.execute(query)]
+    return [(farm, batch_id) for farm, batch_id in conn.execute(query).all()]
 
 
 def renew(conn: sa.Connection, attempt_ids: Sequence[int], deadline: float) -> None:
@@ -247,15 +248,25 @@ def stop(places: Places) -> None:
 
 def failures(conn: sa.Connection, job_id: int) -> dict[str, int]:
     """Count a job's ended attempts by failure class, from where it was last made ready by hand."""
+    restarted, counted = _of_failures()
+    since = conn.execute(restarted, {"object": str(job_id)}).scalar() or 0.0
+    found = conn.execute(counted, {"job": job_id, "since": since})
+    return {str(name): int(n) for name, n in found}
+
+
+@cache
+def _of_failures() -> tuple[sa.Select[Any], sa.Select[Any]]:
+    """Return the questions when a job was last made ready by hand, and how its attempts failed since."""
     attempt, entry = schema.attempt, schema.history
     restarted = sa.select(sa.func.max(entry.c.at)).where(
-        entry.c.kind == "job", entry.c.object == str(job_id), entry.c.actor == OPERATOR
+        entry.c.kind == "job", entry.c.object == sa.bindparam("object"), entry.c.actor == OPERATOR
     )
-    since = conn.execute(restarted).scalar() or 0.0
-    query = sa.select(attempt.c.failure_class, sa.func.count()).where(
-        attempt.c.job_id == job_id, attempt.c.failure_class.is_not(None), attempt.c.leased >= since
+    counted = sa.select(attempt.c.failure_class, sa.func.count()).where(
+        attempt.c.job_id == sa.bindparam("job"),
+        attempt.c.failure_class.is_not(None),
+        attempt.c.leased >= sa.bindparam("since"),
     )
-    return {str(name): int(n) for name, n in conn.execute(query.group_by(attempt.c.failure_class))}
+    return restarted, counted.group_by(attempt.c.failure_class)
 
 
 def prepare_again(conn: sa.Connection, production_id: int, reason: str, now: float) -> int:
@@ -382,9 +393,8 @@ def in_flight(conn: sa.Connection, ids: Sequence[int] | None = None) -> list[Any
     """
     query = _attempts().where(schema.attempt.c.state.in_(IN_FLIGHT))
     if ids is None:
-        return list(conn.execute(query))
-    some = query.where(schema.attempt.c.id.in_(sa.bindparam("ids", expanding=True)))
-    return [row for part in batched(ids) for row in conn.execute(some, {"ids": part})]
+        return list(conn.execute(query).all())
+    return writing.among(conn, query, schema.attempt.c.id, ids)
 
 
 def at_a_glance(conn: sa.Connection) -> list[Any]:
@@ -392,7 +402,7 @@ def at_a_glance(conn: sa.Connection) -> list[Any]:
     attempt, job = schema.attempt, schema.job
     columns = (attempt.c[name] for name in ("id", "farm", "batch_id", "state", "deadline"))
     query = sa.select(*columns, job.c.state.label("job_state")).join(job, attempt.c.job_id == job.c.id)
-    return list(conn.execute(query.where(attempt.c.state.in_(IN_FLIGHT))))
+    return list(conn.execute(query.where(attempt.c.state.in_(IN_FLIGHT))).all())
 
 
 def unreported(conn: sa.Connection, since: float) -> list[Any]:
@@ -458,9 +468,15 @@ def _work(conn: sa.Connection, job_ids: Sequence[int]) -> dict[int, Any]:
         .join(task, unit.c.task_id == task.c.id)
         .join(production, task.c.production_id == production.c.id)
     )
-    return {
-        row.job_id: row for part in batched(job_ids) for row in conn.execute(query.where(job.c.id.in_(part)))
-    }
+    return {row.job_id: row for row in writing.among(conn, query, job.c.id, job_ids)}
+
+
+def _tries(conn: sa.Connection, job_ids: Sequence[int]) -> Counter[int]:
+    """Count the attempts at jobs."""
+    attempt = schema.attempt
+    query = sa.select(attempt.c.job_id, sa.func.count().label("n")).group_by(attempt.c.job_id)
+    found = writing.among(conn, query, attempt.c.job_id, job_ids)
+    return Counter({row.job_id: row.n for row in found})
 
 
 def _own_limits(conn: sa.Connection, task_ids: Collection[int]) -> dict[int, dict[str, Any]]:
@@ -468,16 +484,6 @@ def _own_limits(conn: sa.Connection, task_ids: Collection[int]) -> dict[int, dic
     task = schema.task
     query = sa.select(task.c.id, task.c.config).where(task.c.id.in_(sorted(task_ids)))
     return {row.id: own_limits(row.config.get("step") or {}) for row in conn.execute(query)}
-
-
-def _tries(conn: sa.Connection, job_ids: Sequence[int]) -> Counter[int]:
-    """Count the attempts at jobs."""
-    attempt = schema.attempt
-    query = sa.select(attempt.c.job_id, sa.func.count().label("n")).group_by(attempt.c.job_id)
-    found: Counter[int] = Counter()
-    for part in batched(job_ids):
-        found.update({r.job_id: r.n for r in conn.execute(query.where(attempt.c.job_id.in_(part)))})
-    return found
 
 
 def _document(

@@ -193,8 +193,7 @@ def _named(conn: sa.Connection, units: Sequence[Any]) -> dict[str, int]:
 def _ids(conn: sa.Connection, scope: str, names: Iterable[str]) -> Iterator[tuple[str, int]]:
     file = schema.file
     query = sa.select(file.c.name, file.c.id).where(file.c.scope == scope)
-    for part in batched(sorted(names)):
-        yield from ((row.name, int(row.id)) for row in conn.execute(query.where(file.c.name.in_(part))))
+    yield from ((row.name, int(row.id)) for row in writing.among(conn, query, file.c.name, sorted(names)))
 
 
 def _parents(unit: Any, known: Mapping[str, int]) -> list[int]:

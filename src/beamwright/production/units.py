@@ -12,7 +12,6 @@ from beamwright.core import garbage
 from beamwright.core.canonical import content_hash
 from beamwright.core.runs import Interval
 from beamwright.db import bulk, history, schema, writing
-from beamwright.db.engine import batched
 from beamwright.production import seeds
 from beamwright.production.tasks import ACTOR, Task
 
@@ -110,10 +109,8 @@ def add_units(conn: sa.Connection, task: Task, units: Sequence[UnitPlan], now: f
 
 def _known(conn: sa.Connection, keys: Sequence[str]) -> set[str]:
     """Return the keys of which there are units."""
-    column, found = schema.unit.c.key, set[str]()
-    for part in batched(keys):
-        found.update(conn.execute(sa.select(column).where(column.in_(part))).scalars())
-    return found
+    column = schema.unit.c.key
+    return {row.key for row in writing.among(conn, sa.select(column), column, keys)}
 
 
 def _write_units(conn: sa.Connection, task: Task, units: Mapping[str, UnitPlan], now: float) -> list[int]:
