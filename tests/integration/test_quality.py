@@ -215,5 +215,7 @@ def test_what_nobody_has_judged_does_not_leave_the_house(
     assert "holds runs without a verdict: A/1" in capsys.readouterr().err
     assert not Path(out).exists()
     why = ["--reason", "looks well", "--tier", "raw", "-w", root]
+    assert command(["quality", "set", "A/1", "all", "unknown", *why]) == 0
+    assert command(arguments) != 0 and not Path(out).exists()
     assert command(["quality", "set", "A/1", "all", "good", *why]) == 0
     assert command(arguments) == 0 and Path(out).exists()

@@ -178,10 +178,20 @@ def standing(
 
 
 def unjudged(conn: sa.Connection, runs: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Return the runs on which no verdict stands: nothing of them is to leave the house."""
-    table = schema.verdict
+    """Return the runs on which no verdict stands, good or bad: nothing of them is to leave the house.
+
+    Where every subject is unknown nobody has judged: there was nothing to judge by.
+    """
+    table, later = schema.verdict, schema.verdict.alias()
+    key = (table.c.series, table.c.run, table.c.tier, table.c.subject)
+    newer = sa.select(later.c.id).where(
+        *(later.c[column.name] == column for column in key), later.c.version > table.c.version
+    )
     query = sa.select(table.c.series, table.c.run).distinct()
-    judged = {(row.series, row.run) for row in conn.execute(query)}
+    judged = {
+        (row.series, row.run)
+        for row in conn.execute(query.where(table.c.value != "unknown", ~newer.exists()))
+    }
     return sorted(set(runs) - judged)
 
 

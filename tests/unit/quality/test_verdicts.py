@@ -57,6 +57,17 @@ def test_good_runs_as_of_a_time(database: Database) -> None:
         assert before is not None and before.value == "good"
 
 
+def test_a_run_is_judged_when_a_subject_is_good_or_bad_now(database: Database) -> None:
+    runs = [("A", 7), ("A", 8)]
+    with database.begin() as conn:
+        verdicts.publish(conn, "A", 7, "raw", [judgement(float("nan"))], ALGORITHM, 1.0)
+        assert verdicts.unjudged(conn, runs) == runs
+        verdicts.publish(conn, "A", 7, "raw", [judgement(2.0)], ALGORITHM, 2.0)
+        assert verdicts.unjudged(conn, runs) == [("A", 8)]
+        verdicts.publish(conn, "A", 7, "raw", [judgement(float("nan"))], ALGORITHM, 3.0)
+        assert verdicts.unjudged(conn, runs) == runs
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
