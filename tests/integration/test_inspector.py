@@ -11,24 +11,8 @@ from beamwright import fsck
 from beamwright.agents.inspector import Inspector
 from beamwright.quality import verdicts
 from support import toy_production
-from support.toy_production import ToyProduction
+from support.toy_production import SMALL, ToyProduction, whole_runs
 
-SPEC = """
-name = "small"
-experiment = "support.toy_production:experiment"
-
-[[dataset]]
-name = "raw"
-runs = { A = [1, 2] }
-global_tag = "toy-real"
-
-[[step]]
-name = "pass1"
-kind = "calibrate"
-inputs = ["raw"]
-calibrations = ["GainFit"]
-initial = { A = "initial" }
-"""
 REFERENCES = """
 version = 1
 
@@ -55,8 +39,8 @@ range = [0, 1]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> ToyProduction:
     root = tmp_path_factory.mktemp("small")
-    given = [toy_production.deliver(root / "raw", run, 1, range(8)) for run in (1, 2)]
-    production = ToyProduction(root, SPEC, given=given)
+    given = whole_runs(root, 1, 2)
+    production = ToyProduction(root, SMALL, given=given)
     production.produce()
     return production
 

@@ -18,30 +18,9 @@ from beamwright.production.explain import explain
 from beamwright.production.spec import read_spec
 from beamwright.quality import verdicts
 from support import toy_production
-from support.toy_production import ToyProduction
+from support.toy_production import RECO, SMALL, ToyProduction, whole_runs
 
-SPEC = """
-name = "small"
-experiment = "support.toy_production:experiment"
-
-[[dataset]]
-name = "raw"
-runs = { A = [1, 2] }
-global_tag = "toy-real"
-
-[[step]]
-name = "pass1"
-kind = "calibrate"
-inputs = ["raw"]
-calibrations = ["GainFit"]
-initial = { A = "initial" }
-
-[[step]]
-name = "reco"
-path = "reco"
-inputs = ["raw"]
-verdict = ["gain"]
-"""
+SPEC = SMALL + RECO + 'verdict = ["gain"]\n'
 REFERENCES = """
 version = 3
 [[figure]]
@@ -56,7 +35,7 @@ BY = {"author": "shifter", "reason": "looked at it"}
 
 def production(root: Path, text: str = REFERENCES) -> tuple[ToyProduction, Experiment]:
     (root / "references.toml").write_text(text)
-    given = [toy_production.deliver(root / "raw", run, 1, range(8)) for run in (1, 2)]
+    given = whole_runs(root, 1, 2)
     experiment = replace(toy_production.experiment, references=(root / "references.toml",))
     return ToyProduction(root, SPEC, given=given), experiment
 

@@ -20,41 +20,15 @@ from beamwright.production.interventions import Why
 from beamwright.production.spec import read_spec
 from beamwright.production.tasks import Facts
 from support import toy_production
-from support.toy_production import ToyProduction
+from support.toy_production import RECO, SMALL, ToyProduction, whole_runs
 
-PROMPT = """
-name = "prompt"
-experiment = "support.toy_production:experiment"
-[[dataset]]
-name = "raw"
-runs = { A = [1, 2] }
-global_tag = "toy-real"
-[[step]]
-name = "pass1"
-kind = "calibrate"
-inputs = ["raw"]
-calibrations = ["GainFit"]
-initial = { A = "initial" }
-[[step]]
-name = "reco"
-path = "reco"
-inputs = ["raw"]
-split = 30
-"""
+PROMPT = SMALL.replace("small", "prompt") + RECO + "split = 30\n"
 MORE = PROMPT.replace("[1, 2]", "[1, 2, 3, 4]")
-AGAIN = """
-name = "again"
-experiment = "support.toy_production:experiment"
-[[dataset]]
-name = "raw"
-runs = { A = [1, 2] }
-global_tag = "again-1"
-[[step]]
-name = "reco"
-path = "reco"
-inputs = ["raw"]
-split = 30
-"""
+AGAIN = (
+    SMALL.partition("[[step]]")[0].replace("small", "again").replace("toy-real", "again-1")
+    + RECO
+    + "split = 30\n"
+)
 WHY = Why("shifter", "all is there", 5.0)
 
 
@@ -62,14 +36,14 @@ WHY = Why("shifter", "all is there", 5.0)
 def made(tmp_path_factory: pytest.TempPathFactory) -> ToyProduction:
     """Two runs promptly processed; then they are reprocessed while two more come in."""
     root = tmp_path_factory.mktemp("again")
-    given = [toy_production.deliver(root / "raw", run, 1, range(8)) for run in (1, 2)]
+    given = whole_runs(root, 1, 2)
     toy = ToyProduction(root, PROMPT, given=given)
     toy.produce()
     with toy.workspace.db.begin() as conn:
         tags.create_global_tag(conn, "again-1", 5.0)
         tags.sweep(conn, "again-1", tags.members(conn, "toy-real"), 5.0)
         loading.freeze(conn, "again-1", WHY)
-    more = [toy_production.deliver(root / "raw", run, 1, range(8)) for run in (3, 4)]
+    more = whole_runs(root, 3, 4)
     experiment = toy_production.experiment
     again = Produce(toy.workspace, read_spec(AGAIN, "again"), experiment)
     Produce(toy.workspace, read_spec(MORE, "prompt"), experiment, 1, more, beside=[again]).run()

@@ -69,6 +69,30 @@ target_mb = 1000
 """
 
 
+SMALL = """
+name = "small"
+experiment = "support.toy_production:experiment"
+
+[[dataset]]
+name = "raw"
+runs = { A = [1, 2] }
+global_tag = "toy-real"
+
+[[step]]
+name = "pass1"
+kind = "calibrate"
+inputs = ["raw"]
+calibrations = ["GainFit"]
+initial = { A = "initial" }
+"""
+RECO = """
+[[step]]
+name = "reco"
+path = "reco"
+inputs = ["raw"]
+"""
+
+
 def constants(name: str) -> list[LoadedConstants]:
     """Return the constants that chains start from, or some that are loaded by hand."""
     clock = Payload.arrays({"start": np.zeros(1)})
@@ -102,6 +126,11 @@ def deliver(
     return Delivery(
         "A", run, "raw", sequence, "toy", files, sections[0], end, counts, **({"end_marker": True} | more)
     )
+
+
+def whole_runs(folder: Path, *runs: int) -> list[Delivery]:
+    """Return runs of one chunk with eight sections each."""
+    return [deliver(folder / "raw", run, 1, range(8)) for run in runs]
 
 
 def deliveries(folder: Path) -> list[Delivery]:
