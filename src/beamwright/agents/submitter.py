@@ -178,5 +178,6 @@ def _by_farm(held: Iterable[tuple[str, str | None]]) -> dict[str, list[str | Non
 def _spec(leased: jobs.Lease) -> JobSpec:
     limits = leased.document["limits"]
     memory_mb, wall_s = int(limits["memory_mb"]), float(limits["wall_s"])
-    disk_mb = int(limits.get("disk_mb", 0))
-    return JobSpec(leased.places.job, leased.places.unit[:12], memory_mb, wall_s, leased.avoid, disk_mb)
+    disk_mb, cores = int(limits.get("disk_mb", 0)), int(leased.document.get("workers", 1))
+    name = leased.places.unit[:12]
+    return JobSpec(leased.places.job, name, memory_mb, wall_s, leased.avoid, disk_mb, cores)

@@ -91,6 +91,7 @@ class Batch:
     wall_s: float
     avoid: tuple[str, ...] = ()
     disk_mb: int = 0
+    cores: int = 1
 
     @property
     def minutes(self) -> int:
@@ -333,16 +334,17 @@ def environment(variables: Sequence[str]) -> dict[str, str]:
 
 def _batches(jobs: Sequence[JobSpec], access: Access) -> Iterator[tuple[list[list[int]], Batch]]:
     """Group jobs of equal needs into packs, and packs into arrays that are not too large."""
-    groups: dict[tuple[int, float, tuple[str, ...], int], list[int]] = {}
+    groups: dict[tuple[int, float, tuple[str, ...], int, int], list[int]] = {}
     for index, job in enumerate(jobs):
-        groups.setdefault((job.memory_mb, job.wall_s, job.avoid, job.disk_mb), []).append(index)
-    for (memory_mb, wall_s, avoid, disk_mb), indices in groups.items():
+        needs = (job.memory_mb, job.wall_s, job.avoid, job.disk_mb, job.cores)
+        groups.setdefault(needs, []).append(index)
+    for (memory_mb, wall_s, avoid, *others), indices in groups.items():
         packed = [indices[start : start + access.pack] for start in range(0, len(indices), access.pack)]
         for start in range(0, len(packed), access.array):
             part = packed[start : start + access.array]
             found = [[jobs[index].directory for index in pack] for pack in part]
             directories = tuple(packs.directory(access.folder, pack) for pack in found)
-            yield part, Batch(directories, memory_mb, wall_s * len(part[0]), avoid, disk_mb)
+            yield part, Batch(directories, memory_mb, wall_s * len(part[0]), avoid, *others)
 
 
 def _parts(ids: list[str]) -> Iterator[list[str]]:

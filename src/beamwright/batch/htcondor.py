@@ -90,7 +90,7 @@ def description(access: Access, batch: Batch) -> str:
         "environment": f'"{" ".join(f"{name}={quoted(value)}" for name, value in given.items())}"',
         "getenv": "false",
         "max_retries": "0",
-        "request_cpus": "1",
+        "request_cpus": str(batch.cores),
         "request_memory": f"{batch.memory_mb}MB" if batch.memory_mb else "",
         "request_disk": f"{batch.disk_mb}MB" if batch.disk_mb else "",
         "+MaxWallTimeMins": str(batch.minutes) if batch.wall_s else "",

@@ -35,6 +35,7 @@ class Lsf(Listing):
         argv = ["bsub", "-J", f"{access.label}[1-{len(batch.directories)}]", "-cwd", str(access.folder)]
         argv += ["-rn", "-o", "/dev/null", "-e", "/dev/null"]
         argv += ["-M", f"{batch.memory_mb}MB"] if batch.memory_mb else []
+        argv += ["-n", str(batch.cores), "-R", "span[hosts=1]"] if batch.cores > 1 else []
         argv += ["-W", str(batch.minutes)] if batch.wall_s else []
         argv += ["-q", access.queue] if access.queue else []
         others = " && ".join(f"hname!='{host}'" for host in batch.avoid)

@@ -36,7 +36,7 @@ class Pbs(Listing):
         count = len(batch.directories)
         memory = f":mem={batch.memory_mb}mb" if batch.memory_mb else ""
         disk = f":{access.disk}={batch.disk_mb}mb" if access.disk and batch.disk_mb else ""
-        resources = [f"select=1:ncpus=1{memory}{disk}"]
+        resources = [f"select=1:ncpus={batch.cores}{memory}{disk}"]
         if batch.wall_s:
             resources.append(f"walltime={batch.minutes // 60:02d}:{batch.minutes % 60:02d}:00")
         argv = ["qsub", "-N", access.label, "-r", "n", "-o", "/dev/null", "-e", "/dev/null"]

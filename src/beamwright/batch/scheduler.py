@@ -25,7 +25,8 @@ CAUSES = {
 class JobSpec:
     """What is submitted: the directory of an attempt, what it asks of a node, and the nodes to avoid.
 
-    ``disk_mb`` is what it needs of scratch space, 0 where nobody knows.
+    ``disk_mb`` is what it needs of scratch space, 0 where nobody knows; ``cores`` is how many processes work
+    in it.
     """
 
     directory: Path
@@ -34,6 +35,7 @@ class JobSpec:
     wall_s: float = 0.0
     avoid: tuple[str, ...] = ()
     disk_mb: int = 0
+    cores: int = 1
 
 
 @dataclass(frozen=True)

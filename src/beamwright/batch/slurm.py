@@ -47,6 +47,7 @@ class Slurm:
             "chdir": access.folder,
             "output": "/dev/null",
             "partition": access.queue,
+            "cpus-per-task": batch.cores if batch.cores > 1 else "",
             "mem": f"{batch.memory_mb}M" if batch.memory_mb else "",
             "time": batch.minutes if batch.wall_s else "",
             "tmp": f"{batch.disk_mb}M" if access.disk and batch.disk_mb else "",

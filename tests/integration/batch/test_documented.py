@@ -137,6 +137,23 @@ def test_scratch_space_is_asked_for_in_each_system_s_own_words(tmp_path: Path) -
         assert not any("700" in argument for argument in dialect.submit(plain, batch).argv)
 
 
+def test_cores_are_asked_for_where_a_job_has_several_workers(tmp_path: Path) -> None:
+    here = access(tmp_path)
+    many, one = Batch((tmp_path,), 0, 0.0, cores=4), Batch((tmp_path,), 0, 0.0)
+    assert "select=1:ncpus=4" in Pbs().submit(here, many).argv
+    assert "--cpus-per-task=4" in Slurm().submit(here, many).argv
+    assert {"-n", "4", "span[hosts=1]"} <= set(Lsf().submit(here, many).argv)
+    assert "request_cpus = 4" in description(here, many)
+    assert not any("cpus-per-task" in word for word in Slurm().submit(here, one).argv)
+    assert "-n" not in Lsf().submit(here, one).argv and "request_cpus = 1" in description(here, one)
+
+
+def test_jobs_of_other_needs_of_cores_are_submitted_apart(stand_ins: StandIns, tmp_path: Path) -> None:
+    stand_ins.put("bsub", "Job <9> is submitted to queue <q>.\n")
+    specs = [JobSpec(tmp_path / str(n), cores=1 + n % 2) for n in range(4)]
+    assert Cluster(Lsf(), access(tmp_path)).submit(specs) == ["9[1]", "9[1]", "9[2]", "9[2]"]
+
+
 def test_jobs_of_other_needs_of_space_are_submitted_apart(stand_ins: StandIns, tmp_path: Path) -> None:
     stand_ins.put("bsub", "Job <9> is submitted to queue <q>.\n")
     specs = [JobSpec(tmp_path / str(n), disk_mb=n // 2) for n in range(4)]
