@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 
 from beamwright.agents.loop import Produce
+from beamwright.conditions import tags
 from beamwright.core.errors import ReleaseError
 from beamwright.core.settings import DEFAULT_SETTINGS
 from beamwright.db import schema
+from beamwright.fsck import run as fsck
 from beamwright.production import experiment as experiments
-from beamwright.production import installing
+from beamwright.production import installing, loading
+from beamwright.production.interventions import Why
 from beamwright.production.release import plain
+from beamwright.production.spec import read_spec
 from support import wheels
 from support.toy_production import SPEC, ToyProduction, deliver
 
@@ -91,18 +95,72 @@ def test_productions_run_side_by_side_each_under_its_release(house: Path, tmp_pa
     ] == [[], []]
 
 
+AGAIN = """
+name = "again"
+experiment = "support.toy_production:experiment"
+uniform = true
+[[dataset]]
+name = "raw"
+runs = { A = [1, 2, 3] }
+global_tag = "again-1"
+[[step]]
+name = "reco"
+path = "reco"
+inputs = ["raw"]
+split = 30
+"""
+
+
+@pytest.mark.slow
+def test_a_uniform_reprocessing_goes_on_beside_prompt_processing(house: Path, tmp_path: Path) -> None:
+    """With one installed release and one frozen global tag; a working tree could not be uniform."""
+    toys = ToyProduction(tmp_path, RECO, ONE_FARM)
+    workspace, spec = toys.workspace, read_spec(AGAIN, "again.toml")
+    experiment = experiments.load(spec.experiment)
+    made = installing.make(workspace, house / "lock.txt", house, spec.experiment)
+    installing.install(workspace, "near", made)
+    produce(toys, "old", made.release)
+    with workspace.db.begin() as conn:
+        now = workspace.clock.now()
+        tags.create_global_tag(conn, "again-1", now)
+        tags.sweep(conn, "again-1", tags.members(conn, "toy-real"), now)
+        loading.freeze(conn, "again-1", Why("shifter", "all is there", now))
+    again = Produce(workspace, spec, experiment, release=made.release)
+    late = deliver(tmp_path / "raw", 4, 1, range(8))
+    production(replace_given(toys, late), "old", made.release, [1, 2, 3, 4], again).run()
+
+    documents = {d["attempt"]["nonce"]: d for d in jobs(toys)}  # type: ignore[index]
+    accepted = toys.rows(schema.attempt, schema.attempt.c.state == "accepted")
+    mine = [row for row in accepted if documents[row.nonce]["production"] == "again"]
+    prompt = [row for row in accepted if documents[row.nonce]["interval"][1][0] == 4]  # type: ignore[index]
+    assert {row.release for row in mine} == {made.release} and len(mine) >= 3 and prompt
+    assert min(row.started for row in mine) < max(row.ended for row in prompt)
+    assert min(row.started for row in prompt) < max(row.ended for row in mine)
+    tasks = {(row.production_id, row.step): row for row in toys.rows(schema.task)}
+    assert [row.uniform for row in tasks.values()] == [False, False, True]
+    assert {row.state for row in tasks.values()} == {"closed"}
+    assert fsck(workspace.db, workspace.root) == []
+
+
 def replace_given(toys: ToyProduction, delivery: object) -> ToyProduction:
     toys.given = [delivery]  # type: ignore[list-item]
     return toys
 
 
 def produce(toys: ToyProduction, name: str, release: str, runs: list[int] | None = None) -> None:
+    production(toys, name, release, runs).run()
+
+
+def production(
+    toys: ToyProduction, name: str, release: str, runs: list[int] | None = None, *beside: Produce
+) -> Produce:
     spec = toys.spec
     dataset = spec.dataset[0].model_copy(update={"runs": {"A": runs or [1, 2, 3]}})
     steps = [step for step in spec.step if name == "old" or step.kind == "process"]  # constants are the old's
     spec = spec.model_copy(update={"name": name, "freeze": False, "dataset": [dataset], "step": steps})
     given = [replace(one, after="") for one in toys.given]
-    Produce(toys.workspace, spec, experiments.load(spec.experiment), 1, given, release=release).run()
+    experiment = experiments.load(spec.experiment)
+    return Produce(toys.workspace, spec, experiment, 1, given, release=release, beside=beside)
 
 
 def jobs(toys: ToyProduction) -> list[dict[str, object]]:
