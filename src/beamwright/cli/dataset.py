@@ -179,7 +179,8 @@ def diff(one: str, other: str, folder: Path | None, as_json: bool) -> None:
     with reader(folder) as conn:
         sets = [datasets.collections(conn, datasets.cited(conn, name)) for name in (one, other)]
         found = collections.compare(conn, *sets)
-    write_document({"from": one, "to": other} | found.document(), as_json)
+    told = {"from": one, "to": other}
+    write_document(told | found.document(), as_json, None if as_json else _changes(told, found.document()))
 
 
 @dataset.command("since")
@@ -199,7 +200,19 @@ def since(name: str, since: str, folder: Path | None, as_json: bool) -> None:
             told = collections.compare(conn, *sets)
         else:
             told = collections.since(conn, found, seconds_of(since, "the date"))
-    write_document({"dataset": found.citation, "since": since} | told.document(), as_json)
+    heads = {"dataset": found.citation, "since": since}
+    write_document(heads | told.document(), as_json, None if as_json else _changes(heads, told.document()))
+
+
+def _changes(heads: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Return what has changed, with a line per collection: + added, - removed, ~ replaced by another."""
+    from beamwright.report import text
+
+    names = ("added", "removed", "replaced")
+    lines = text.pairs(heads | {name: len(found[name]) for name in names} | {"kept": found["kept"]})
+    lines.append(f"{found['events']:+,} events")
+    lines += [f"+ {name}" for name in found["added"]] + [f"- {name}" for name in found["removed"]]
+    return lines + [f"~ {pair['old']} → {pair['new']}" for pair in found["replaced"]]
 
 
 @dataset.command("withdraw")

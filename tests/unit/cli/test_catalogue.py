@@ -206,6 +206,9 @@ def test_a_dataset_is_defined_frozen_cited_and_compared(filled: Path, call: Call
     told = call("dataset", "diff", "ana:all@1", "ana:all@2", "--json").document
     assert told["replaced"] == [{"old": "mc:c/1", "new": "mc:c/1.e2"}] and told["added"] == ["mc:c/4"]
     assert call("dataset", "since", "ana:all", "1", "--json").document["added"] == ["mc:c/4"]
+    lines = call("dataset", "diff", "ana:all@1", "ana:all@2").out.splitlines()
+    assert lines[2].split() == ["added", "1"] and "+ mc:c/4" in lines and any(" events" in x for x in lines)
+    assert "+ mc:c/4" in call("dataset", "since", "ana:all", "1").out
     assert len(call("dataset", "since", "ana:all", "2001-01-01", "--json").document["added"]) == 4
     assert (
         call("dataset", "withdraw", "ana:all@1", "--reason", "x", "--json").document["state"] == "withdrawn"
