@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from beamwright import durable
-from beamwright.batch import children, packs, wrapper
+from beamwright.batch import children, packs, script, wrapper
 from beamwright.batch.children import Fresh, FreshJobs, Warm
 from beamwright.batch.scheduler import Status
 from beamwright.production.tickets import is_signed
@@ -305,6 +305,17 @@ def wait_for(condition: object, seconds: float = 20.0) -> None:
 
 def read(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
+
+
+def test_a_batch_job_runs_by_an_interpreter_without_more_than_it_needs(tmp_path: Path) -> None:
+    directory = make_job(tmp_path)
+    assert subprocess.run([*script.WRAPPER, str(directory)], env={}, check=False).returncode == 0
+    assert report_of(directory)["status"] == "ok"
+    *options, start = script.WRAPPER
+    shown = start.partition("; sys.exit")[0] + "; print(*sys.modules)"
+    loaded = subprocess.run([*options, shown], capture_output=True, text=True, check=True).stdout.split()
+    assert "beamwright.batch.wrapper" in loaded
+    assert not {"dataclasses", "pathlib", "subprocess", "threading", "typing"} & set(loaded)
 
 
 def test_a_pack_runs_its_jobs_one_after_the_other_each_with_its_own_report(tmp_path: Path) -> None:
