@@ -47,3 +47,13 @@ def test_a_row_that_breaks_a_constraint_is_refused(database: Database) -> None:
         writing.insert(conn, schema.run, [row(number % 20) for number in range(21)])
     with database.read() as conn:
         assert conn.execute(sa.select(sa.func.count()).select_from(schema.run)).scalar() == 0
+
+
+def test_rows_are_found_among_many_values(database: Database) -> None:
+    table = schema.run
+    with database.begin() as conn:
+        writing.insert(conn, table, [row(number) for number in range(1200)])
+        query = sa.select(table.c.number)
+        found = writing.among(conn, query, table.c.number, range(0, 4000, 2))
+        assert sorted(one.number for one in found) == list(range(0, 1200, 2))
+        assert writing.among(conn, query, table.c.number, []) == []
