@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # One thread per process in every numerical library: tests fork, and results must not depend on pools.
 for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_pool, "1")
 # Arrow's allocator would start a thread as soon as it is imported.
 os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
+
+# What a shell starts in the background ignores Ctrl-C, and so would all commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ("support.databases",)

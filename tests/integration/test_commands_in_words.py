@@ -17,7 +17,7 @@ PAGES = sorted({*ROOT.glob("docs/*/*.md"), *ROOT.glob("examples/*/README.md"), R
 SOURCES = sorted(ROOT.glob("src/beamwright/**/*.py"))
 IN_PROSE = re.compile(r"`beamwright ([^`]+)`")
 IN_BLOCK = re.compile(r"^(?:\$ (?:.* \| )?)?beamwright (.+)$", flags=re.MULTILINE)
-BLOCK = re.compile(r"^```(?:console|text)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(?:console|text|bash|sh)?\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 # What stands for something else: a name in capitals, what is left out, a redirection, a pipe, a comment.
 CUT = re.compile(r"…|\.\.\.| [|>&#] ?| > ")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from beamwright.cli.release import release as command
+from beamwright.cli.main import cli
 from beamwright.core.errors import ReleaseError, UnknownNameError, UsageError
 from beamwright.production import installing
 from beamwright.production.workspace import Workspace
@@ -167,7 +167,7 @@ def test_the_commands(house: Path, tmp_path: Path) -> None:
     where = ["--workspace", str(workspace.root), "--json"]
 
     def run(*arguments: str) -> list[dict[str, object]]:
-        done = CliRunner().invoke(command, [*arguments, *where], catch_exceptions=False)
+        done = CliRunner().invoke(cli, ["release", *arguments, *where], catch_exceptions=False)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     given = [str(house / "lock.txt"), str(house)]
