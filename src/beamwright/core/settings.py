@@ -45,9 +45,8 @@ def declare(model: type[D], document: Any, source: str) -> D:
         return model.model_validate(document)
     except ValidationError as error:
         problems = [_problem(model, document, dict(e)) for e in error.errors(include_url=False)]
-        raise ConfigError(
-            f"{source}: {'; '.join(p for p, _ in problems)}", hint=next((h for _, h in problems if h), "")
-        ) from error
+        hints = dict.fromkeys(hint for _, hint in problems if hint)
+        raise ConfigError(f"{source}: {'; '.join(p for p, _ in problems)}", hint="; ".join(hints)) from error
 
 
 # What a value should be, by the kind of mistake; with the limits that pydantic gives.

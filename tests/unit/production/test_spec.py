@@ -52,6 +52,12 @@ def test_the_hash_depends_on_content_alone() -> None:
     [
         ("split = 10", "splitt = 10", r"unknown key 'step.reco.splitt'.*did you mean split"),
         ('global_tag = "toy"', "", "'dataset.raw.global_tag' is missing"),
+        (
+            'global_tag = "toy"',
+            'globl_tag = "toy"',
+            r"'dataset.raw.global_tag' is missing; unknown key 'dataset.raw.globl_tag'"
+            r".*add it.*; did you mean global_tag",
+        ),
         ('inputs = ["reco.dst"]', 'inputs = ["rec.dst"]', "'rec.dst'.*did you mean reco"),
         ('inputs = ["reco.dst"]', 'inputs = ["raw"]', "merges a dataset"),
         ('inputs = ["reco.dst"]', 'inputs = ["reco"]', "step.stream"),
