@@ -81,7 +81,11 @@ class GridEngine:
             return {}
         if answer.exit_code:
             raise AnswerError(answer.complaint())
-        return {_id(record): _ended(record) for record in _records(answer.out)}
+        records = list(_records(answer.out))
+        told = dict(filter(None, map(_told, records)))
+        if records and not told:
+            raise AnswerError(f"none of its {len(records)} records can be understood, such as {records[0]}")
+        return told
 
 
 def make(workspace: cluster.Workspace, name: str, farm: cluster.FarmSettings) -> cluster.Cluster:
@@ -128,15 +132,26 @@ def _records(text: str) -> Iterator[Mapping[str, str]]:
         yield record
 
 
+def _told(record: Mapping[str, str]) -> tuple[str, Status] | None:
+    """Return whom a record is about and what it says; one that is damaged must not hide the others."""
+    try:
+        return _id(record), _ended(record)
+    except (KeyError, ValueError, IndexError):
+        return None
+
+
 def _id(record: Mapping[str, str]) -> str:
     task = record["taskid"]
     return f"{record['jobnumber']}.{task if task.isdigit() else 1}"
 
 
 def _ended(record: Mapping[str, str]) -> Status:
-    """Return how a job ended: ``failed`` is Grid Engine's own judgement, an exit status over 128 a signal."""
+    """Return how a job ended: ``failed`` is Grid Engine's own judgement, an exit status over 128 a signal.
+
+    A signal's name follows its number, as in ``140    (User defined signal 2)``.
+    """
     number, _, why = (part.strip() for part in record["failed"].partition(":"))
-    status = int(record["exit_status"])
+    status = int(record["exit_status"].split()[0])
     if number == "0":
         return Status("finished", status, "done")
     is_signal = status > _BY_SIGNAL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,21 @@ class TestGridEngine(SchedulerConformance):
         seen = (tmp_path / "environment").read_text()
         assert "SITE_TOP=it's here\n" in seen and "SECRET_OF_THE_AGENT" not in seen
 
+    @pytest.mark.parametrize(("name", "number"), [("KILL", 9), ("USR2", 12)])
+    def test_a_job_that_a_signal_ended_hides_no_other(
+        self, grid_engine: RealGridEngine, tmp_path: Path, name: str, number: int
+    ) -> None:
+        setup = tmp_path / "set up.sh"
+        setup.write_text(f"kill -{name} $$\n")
+        killed = connected(tmp_path, setup=str(setup))
+        whole = connected(tmp_path)
+        ids = killed.submit([JobSpec(make_job(tmp_path, "killed"))])
+        ids += whole.submit([JobSpec(make_job(tmp_path, "one"))])
+        assert self.finished(whole, ids) == [
+            Status("finished", -number, "assumedly after job"),
+            Status("finished", 0, "done"),
+        ]
+
     @pytest.mark.slow  # a daemon that starts anew looks once a minute after jobs that it has not started
     def test_a_payload_goes_on_without_the_daemon_of_its_node(
         self, grid_engine: RealGridEngine, scheduler: Scheduler, tmp_path: Path
@@ -98,21 +113,37 @@ class TestGridEngineThatFails(UnreachableConformance):
 @pytest.mark.parametrize(
     ("failed", "exit_status", "status"),
     [
-        ("0    ", 7, Status("finished", 7, "done")),
-        ("100 : assumedly after job", 137, Status("finished", -9, "assumedly after job")),
-        ("37  : qmaster enforced h_rt limit", 137, Status("finished", -9, "qmaster enforced h_rt limit")),
-        ("11  : before job", 0, Status("finished", None, "before job")),
+        ("0    ", "7    ", Status("finished", 7, "done")),
+        ("0    ", "140                  (User defined signal 2)", Status("finished", 140, "done")),
+        ("100 : assumedly after job", "137       (Killed)", Status("finished", -9, "assumedly after job")),
+        ("37  : enforced h_rt", "140     (User defined signal 2)", Status("finished", -12, "enforced h_rt")),
+        ("11  : before job", "0    ", Status("finished", None, "before job")),
     ],
 )
-def test_the_accounting_tells_how_a_job_ended(failed: str, exit_status: int, status: Status) -> None:
-    rule = "=" * 62
-    said = [("undefined", "1 : x", 1), ("3", "11 : before job", 0), ("3", failed, exit_status)]
-    text = "".join(
-        f"{rule}\njobnumber    12\ntaskid       {task}\nfailed       {why}\nexit_status  {code}\n"
-        for task, why, code in said
-    )
-    told = GridEngine().remembered(Access("x", Path()), Answer(0, text, ""))
+def test_the_accounting_tells_how_a_job_ended(failed: str, exit_status: str, status: Status) -> None:
+    said = [("undefined", "1 : x", "1"), ("3", "11 : before job", "0"), ("3", failed, exit_status)]
+    told = GridEngine().remembered(Access("x", Path()), Answer(0, accounted(said), ""))
     assert told == {"12.1": Status("finished", 1, "x"), "12.3": status}
+
+
+def test_a_damaged_record_of_the_accounting_does_not_hide_the_others() -> None:
+    said = [("2", "0", ""), ("3", "0", "a few"), ("4", "0", "0")]
+    told = GridEngine().remembered(Access("x", Path()), Answer(0, accounted(said), ""))
+    assert told == {"12.4": Status("finished", 0, "done")}
+
+
+def test_an_accounting_of_damaged_records_alone_is_no_answer() -> None:
+    with pytest.raises(AnswerError, match="none of its 1 records"):
+        GridEngine().remembered(Access("x", Path()), Answer(0, accounted([("3", "0", "a few")]), ""))
+
+
+def accounted(records: Sequence[tuple[str, str, str]]) -> str:
+    """Return what ``qacct`` prints of elements of job 12: element, its own judgement, exit status."""
+    rule = "=" * 62
+    return "".join(
+        f"{rule}\njobnumber    12\ntaskid       {task}\nfailed       {why}\nexit_status  {code}\n"
+        for task, why, code in records
+    )
 
 
 @pytest.mark.parametrize(
