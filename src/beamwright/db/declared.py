@@ -4,44 +4,38 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from beamwright.db.columns import document as _json
-from beamwright.db.columns import flag as _flag
-from beamwright.db.columns import identity as _id
-from beamwright.db.columns import integer as _int
+from beamwright.db import columns as c
 from beamwright.db.columns import metadata
-from beamwright.db.columns import moment as _time
-from beamwright.db.columns import reference as _ref
-from beamwright.db.columns import text as _text
 
 
 def _held() -> list[sa.schema.SchemaItem]:
     """Return whose value it is and when it held; objects of one value stand side by side."""
     key = sa.PrimaryKeyConstraint("key_id", "value", "object", "added")
-    return [_int("object"), _time("added"), _time("removed", nullable=True), key]
+    return [c.integer("object"), c.moment("added"), c.moment("removed", nullable=True), key]
 
 
 metadata_kind = sa.Table(
     "metadata_kind",
     metadata,
-    _id(),
-    _text("name", unique=True),
-    _text("subject"),
-    _text("doc"),
-    _time("created"),
+    c.identity(),
+    c.text("name", unique=True),
+    c.text("subject"),
+    c.text("doc"),
+    c.moment("created"),
 )
 
 metadata_key = sa.Table(
     "metadata_key",
     metadata,
-    _id(),
-    _ref("kind_id", "metadata_kind.id"),
-    _text("name"),
-    _text("type"),
-    _text("unit"),
-    _text("doc"),
-    _flag("is_required"),
-    _flag("is_indexed"),
-    _time("created"),
+    c.identity(),
+    c.reference("kind_id", "metadata_kind.id"),
+    c.text("name"),
+    c.text("type"),
+    c.text("unit"),
+    c.text("doc"),
+    c.flag("is_required"),
+    c.flag("is_indexed"),
+    c.moment("created"),
     sa.UniqueConstraint("kind_id", "name"),
 )
 
@@ -51,11 +45,11 @@ metadata_key = sa.Table(
 metadata_document = sa.Table(
     "metadata_document",
     metadata,
-    _int("object"),
-    _int("kind_id"),
-    _json("content"),
-    _time("added"),
-    _time("removed", nullable=True),
+    c.integer("object"),
+    c.integer("kind_id"),
+    c.document("content"),
+    c.moment("added"),
+    c.moment("removed", nullable=True),
     sa.PrimaryKeyConstraint("object", "kind_id", "added"),
     sqlite_with_rowid=False,
 )
@@ -65,8 +59,8 @@ metadata_document = sa.Table(
 metadata_integer = sa.Table(
     "metadata_integer",
     metadata,
-    _int("key_id"),
-    _int("value"),
+    c.integer("key_id"),
+    c.integer("value"),
     *_held(),
     sqlite_with_rowid=False,
 )
@@ -74,7 +68,7 @@ metadata_integer = sa.Table(
 metadata_number = sa.Table(
     "metadata_number",
     metadata,
-    _int("key_id"),
+    c.integer("key_id"),
     sa.Column("value", sa.Float(53), nullable=False),
     *_held(),
     sqlite_with_rowid=False,
@@ -83,8 +77,8 @@ metadata_number = sa.Table(
 metadata_text = sa.Table(
     "metadata_text",
     metadata,
-    _int("key_id"),
-    _text("value"),
+    c.integer("key_id"),
+    c.text("value"),
     *_held(),
     sqlite_with_rowid=False,
 )
