@@ -129,7 +129,7 @@ def private_cluster(*options: str, within: str | None = None) -> Iterator[Cluste
     folder = Path(tempfile.mkdtemp(prefix="bw-pg-", dir=within or memory()))
     made = Cluster(folder, binaries, _unprivileged(), options)
     try:
-        made.run("initdb", "-A", "trust", "-U", "test", "--no-sync")
+        made.run("initdb", "-A", "trust", "-U", "test", "-E", "UTF8", "--locale=C", "--no-sync")
         made.start()
         try:
             yield made

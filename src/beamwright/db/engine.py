@@ -179,7 +179,8 @@ class Database:
 
     def _postgresql(self) -> tuple[sa.Engine, sa.Engine]:
         options = f"-c lock_timeout={int(self._busy_seconds * 1000)} -c timezone=UTC"
-        connect = {"options": options, "application_name": holders.own_name()}
+        # A server without an encoding (one made where no language is set) would give text as bytes.
+        connect = {"options": options, "application_name": holders.own_name(), "client_encoding": "utf8"}
         writer = sa.create_engine(self.url, connect_args=connect, pool_pre_ping=True)
         # One state of the database for the whole reading transaction, as on SQLite.
         reader = writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from beamwright.core.errors import ConfigError, ConflictError, FormatError, StorageError, UsageError
 from beamwright.db import schema
 from beamwright.db.engine import Database, insert_id, insert_new
+from support.databases import Server
 
 
 def put(database: Database, name: str) -> None:
@@ -140,6 +141,19 @@ def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
     with pytest.raises(StorageError, match="cannot be reached") as caught:
         put(Database("postgresql://u:secret@127.0.0.1:1/name"), "x")
     assert "secret" not in str(caught.value)
+
+
+def test_text_is_text_on_a_server_that_was_made_without_an_encoding(postgresql_server: Server) -> None:
+    url = postgresql_server.url.set(database="plain")
+    with postgresql_server.engine.connect() as conn:
+        conn.exec_driver_sql("CREATE DATABASE plain TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+    database = Database(url)
+    database.migrate()
+    database.check()
+    put(database, "5 µm")
+    assert names(database) == ["5 µm"]
+    database.close()
+    postgresql_server.drop(url)
 
 
 def test_another_kind_of_database_is_refused() -> None:
