@@ -219,7 +219,6 @@ class Simulation:
     seed: int = 0
     records: int = 100
     turn_s: float = 30.0
-    turns: int = 0
 
     def __post_init__(self) -> None:
         clock, draw = self.workspace.clock, random.Random(self.seed)
@@ -238,7 +237,6 @@ class Simulation:
         """Run until nothing is left to do, or to a time; return the time."""
         agents = (self._submitter, self._tracker, self._importer)
         while self._clock.now() < until:
-            self.turns += 1
             with garbage.put_off():
                 done = sum(agent.turn() for agent in agents)
             if not done and not self._advance(until):

@@ -12,10 +12,12 @@ from beamwright.cli.common import (
     Columns,
     F,
     Noun,
+    by_option,
     decided,
     dry_run_option,
     reader,
     reading,
+    reason_option,
     say,
     write_rows,
 )
@@ -36,8 +38,8 @@ def _judging(command: F) -> F:
     for option in (
         click.option("--production", default="", help="The production, where several have the run."),
         click.option("--step", default="", help="The calibrating step, where several have the run."),
-        click.option("--by", default="", help="Who decides [default: the user]."),
-        click.option("--reason", required=True, help="Why; kept in the history for ever."),
+        by_option,
+        reason_option,
         click.argument("run", metavar="SERIES/NUMBER"),
     ):
         command = option(command)
@@ -156,7 +158,7 @@ def stale(production: str, folder: Path | None, as_json: bool) -> None:
 
 @calibration.command("redo")
 @click.argument("production")
-@click.option("--by", default="", help="Who decides [default: the user].")
+@by_option
 @click.option("--reason", default="their constants changed", help="Why; kept in the history for ever.")
 @dry_run_option
 @reading

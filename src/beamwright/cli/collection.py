@@ -17,8 +17,10 @@ from beamwright.cli.common import (
     decided,
     dry_run_option,
     open_workspace,
+    output_option,
     reader,
     reading,
+    reason_option,
     say,
     sources_option,
     write_document,
@@ -94,7 +96,7 @@ collection.add_command(register_command("collection"))
 @collection.command("supersede")
 @click.argument("name")
 @click.option("--by", "successor", metavar="NAME", help="The collection that takes its place.")
-@click.option("--reason", required=True, help="Why; it is kept.")
+@reason_option
 @dry_run_option
 @reading
 def supersede(
@@ -113,7 +115,7 @@ def supersede(
 
 @collection.command("withdraw")
 @click.argument("name")
-@click.option("--reason", required=True, help="Why; it is kept.")
+@reason_option
 @dry_run_option
 @reading
 def withdraw(name: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool) -> None:
@@ -145,13 +147,7 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
 
 @collection.command("promote")
 @click.argument("name", metavar="FILE|NAME")
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The file to write.",
-)
+@output_option("The file to write.")
 @click.option("--name", "made", metavar="NAME", help="What the deep copy of a collection is called.")
 @sources_option
 @dry_run_option
@@ -207,13 +203,7 @@ def _promoted_collection(
 
 @collection.command("export")
 @click.argument("name", metavar="FILE|NAME")
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The file to write: .parquet or .arrow.",
-)
+@output_option("The file to write: .parquet or .arrow.")
 @click.option("--bank", "banks", multiple=True, help="This bank only; may be repeated.")
 @sources_option
 @reading

@@ -31,6 +31,8 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Write JSON: a line per row of a list, or one document."
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
+by_option = click.option("--by", default="", help="Who decides [default: the user].")
+reason_option = click.option("--reason", required=True, help="Why; kept in the history for ever.")
 sources_option = click.option(
     "--sources",
     multiple=True,
@@ -69,6 +71,12 @@ def turns(every: float, sleep: Callable[[float], None]) -> Iterator[None]:
                 raise KeyboardInterrupt
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def output_option(text: str) -> Callable[[F], F]:
+    """Return the option that names the file a command writes."""
+    path = click.Path(dir_okay=False, path_type=Path)
+    return click.option("-o", "--output", required=True, type=path, help=text)
 
 
 class Noun(click.Group):

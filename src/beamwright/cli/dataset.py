@@ -15,6 +15,7 @@ from beamwright.cli.common import (
     dry_run_option,
     reader,
     reading,
+    reason_option,
     write_document,
     write_rows,
 )
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from beamwright.catalog.datasets import Dataset
     from beamwright.production.interventions import Why
 
-reason_option = click.option("--reason", required=True, help="Why; it is kept.")
 NAME = click.argument("name", metavar="SCOPE:NAME[@VERSION]")
 
 

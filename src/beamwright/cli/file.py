@@ -14,6 +14,7 @@ from beamwright.cli.common import (
     Noun,
     dry_run_option,
     json_option,
+    output_option,
     reader,
     reading,
     say,
@@ -88,13 +89,7 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
 
 @file.command("split")
 @click.argument("source", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="What the files are called: dst.root gives dst.0001.root and so on.",
-)
+@output_option("What the files are called: dst.root gives dst.0001.root and so on.")
 @click.option("--events", type=click.IntRange(1), default=None, help="At most so many records per file.")
 @click.option("--bytes", "size", type=click.IntRange(1), default=None, help="At most so many bytes of pages.")
 @dry_run_option

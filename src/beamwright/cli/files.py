@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from beamwright.cli.common import dry_run_option, json_option, say, sources_option, write_document
+from beamwright.cli.common import (
+    dry_run_option,
+    json_option,
+    output_option,
+    say,
+    sources_option,
+    write_document,
+)
 
 FILES = click.argument(
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -62,13 +69,7 @@ def validate(
 
 @click.command()
 @FILES
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The file to write.",
-)
+@output_option("The file to write.")
 @click.option(
     "--interleave", is_flag=True, help="Join files whose keys lie between each other's, written anew."
 )

@@ -12,6 +12,7 @@ from beamwright.cli.common import (
     Columns,
     F,
     Noun,
+    by_option,
     decided,
     dry_run_option,
     dumps,
@@ -19,6 +20,7 @@ from beamwright.cli.common import (
     pick,
     reader,
     reading,
+    reason_option,
     say,
     write_document,
     write_rows,
@@ -254,8 +256,8 @@ def _attempt(row: Row) -> Row:
 def _handling(command: F) -> F:
     """Add what every command needs that moves jobs by a person's decision."""
     for option in (
-        click.option("--by", default="", help="Who decides [default: the user]."),
-        click.option("--reason", required=True, help="Why; kept in the history for ever."),
+        by_option,
+        reason_option,
         click.argument("units", metavar="UNIT", nargs=-1, required=True),
     ):
         command = option(command)

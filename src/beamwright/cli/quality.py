@@ -10,10 +10,12 @@ import click
 from beamwright.cli.common import (
     Columns,
     Noun,
+    by_option,
     decided,
     dry_run_option,
     reader,
     reading,
+    reason_option,
     say,
     write_document,
     write_rows,
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 
 VALUES = click.Choice(["good", "bad", "unknown"])
 TIER = click.option("--tier", default="dst", show_default=True, help="The tier that the verdict is on.")
-BY = click.option("--by", default="", help="Who decides [default: the user].")
-REASON = click.option("--reason", required=True, help="Why; kept in the history for ever.")
 
 
 @click.group(cls=Noun)
@@ -59,14 +59,15 @@ def ls(folder: Path | None, as_json: bool) -> None:
 def show(name: str, folder: Path | None, as_json: bool) -> None:
     """Show the verdicts on a run with every check behind them."""
     from beamwright.core.errors import UnknownNameError
-    from beamwright.db import views
+    from beamwright.db import schema, views
 
     series, number = split(name)
+    verdict = schema.verdict.c
     with reader(folder) as conn:
-        verdicts = views.verdicts(conn)
-    found = [v for v in verdicts if (v["series"], v["run"]) == (series, number)]
+        found = views.verdicts(conn, verdict.series == series, verdict.run == number)
+        known = set() if found else {f"{v['series']}/{v['run']}" for v in views.verdicts(conn)}
     if not found:
-        raise UnknownNameError("run with a verdict", name, {f"{v['series']}/{v['run']}" for v in verdicts})
+        raise UnknownNameError("run with a verdict", name, known)
     names = ("tier", "subject", "value", "version", "author", "reason", "checks")
     rows = [{key: verdict[key] for key in names} for verdict in found]
     lines = None if as_json else _lines(rows)
@@ -94,8 +95,8 @@ def _lines(rows: list[dict[str, Any]]) -> list[str]:
 @click.argument("subject")
 @click.argument("value", type=VALUES)
 @TIER
-@BY
-@REASON
+@by_option
+@reason_option
 @click.option("--new", "is_new", is_flag=True, help="Judge a subject, or a tier, that was never judged.")
 @dry_run_option
 @reading
@@ -218,8 +219,8 @@ def references() -> None:
 @references.command("put")
 @click.argument("experiment")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@BY
-@REASON
+@by_option
+@reason_option
 @dry_run_option
 @reading
 def put(

@@ -76,48 +76,61 @@ run.add_command(register_command("run"))
 @reading
 def show(name: str, folder: Path | None, as_json: bool) -> None:
     """Show a run: its chunks, how far each step is, how long it took, its verdicts."""
-    from beamwright.catalog import metadata
-    from beamwright.core.runs import MEASURES
-    from beamwright.db import schema, views
-
     series, number = split(name)
     workspace = open_workspace(folder)
     with closing(workspace.db), workspace.db.read() as conn:
-        rows = views.runs(conn, schema.run.c.series == series, schema.run.c.number == number)
-        if not rows:
-            raise UnknownNameError(
-                "run",
-                name,
-                [
-                    f"{row['series']}/{row['number']}"
-                    for row in views.runs(conn, schema.run.c.series == series)
-                ],
-            )
-        said = {
-            k: v
-            for found in metadata.of(conn, "run", [r["id"] for r in rows]).values()
-            for k, v in found.items()
-        }
-        grids = _grids(conn, series, number)
-        document = {
-            "series": series,
-            "number": number,
-            "versions": [
-                {key: row[key] for key in ("tier", "state", "version", "expected", "is_mc", *MEASURES)}
-                for row in rows
-            ],
-            **({"metadata": said} if said else {}),
-            "chunks": _chunks(conn, rows),
-            "steps": _cells(grids),
-            "latency": _latency(conn, grids, workspace, series, number),
-            "processing": _processing(conn, series, number),
-            "verdicts": [
-                {key: verdict[key] for key in ("tier", "subject", "value", "reason", "author")}
-                for verdict in views.verdicts(conn)
-                if (verdict["series"], verdict["run"]) == (series, number)
-            ],
-        }
+        document = _document(conn, workspace, series, number)
     write_document(document, as_json)
+
+
+def _document(conn: Any, workspace: Workspace, series: str, number: int) -> Row:
+    from beamwright.core.runs import MEASURES
+
+    rows, grids = _versions(conn, series, number), _grids(conn, series, number)
+    said = _said(conn, rows)
+    names = ("tier", "state", "version", "expected", "is_mc", *MEASURES)
+    return {
+        "series": series,
+        "number": number,
+        "versions": [{key: row[key] for key in names} for row in rows],
+        **({"metadata": said} if said else {}),
+        "chunks": _chunks(conn, rows),
+        "steps": _cells(grids),
+        "latency": _latency(conn, grids, workspace, series, number),
+        "processing": _processing(conn, series, number),
+        "verdicts": _verdicts(conn, series, number),
+    }
+
+
+def _versions(conn: Any, series: str, number: int) -> list[Row]:
+    """Return the run as it came, raw and otherwise.
+
+    Raises: UnknownNameError.
+    """
+    from beamwright.db import schema, views
+
+    runs = schema.run.c
+    rows = views.runs(conn, runs.series == series, runs.number == number)
+    if not rows:
+        known = views.runs(conn, runs.series == series)
+        raise UnknownNameError("run", f"{series}/{number}", [f"{series}/{row['number']}" for row in known])
+    return rows
+
+
+def _said(conn: Any, rows: list[Row]) -> Row:
+    """Return the metadata of a run, of all its versions together."""
+    from beamwright.catalog import metadata
+
+    of_versions = metadata.of(conn, "run", [row["id"] for row in rows])
+    return {kind: keys for found in of_versions.values() for kind, keys in found.items()}
+
+
+def _verdicts(conn: Any, series: str, number: int) -> list[Row]:
+    from beamwright.db import schema, views
+
+    names = ("tier", "subject", "value", "reason", "author")
+    found = views.verdicts(conn, schema.verdict.c.series == series, schema.verdict.c.run == number)
+    return [{name: row[name] for name in names} for row in found]
 
 
 def _processing(conn: Any, series: str, number: int) -> list[dict[str, Any]]:

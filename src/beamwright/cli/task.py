@@ -12,11 +12,13 @@ from beamwright.cli.common import (
     Columns,
     F,
     Noun,
+    by_option,
     decided,
     dry_run_option,
     pick,
     reader,
     reading,
+    reason_option,
     write_document,
     write_rows,
 )
@@ -162,8 +164,8 @@ def _counted(found: list[dict[str, Any]], by: str, total: int) -> list[dict[str,
 def _handling(command: F) -> F:
     """Add what every command needs that moves a task or its jobs by a person's decision."""
     for option in (
-        click.option("--by", default="", help="Who decides [default: the user]."),
-        click.option("--reason", required=True, help="Why; kept in the history for ever."),
+        by_option,
+        reason_option,
         click.argument("name", metavar="PRODUCTION/STEP"),
     ):
         command = option(command)

@@ -11,7 +11,6 @@ from typing import Any
 from beamwright.core.errors import ConfigError, UnknownNameError
 
 SCHEDULERS = "beamwright.schedulers"
-GROUPS = ("beamwright.experiments", SCHEDULERS)
 
 
 def names(group: str) -> list[str]:

@@ -93,8 +93,3 @@ def check(kind: str, source: str, target: str, name: str = "") -> None:
 def sources(kind: str, target: str) -> tuple[str, ...]:
     """Return the states from which ``target`` can be reached in one step."""
     return tuple(sorted(s for s, targets in TABLES[kind].items() if target in targets))
-
-
-def is_final(kind: str, state: str) -> bool:
-    """Tell whether nothing follows the state."""
-    return not TABLES[kind][state]

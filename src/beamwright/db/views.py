@@ -473,10 +473,11 @@ def links(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
     )
 
 
-def verdicts(conn: sa.Connection) -> list[Row]:
+def verdicts(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[Row]:
     """Return the newest verdict on each subject of a run, by series, run, tier, subject."""
     keys = (verdict.c.series, verdict.c.run, verdict.c.tier, verdict.c.subject)
-    newest = sa.select(*keys, sa.func.max(verdict.c.version).label("version")).group_by(*keys).subquery()
+    version = sa.func.max(verdict.c.version).label("version")
+    newest = sa.select(*keys, version).where(*conditions).group_by(*keys).subquery()
     matched = sa.and_(
         *(verdict.c[key.name] == newest.c[key.name] for key in keys), verdict.c.version == newest.c.version
     )

@@ -19,7 +19,6 @@ from beamwright.event.rntuple.encoding import CHAR_CODE, DAMAGED, DEFAULT_CODES,
 from beamwright.event.rntuple.schema import Array, Column, Field, Schema
 
 HEADER, FOOTER, PAGE_LIST = 1, 2, 3
-ENVELOPE_NAMES = {HEADER: "header", FOOTER: "footer", PAGE_LIST: "page list"}
 WRITER = "beamwright"
 TYPE_NAMES = {
     "bool": "bool", "i1": "std::int8_t", "u1": "std::uint8_t", "i2": "std::int16_t", "u2": "std::uint16_t",
@@ -27,7 +26,6 @@ TYPE_NAMES = {
     "f4": "float", "f8": "double",
 }  # fmt: skip
 ROLES = {"leaf": 0, "string": 0, "vector": 1, "record": 2}
-SUPPRESSED = -(1 << 63)
 
 PAGE = np.dtype([("elements", "<i4"), ("size", "<i4"), ("offset", "<u8")])
 """A page in a page list: element count (negative: a checksum follows the page), bytes, file offset."""
