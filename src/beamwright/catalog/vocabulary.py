@@ -94,6 +94,22 @@ def _within(owner: sa.Column[Any], link: sa.Select[Any]) -> Callable[[Condition]
     return lambda condition: Among(owner, link.where(condition))
 
 
+def _named(table: sa.Table) -> Field:
+    """Return the field of names, which are unique in their scope: the index has the scope first.
+
+    So a name is looked for in one scope after the other; there are few, and one step leads to the next.
+    """
+    first = sa.select(sa.func.min(table.c.scope).label("scope")).cte("scopes", recursive=True)
+    following = sa.select(sa.func.min(table.c.scope)).where(table.c.scope > first.c.scope)
+    walk = first.union_all(sa.select(following.scalar_subquery()).where(first.c.scope.is_not(None)))
+    known = sa.select(walk.c.scope).where(walk.c.scope.is_not(None))
+
+    def anywhere(condition: Condition) -> Condition:
+        return sa.and_(condition, Among(table.c.scope, known))
+
+    return Field(table.c.name, through=anywhere, is_quick=True)
+
+
 def _run_fields() -> dict[str, Field]:
     table = schema.run
     names = ("series", "tier", "state", "version", "end_marker", "is_mc", "is_resampled", "created")
@@ -114,6 +130,7 @@ def _collection_fields() -> dict[str, Field]:
         **_plain(
             table, *names, "global_tag", "resolved_hash", "is_mc", "is_resampled", "created", quick=quick
         ),
+        "name": _named(table),
         "production": Field(production.c.name, through=_within(table.c.unit_id, made), is_quick=True),
         "step": Field(task.c.step, through=_within(table.c.unit_id, made), is_quick=True),
         "dataset": Field(dataset.c.scope + ":" + dataset.c.name, through=_within(table.c.id, listed)),
@@ -134,6 +151,7 @@ def _file_fields() -> dict[str, Field]:
     by_attempt = partial(_within, table.c.attempt_id)
     return {
         **_plain(table, *names, quick=("scope", "uuid")),
+        "name": _named(table),
         "sha256": Field(table.c.sha256, is_quick=True, is_hash=True),
         "endpoint": Field(replica.c.endpoint, through=_within(table.c.id, kept), is_quick=True),
         "replica": Field(replica.c.state, through=_within(table.c.id, kept)),

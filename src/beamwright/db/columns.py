@@ -16,6 +16,7 @@ NAMING = {
 
 metadata = sa.MetaData(naming_convention=NAMING)
 
+Label = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -34,6 +35,15 @@ def text(name: str, **options: Any) -> sa.Column[str]:
     """Return a column of text."""
     options.setdefault("nullable", False)
     return sa.Column(name, sa.Text, **options)
+
+
+def label(name: str, **options: Any) -> sa.Column[str]:
+    """Return a column of names: they are sorted by their characters, wherever the database stands.
+
+    So an index finds what begins with some text, as it does for any text on SQLite.
+    """
+    options.setdefault("nullable", False)
+    return sa.Column(name, Label, **options)
 
 
 def integer(name: str, **options: Any) -> sa.Column[int]:

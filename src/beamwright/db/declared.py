@@ -78,7 +78,7 @@ metadata_text = sa.Table(
     "metadata_text",
     metadata,
     c.integer("key_id"),
-    c.text("value"),
+    c.label("value"),
     *_held(),
     sqlite_with_rowid=False,
 )

@@ -18,6 +18,7 @@ depends_on = None
 ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 INT, TEXT, FLAG, REAL, BYTES = sa.BigInteger(), sa.Text(), sa.Boolean(), sa.Float(53), sa.LargeBinary()
 JSON = sa.JSON(none_as_null=True)
+LABEL = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 TABLES = (
     "generation_seed",
     "listing",
@@ -72,6 +73,12 @@ STARTS = (
 WHOLE = (
     ("ix_file_sha256", "file", ("sha256",)),
 )  # fmt: skip
+LABELS = (
+    ("collection", "scope"),
+    ("collection", "name"),
+    ("file", "scope"),
+    ("file", "name"),
+)  # fmt: skip
 
 
 def _c(name: str, kind: Any, null: bool = False) -> sa.Column[Any]:
@@ -96,11 +103,13 @@ def upgrade() -> None:
         op.create_index(op.f(name), table, [sa.text(expression)])
     for name, table, _columns in WHOLE:
         op.drop_index(op.f(name), table)
+    _sort_labels(LABEL)
     keep(op.get_bind(), APPEND_ONLY)
 
 
 def downgrade() -> None:
     """Drop them."""
+    _sort_labels(TEXT)
     for name, table, columns in WHOLE:
         op.create_index(op.f(name), table, list(columns))
     for name, table, _columns in (*INDEXES, *PARTIAL, *STARTS):
@@ -109,6 +118,13 @@ def downgrade() -> None:
         op.drop_column(table, column)
     for table in reversed(TABLES):
         op.drop_table(table)
+
+
+def _sort_labels(kind: Any) -> None:
+    """Let PostgreSQL sort names by their characters, as SQLite does: then their indexes find what begins so."""
+    if op.get_bind().dialect.name == "postgresql":
+        for table, column in LABELS:
+            op.alter_column(table, column, type_=kind, existing_type=TEXT, existing_nullable=False)
 
 
 def _tables_1() -> None:
@@ -148,7 +164,7 @@ def _tables_1() -> None:
         sqlite_with_rowid=False,
     )  # fmt: skip
     op.create_table(
-        "metadata_text", _c("key_id", INT), _c("value", TEXT), _c("object", INT), _c("added", REAL),
+        "metadata_text", _c("key_id", INT), _c("value", LABEL), _c("object", INT), _c("added", REAL),
         _c("removed", REAL, null=True),
         sa.PrimaryKeyConstraint("key_id", "value", "object", "added", name=op.f("pk_metadata_text")),
         sqlite_with_rowid=False,
