@@ -278,10 +278,10 @@ def test_an_endless_loop_is_ended_by_the_time_limit_of_an_event(lab: Lab, worker
     result, _ = lab.run(
         toy.events_path(toy.Trouble(how="loop")),
         workers=workers,
-        limits=Limits(event_s=0.08),
+        limits=Limits(event_s=0.3),
         reader=toy.ToyReader(raw, "A", 7),
     )
-    assert [(q["key"], q["error"]) for q in result.quarantined] == [("A:7:3:4", "more than 0.08 s")]
+    assert [(q["key"], q["error"]) for q in result.quarantined] == [("A:7:3:4", "more than 0.3 s")]
     assert line(result, "dst")["written"] == 5
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from beamwright.core.runs import Interval
 from beamwright.db import schema
 from beamwright.db.engine import Database
 from support.databases import cluster
+from support.waiting import wait_for
 
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "mirror-conditions.md"
 WHOLE = Interval.runs("A", 1, 9)
@@ -35,13 +35,6 @@ def execute(url: str, some: list[str]) -> None:
         for one in some:
             conn.exec_driver_sql(one.replace("%", "%%"))
     engine.dispose()
-
-
-def wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "the subscriber did not follow"
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -83,7 +76,7 @@ def test_the_subscriber_resolves_the_same_hash(places: tuple[str, str]) -> None:
             found = conn.execute(sa.select(schema.global_tag.c.version)).scalar()
             return found == 3 and tags.resolve(conn, "central", ["Gain"], WHOLE).hash == expected
 
-    wait(same)
+    wait_for(same)
     with central.begin() as conn:
         root = tags.freeze(conn, "central", 5.0)
 
@@ -91,7 +84,7 @@ def test_the_subscriber_resolves_the_same_hash(places: tuple[str, str]) -> None:
         with institute.read() as conn:
             return conn.execute(sa.select(schema.global_tag.c.merkle)).scalar() == root
 
-    wait(frozen)
+    wait_for(frozen)
     with institute.read() as conn:
         assert tags.merkle(conn, "central") == root
         earlier = tags.resolve(conn, "central", ["Gain"], Interval.runs("A", 1, 1), 1)

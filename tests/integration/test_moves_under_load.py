@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,8 +27,11 @@ from beamwright.production.interventions import Why
 from beamwright.production.workspace import Workspace
 from kill import production
 from support.toy_production import ToyProduction, deliver, experiment
+from support.waiting import wait_for
 
 WRITERS = 25
+# Where all wait for each other, nobody may be given up because the machine is slow.
+SLOW_MACHINE_S = 120.0
 NOW = 1_000.0
 AS: dict[str, Any] = {"actor": "w", "at": NOW}
 
@@ -75,7 +77,8 @@ def test_25_writers_move_the_same_jobs_in_any_order_and_every_move_is_counted(
     gate, before = threading.Barrier(WRITERS), deadlocks(postgresql_database)
 
     def work(writer: int) -> int:
-        database, chosen = Database(postgresql_database.url), random.Random(writer)
+        database = Database(postgresql_database.url, busy_seconds=SLOW_MACHINE_S)
+        chosen = random.Random(writer)
         gate.wait()
         for _ in range(turns):
             order = chosen.sample(ids, len(ids))  # every writer locks the jobs in an order of its own
@@ -86,8 +89,8 @@ def test_25_writers_move_the_same_jobs_in_any_order_and_every_move_is_counted(
     with ThreadPoolExecutor(WRITERS) as pool:
         done = list(pool.map(work, range(WRITERS)))
     assert done == [turns] * WRITERS, "nobody saw an error"
-    time.sleep(0.1)  # the server tells what it counted a moment later
-    assert deadlocks(postgresql_database) > before, "the orders did lead to deadlocks"
+    # The server tells what it counted a moment later.
+    wait_for(lambda: deadlocks(postgresql_database) > before, what="the orders did lead to deadlocks")
     told = lines_of(postgresql_database, ids)
     assert told == {(f"w{writer}", str(id)): 2 * turns for writer in range(WRITERS) for id in ids}
     with postgresql_database.read() as conn:
@@ -107,7 +110,7 @@ for writer in range(writers):
     if child == 0:
         os.close(gate[1])
         os.read(gate[0], 1)  # returns when the parent lets go of the other end
-        database, chosen = Database(path), random.Random(writer)
+        database, chosen = Database(path, busy_seconds=120), random.Random(writer)
         def work(conn):
             for source, target in (("prepared", "held"), ("held", "prepared")):
                 for id in chosen.sample(ids, len(ids)):
@@ -136,7 +139,7 @@ def test_a_backup_that_is_taken_while_jobs_move_is_of_one_moment(database: Datab
     ids, is_over = with_jobs(database, tmp_path, 3), threading.Event()
 
     def work(id: int) -> int:
-        own, turns = Database(database.url), 0
+        own, turns = Database(database.url, busy_seconds=SLOW_MACHINE_S), 0
         while not is_over.is_set():
             for source, target in (("prepared", "held"), ("held", "prepared")):
                 own.transact(
@@ -178,7 +181,8 @@ def test_a_command_that_meets_a_deadlock_does_its_work_all_the_same(
     said = ["job", "hold", *keys, "--reason", "its node is hot", "--json", "-w", str(workspace.root)]
     before = deadlocks(postgresql_database)
     with postgresql_database.begin() as conn:
-        conn.exec_driver_sql("SET LOCAL deadlock_timeout = '10s'")  # let the other find it first
+        conn.exec_driver_sql("SET LOCAL deadlock_timeout = '100s'")  # let the other find it first
+        conn.exec_driver_sql("SET LOCAL lock_timeout = '100s'")
         lock(conn, second)
         command = subprocess.Popen(
             [sys.executable, "-m", "beamwright.cli.main", *said], stdout=subprocess.PIPE, text=True
@@ -187,7 +191,7 @@ def test_a_command_that_meets_a_deadlock_does_its_work_all_the_same(
         lock(conn, first)
     told = [json.loads(line) for line in command.communicate()[0].splitlines()]
     assert command.returncode == 0 and [row["is"] for row in told] == ["held", "held"]
-    assert deadlocks(postgresql_database) > before
+    wait_for(lambda: deadlocks(postgresql_database) > before)
 
 
 def unit_ids(conn: sa.Connection, jobs: list[int]) -> list[int]:
@@ -200,12 +204,12 @@ def lock(conn: sa.Connection, job: int) -> None:
 
 def wait_until_blocked(database: Database) -> None:
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    for _ in range(3000):
+
+    def is_blocked() -> bool:
         with database.read() as conn:
-            if conn.exec_driver_sql(waiting).scalar():
-                return
-        time.sleep(0.01)
-    raise AssertionError("nobody waits")
+            return bool(conn.exec_driver_sql(waiting).scalar())
+
+    wait_for(is_blocked, what="nobody waits")
 
 
 def test_who_decided_on_what_somebody_moved_meanwhile_decides_anew(

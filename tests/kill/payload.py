@@ -61,6 +61,10 @@ def process(path: str) -> int:
     if wish == "nap":
         print("napping", flush=True)
         time.sleep(1.0)
+    if wish == "wait":
+        print("waiting", flush=True)
+        while not os.path.exists(f"{scratch}.go"):
+            time.sleep(0.02)
     if wish == "eat":
         hoard = [bytearray(1 << 20) for _ in range(400)]
         time.sleep(30 + len(hoard))

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -23,6 +22,7 @@ import sqlalchemy as sa
 
 from beamwright.db import schema
 from beamwright.db.engine import Database
+from support.waiting import is_dead, wait_for
 
 _numbers = count(1)
 
@@ -152,7 +152,7 @@ class Cluster:
         command = [str(self.binaries / program), "-D", str(self.folder / "data"), *arguments]
         # pg_ctl leaves a server behind that must not hold our pipes open.
         with (self.folder / "pg.out").open("a") as out:
-            outcome = {"stdout": out, "stderr": out, "timeout": 120}
+            outcome = {"stdout": out, "stderr": out, "timeout": 240}
             subprocess.run(command, check=True, user=self.user, cwd=self.folder, **outcome)
 
     def start(self) -> None:
@@ -173,20 +173,10 @@ class Cluster:
         for number in [server, *map(int, children)]:
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-        while any(
-            Path(f"/proc/{number}").exists() and not _is_dead(number) for number in [server, *children]
-        ):
-            time.sleep(0.01)
+        wait_for(lambda: all(map(is_dead, [server, *children])))
         # Where nobody collects the dead, its number looks taken for ever.
         for path in (self.folder / "data" / "postmaster.pid", self.folder / ".s.PGSQL.5432.lock"):
             path.unlink()
-
-
-def _is_dead(number: int | str) -> bool:
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import math
 import mmap
 import os
 import resource
+import select
 import selectors
 import signal
 import socket
@@ -49,7 +50,7 @@ _REQUEST = struct.Struct("<cq")
 _ANSWER = struct.Struct("<q")
 _START, _WAIT = b"S", b"W"
 _ENGINE, _CALLERS = (f'  File "{place}' for place in (f'{engines.__file__}"', engines.OWN_FOLDER))
-_LAST_WORDS = 0.25  # s, in which a stuck worker may say where it is
+_LAST_WORDS = 5.0  # s, in which a stuck worker says where it is and ends
 _ENDING = 1.0  # s; the system may show a thread for a moment after it was joined
 _END = Task(-1, 0, 0)
 # Threads that only return memory to the system, and that their library starts anew after a fork.
@@ -220,14 +221,14 @@ class WorkerPool:
         return worker.task, Failure(step, reason or _cause(status), text, is_late=bool(reason))
 
     def _ask_where(self, worker: _Worker) -> None:
-        """Let a stuck worker write where it is, and wait a moment for it."""
-        with suppress(ProcessLookupError):
-            os.kill(worker.pid, signal.SIGUSR2)
-        patience = time.monotonic() + _LAST_WORDS
-        before, size = -1, 0
-        while time.monotonic() < patience and not 0 < size == before:
-            time.sleep(0.01)
-            before, size = size, os.fstat(self._faults[worker.slot]).st_size
+        """Let a stuck worker write where it is; its end says that all of it is written."""
+        with suppress(OSError):
+            ending = os.pidfd_open(worker.pid)
+            try:
+                os.kill(worker.pid, signal.SIGUSR2)
+                select.select([ending], [], [], _LAST_WORDS)
+            finally:
+                os.close(ending)
 
     def _bury(self, worker: _Worker) -> int:
         """End a worker for good, start another in its place, and return its status."""
@@ -301,7 +302,8 @@ class WorkerPool:
         """Work off tasks until the parent is gone."""
         control.close()
         faulthandler.enable(self._faults[slot])
-        faulthandler.register(signal.SIGUSR2, self._faults[slot], all_threads=False)
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+        faulthandler.register(signal.SIGUSR2, self._faults[slot], all_threads=False, chain=True)
         engine = self._engine
         engine.progress = self._progress[slot : slot + 1]
         if self._memory_mb is not None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from beamwright.batch.local import LocalScheduler
 from beamwright.batch.scheduler import JobSpec
 from beamwright.core.errors import SchedulerError
 from support.jobs import make_job, report_of, wish
+from support.waiting import wait_for
 
 
 @pytest.fixture
@@ -22,13 +22,6 @@ def scheduler(tmp_path: Path) -> Iterator[LocalScheduler]:
     made = LocalScheduler(1, log=tmp_path / "log", fresh=True)
     yield made
     made.close()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "it did not come about"
-        time.sleep(0.02)
 
 
 def state(scheduler: LocalScheduler, batch_id: str) -> str:
@@ -98,17 +91,18 @@ def test_closing_stops_running_jobs_with_a_report(tmp_path: Path) -> None:
 
 
 def test_wrappers_finish_the_job_at_hand_when_the_scheduler_is_killed(tmp_path: Path) -> None:
-    first, second = make_job(tmp_path, "first", **wish("nap")), make_job(tmp_path, "second")
+    first, second = make_job(tmp_path, "first", **wish("wait")), make_job(tmp_path, "second")
     code = (
         "import sys, time; from pathlib import Path\n"
         "from beamwright.batch.local import LocalScheduler; from beamwright.batch.scheduler import JobSpec\n"
         "scheduler = LocalScheduler(1, log=Path(sys.argv[1]), fresh=True)\n"
-        "scheduler.submit([JobSpec(Path(p)) for p in sys.argv[2:]]); time.sleep(60)"
+        "scheduler.submit([JobSpec(Path(p)) for p in sys.argv[2:]]); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "log"), str(first), str(second)])
-    wait_for(lambda: b"napping" in read(first / "log"))
+    wait_for(lambda: b"waiting" in read(first / "log"))
     process.kill()
     process.wait()
+    (tmp_path / "scratch" / "first.go").touch()
     wait_for((tmp_path / "store" / "first" / "report.json").exists)
     assert report_of(first)["status"] == "ok"
     wait_for(lambda: not durable.is_locked(first / "lock"))
@@ -122,7 +116,7 @@ def test_a_machine_that_starts_no_process_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("beamwright.batch.local.subprocess.Popen", refuse)
     scheduler = LocalScheduler(1, log=tmp_path / "log")
     scheduler.submit([JobSpec(make_job(tmp_path))])
-    scheduler._thread.join(20)
+    scheduler._thread.join(120)
     with pytest.raises(SchedulerError, match="temporarily unavailable"):
         scheduler.poll()
     scheduler.close()

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from beamwright.core.errors import (
 from beamwright.db import archive, claims, history, migrations, moving, rows, schema
 from beamwright.db.engine import Database, insert_id
 from beamwright.db.migrations import guards
+from support.waiting import wait_for
 from support.world import NOW, World
 
 AWKWARD = (
@@ -241,11 +241,12 @@ def wait_for_end(url: sa.URL) -> None:
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
         "AND pid <> pg_backend_pid() AND state <> 'idle'"
     )
-    for _ in range(200):
+
+    def is_alone() -> bool:
         with database.read() as conn:
-            if not conn.exec_driver_sql(query).scalar():
-                break
-        time.sleep(0.05)
+            return not conn.exec_driver_sql(query).scalar()
+
+    wait_for(is_alone)
     database.close()
 
 
