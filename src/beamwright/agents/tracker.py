@@ -15,9 +15,9 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from beamwright import durable
-from beamwright.batch.scheduler import CAUSES, Scheduler, Status
+from beamwright.batch.scheduler import Scheduler, Status, cause
 from beamwright.batch.wrapper import NOT_REPORTED
-from beamwright.core.errors import SchedulerDownError, StateError
+from beamwright.core.errors import SchedulerDownError, SchedulerError, StateError
 from beamwright.core.messages import HEARTBEAT_FILE
 from beamwright.db import history, schema
 from beamwright.production import jobs
@@ -28,6 +28,8 @@ UNWANTED = jobs.SETTLED | {"held"}
 SUBMITTING_S = 60.0
 SILENT_HEARTBEATS = 20
 UNKNOWN = Status("unknown")
+# Records that are written late are looked into so often.
+HISTORY_EVERY_S = 5.0
 Step = Literal["wait", "start", "renew", "lose", "hang", "kill"]
 Decided = tuple[Step, Any, Status]
 
@@ -69,6 +71,9 @@ class Tracker:
     name: str = ACTOR
     _begun: float = field(init=False)
     _is_tidy: bool = False
+    _vanished: dict[int, float] = field(default_factory=dict, init=False)
+    _asked: dict[str, float] = field(default_factory=dict, init=False)
+    _hosts: dict[int, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._begun = self.workspace.clock.now()
@@ -89,6 +94,7 @@ class Tracker:
             rows = jobs.in_flight(conn, restless)
         known = [(row, polled.get(row.farm, {}).get(row.batch_id or "", UNKNOWN)) for row in rows]
         steps: list[Decided] = [(self._decide(row, status, now), row, status) for row, status in known]
+        steps = self._remembered(steps, now)
         prepared = [step for step in steps if step[0] != "wait" and self._prepare(step[0], step[1])]
         return self._write(prepared, now) if prepared else 0
 
@@ -115,6 +121,34 @@ class Tracker:
             return "kill" if row.job_state in UNWANTED else "wait"
         silence = SILENT_HEARTBEATS * self.workspace.settings.limits.heartbeat_s
         return decide(row, row.job_state, status, self._signs(row), now, silence)
+
+    def _remembered(self, steps: Sequence[Decided], now: float) -> list[Decided]:
+        """Ask the batch systems' records how attempts ended that are to be lost and that no list names.
+
+        Where records are written later, they are waited for a little.
+        """
+        gone = {row.id: row for step, row, status in steps if step == "lose" and status == UNKNOWN}
+        self._vanished = {i: self._vanished.get(i, now) for i in gone}
+        lag = {name: getattr(farm, "history_after_s", 0.0) for name, farm in self.schedulers.items()}
+        young = {i for i, row in gone.items() if now - self._vanished[i] < lag.get(row.farm, 0.0)}
+        told: dict[int, Status] = {}
+        for farm in sorted({row.farm for row in gone.values()} & self.schedulers.keys()):
+            if not lag[farm] or now >= self._asked.get(farm, 0.0) + HISTORY_EVERY_S or gone.keys() - young:
+                self._asked[farm] = now
+                told |= self._history(farm, [row for row in gone.values() if row.farm == farm])
+        waits = young - told.keys()
+        return [
+            ("wait" if row.id in waits else step, row, told.get(row.id, said)) for step, row, said in steps
+        ]
+
+    def _history(self, farm: str, rows: Sequence[Any]) -> dict[int, Status]:
+        """Return what a batch system's records say of attempts; nothing where they cannot be read."""
+        ids = {row.batch_id: row.id for row in rows if row.batch_id}
+        try:
+            said = self.schedulers[farm].history(ids) if ids else {}
+        except SchedulerError:
+            return {}
+        return {ids[batch_id]: status for batch_id, status in said.items()}
 
     def _is_being_submitted(self, row: Any, now: float) -> bool:
         """Tell whether the submitter may still be at this lease: it is younger than we are, and young."""
@@ -145,6 +179,8 @@ class Tracker:
                 self.schedulers[row.farm].cancel([row.batch_id or ""])
             except SchedulerDownError:
                 return False
+        if step in ("lose", "hang"):
+            self._hosts[row.id] = jobs.host(self._places(row))
         return self._bury(row) if step == "lose" else True
 
     def _bury(self, row: Any) -> bool:
@@ -180,6 +216,7 @@ class Tracker:
             if step in ("lose", "hang"):
                 failure_class, message = _explain(step, row, status)
                 common: dict[str, Any] = {"failure_class": failure_class, "actor": ACTOR, "now": now}
+                common["host"] = row.host or self._hosts.get(row.id) or None
                 jobs.lose(conn, row, message, tries=limits.tries, **common)
 
     def _tidy(self, living: set[str]) -> None:
@@ -215,4 +252,4 @@ def _explain(step: Step, row: Any, status: Status) -> tuple[str, str]:
     if status.exit_code == NOT_REPORTED:
         return "disk", f"{who} could not write its report: make room on the file system of {row.directory}"
     said = f" (its batch system says {status.reason})" if status.reason else ""
-    return CAUSES.get(status.reason, "lost"), f"{who} vanished without a report{said}"
+    return cause(status.reason), f"{who} vanished without a report{said}"

@@ -30,11 +30,15 @@ KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "PYTHONPATH", "LD_LIBRARY_PAT
 # A job that the system took is believed to be queued for so long before the system lists it.
 LISTED_AFTER_S = 60.0
 PATIENCE_S = 3600.0
+# Whom records of a list are about that cannot be read.
+NOBODY = ""
 # A system that does not answer is asked more and more seldom: the agents wait for it each time.
 LONGEST_PAUSE_S = 60.0
 IDS_AT_ONCE = 500
 
 T = TypeVar("T")
+R = TypeVar("R")
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 
 class AnswerError(ValueError):
@@ -104,7 +108,7 @@ class Dialect(Protocol):
 
     What reads an answer raises AnswerError when it cannot be understood. ``evidence`` says of each verb what
     its form was checked against, ``listed_after_s`` how long a job may be missing from the list after it was
-    taken.
+    taken, ``history_after_s`` how long one that has left the list may be missing from the records.
     """
 
     @property
@@ -115,6 +119,9 @@ class Dialect(Protocol):
 
     @property
     def listed_after_s(self) -> float: ...
+
+    @property
+    def history_after_s(self) -> float: ...
 
     def submit(self, access: Access, batch: Batch) -> Request: ...
 
@@ -146,11 +153,17 @@ class Cluster:
         self._members: list[str] = []
         self._down: SchedulerError | None = None
         self._silent_since: float | None = None
+        self._garbled_since: float | None = None
 
     @property
     def evidence(self) -> Mapping[str, str]:
         """What each verb was checked against."""
         return self.dialect.evidence
+
+    @property
+    def history_after_s(self) -> float:
+        """How long a job that has left the list may be missing from the batch system's records."""
+        return self.dialect.history_after_s
 
     def submit(self, jobs: Sequence[JobSpec]) -> list[str]:
         """Hand in the jobs, equal needs together; when one batch is refused, all are taken back."""
@@ -222,14 +235,15 @@ class Cluster:
             raise self.unreachable(f"there is no program {program} on PATH") from None
         except subprocess.TimeoutExpired:
             raise self.unreachable(f"{program} gave no answer in {self.access.timeout_s:g} s") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise self.unreachable(f"{program}: {error}") from error
 
     def _ask(self, now: float) -> None:
         """Ask for all jobs and keep the answer, or that there was none."""
         try:
             answer = self.run(self.dialect.poll(self.access))
-            self._known = self._understood(answer, partial(self.dialect.polled, self.access, answer))
+            said = self._understood(answer, partial(self.dialect.polled, self.access, answer))
+            self._known = self._with_unread(said, now)
         except SchedulerDownError as error:
             self._silent_since = now if self._silent_since is None else self._silent_since
             now = self._now()
@@ -243,10 +257,21 @@ class Cluster:
         young = (i for i, at in self._fresh.items() if i not in self._known and now - at < lag)
         self._fresh = {batch_id: self._fresh[batch_id] for batch_id in young}
 
+    def _with_unread(self, said: dict[str, Status], now: float) -> dict[str, Status]:
+        """Return the list; where records of it cannot be read, a job that it lacks may be one of them.
+
+        So what was known of such jobs holds for a while.
+        """
+        if said.pop(NOBODY, None) is None:
+            self._garbled_since = None
+            return said
+        self._garbled_since = now if self._garbled_since is None else self._garbled_since
+        return self._known | said if now - self._garbled_since < LISTED_AFTER_S else said
+
     def _understood(self, answer: Answer, read: Callable[[], T]) -> T:
         try:
             return read()
-        except (AnswerError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             cause = answer.complaint() if answer.exit_code else f"its answer cannot be understood: {error}"
             raise self.unreachable(cause) from error
 
@@ -255,6 +280,31 @@ class Cluster:
         message = f"{self.dialect.name} does not answer as it should: {cause}"
         hint = "its jobs go on meanwhile; `beamwright site check` asks each farm again"
         return SchedulerDownError(message, hint=hint)
+
+
+def each(records: Iterable[R], read: Callable[[R], tuple[str, Status] | None]) -> dict[str, Status]:
+    """Read records, those of others (None) left out; one that cannot be read hides no other.
+
+    Those are told under the id NOBODY. Raises: AnswerError when none can be read.
+    """
+    told: dict[str, Status] = {}
+    count, odd = 0, ""
+    for record in records:
+        try:
+            found = read(record)
+        except UNREADABLE as error:
+            odd = odd or f"{str(record)[:200]!r} ({error!r})"
+            continue
+        count += 1
+        told |= [found] if found else []
+    if odd and not count:
+        raise AnswerError(f"no record of it can be understood, such as {odd}")
+    return told | ({NOBODY: Status("unknown", None, odd)} if odd else {})
+
+
+def strange(word: object) -> Status:
+    """Return the status of a job that is there, in a state that nobody knows: nothing follows from it."""
+    return Status("queued", None, f"{str(word)[:40]!r}, which is no state that is known")
 
 
 class Workspace(Protocol):
@@ -365,7 +415,7 @@ def _run(request: Request, seconds: float) -> Answer:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             raise
-    return Answer(process.returncode, out.decode(), err.decode(errors="replace"))
+    return Answer(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
 def _given_up(error: SchedulerDownError) -> SchedulerError:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from xml.etree import ElementTree
 
 from beamwright.batch import cluster, script
-from beamwright.batch.cluster import Access, Answer, AnswerError, Batch, Request
-from beamwright.batch.scheduler import VERBS, State, Status
+from beamwright.batch.cluster import Access, Answer, AnswerError, Batch, Request, each
+from beamwright.batch.scheduler import VERBS, Status
 
 # How far back the accounting is searched for jobs that are neither listed nor reported.
 HISTORY_DAYS = 14
@@ -32,6 +33,8 @@ class GridEngine:
     evidence = dict.fromkeys(VERBS, "real server")
     # A job is listed as soon as qsub has returned.
     listed_after_s = 0.0
+    # The accounting is written out in steps: by default every 15 s.
+    history_after_s = 20.0
 
     def submit(self, access: Access, batch: Batch) -> Request:
         """Return the command that submits an array; Grid Engine counts its elements from 1."""
@@ -60,7 +63,7 @@ class GridEngine:
         """Read the farm's jobs out of the list."""
         if answer.exit_code:
             raise AnswerError(answer.complaint())
-        return dict(_listed(access.label, answer.out))
+        return each(_jobs(answer.out), partial(_listed, access.label))
 
     def cancel(self, ids: Sequence[str]) -> Request:
         """Return the command that ends jobs; those that run are warned first."""
@@ -81,11 +84,7 @@ class GridEngine:
             return {}
         if answer.exit_code:
             raise AnswerError(answer.complaint())
-        records = list(_records(answer.out))
-        told = dict(filter(None, map(_told, records)))
-        if records and not told:
-            raise AnswerError(f"none of its {len(records)} records can be understood, such as {records[0]}")
-        return told
+        return each(_records(answer.out), _told)
 
 
 def make(workspace: cluster.Workspace, name: str, farm: cluster.FarmSettings) -> cluster.Cluster:
@@ -93,7 +92,7 @@ def make(workspace: cluster.Workspace, name: str, farm: cluster.FarmSettings) ->
     return cluster.Cluster(GridEngine(), cluster.access(workspace, name, farm))
 
 
-def _listed(label: str, text: str) -> Iterator[tuple[str, Status]]:
+def _jobs(text: str) -> Iterator[ElementTree.Element]:
     if "<!DOCTYPE" in text:  # no answer of qstat has one, and entities could blow it up
         raise AnswerError("it declares a document type")
     try:
@@ -102,20 +101,23 @@ def _listed(label: str, text: str) -> Iterator[tuple[str, Status]]:
         raise AnswerError(f"it is no XML document ({error})") from None
     if document.tag != "job_info":
         raise AnswerError(f"it is a document of kind {document.tag!r}")
-    for job in document.iter("job_list"):
-        if job.findtext("JB_name") == label:
-            word = job.findtext("state") or ""
-            yield f"{job.findtext('JB_job_number')}.{job.findtext('tasks')}", Status(_state(word), None, word)
+    return document.iter("job_list")
 
 
-def _state(word: str) -> State:
+def _listed(label: str, job: ElementTree.Element) -> tuple[str, Status] | None:
+    """Read one job, if it is ours; a job that is no array has no elements."""
+    if job.findtext("JB_name") != label:
+        return None
+    number, task = int(job.findtext("JB_job_number", "")), int(job.findtext("tasks") or 1)
+    return f"{number}.{task}", _status(job.findtext("state") or "")
+
+
+def _status(word: str) -> Status:
     """Return the state; letters add up: ``dr`` runs and is being deleted, ``Eqw`` needs an operator."""
     letters = set(word)
     if letters & _RUNNING:
-        return "running"
-    if letters & _QUEUED:
-        return "queued"
-    raise AnswerError(f"{word[:40]!r} is no state of a job")
+        return Status("running", None, word)
+    return Status("queued", None, word) if letters & _QUEUED else cluster.strange(word)
 
 
 def _records(text: str) -> Iterator[Mapping[str, str]]:
@@ -132,12 +134,8 @@ def _records(text: str) -> Iterator[Mapping[str, str]]:
         yield record
 
 
-def _told(record: Mapping[str, str]) -> tuple[str, Status] | None:
-    """Return whom a record is about and what it says; one that is damaged must not hide the others."""
-    try:
-        return _id(record), _ended(record)
-    except (KeyError, ValueError, IndexError):
-        return None
+def _told(record: Mapping[str, str]) -> tuple[str, Status]:
+    return _id(record), _ended(record)
 
 
 def _id(record: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beamwright.batch import cluster, script
-from beamwright.batch.cluster import LISTED_AFTER_S, Access, Answer, AnswerError, Batch, Request
+from beamwright.batch.cluster import LISTED_AFTER_S, Access, Answer, AnswerError, Batch, Request, each
 from beamwright.batch.scheduler import VERBS, State, Status
 
 _STATES: dict[int, tuple[State, str]] = {
@@ -33,6 +33,7 @@ class HtCondor:
 
     name = "HTCondor"
     listed_after_s = LISTED_AFTER_S
+    history_after_s = 0.0
     evidence = dict.fromkeys(VERBS, "documentation only (experimental)")
 
     def submit(self, access: Access, batch: Batch) -> Request:
@@ -55,7 +56,10 @@ class HtCondor:
         """Read the list; nothing at all stands for an empty one."""
         if answer.exit_code:
             raise AnswerError(answer.complaint())
-        return dict(_read(job) for job in json.loads(answer.out or "[]"))
+        jobs = json.loads(answer.out or "[]")
+        if not isinstance(jobs, list):
+            raise AnswerError("it is no list of jobs")
+        return each(jobs, _read)
 
     def cancel(self, ids: Sequence[str]) -> Request:
         """Return the command that ends jobs; it sends SIGTERM first."""
@@ -112,9 +116,9 @@ def make(workspace: cluster.Workspace, name: str, farm: cluster.FarmSettings) ->
 
 
 def _read(job: Mapping[str, Any]) -> tuple[str, Status]:
+    batch_id = f"{int(job['ClusterId'])}.{int(job['ProcId'])}"
     if job["JobStatus"] not in _STATES:
-        raise AnswerError(f"{job['JobStatus']!r} is no state of a job")
+        return batch_id, cluster.strange(job["JobStatus"])
     state, word = _STATES[job["JobStatus"]]
     exit_code = -job["ExitSignal"] if job.get("ExitBySignal") else job.get("ExitCode")
-    status = Status(state, exit_code if state == "finished" else None, job.get("HoldReason") or word)
-    return f"{job['ClusterId']}.{job['ProcId']}", status
+    return batch_id, Status(state, exit_code if state == "finished" else None, job.get("HoldReason") or word)

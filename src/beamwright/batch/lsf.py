@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from beamwright.batch import cluster, script
-from beamwright.batch.cluster import LISTED_AFTER_S, Access, Answer, AnswerError, Batch, Request
+from beamwright.batch.cluster import LISTED_AFTER_S, Access, Answer, AnswerError, Batch, Request, each
 from beamwright.batch.listing import Listing
 from beamwright.batch.scheduler import VERBS, State, Status
 
@@ -27,6 +27,7 @@ class Lsf(Listing):
 
     name = "LSF"
     listed_after_s = LISTED_AFTER_S
+    history_after_s = 0.0
     gone = _GONE
     evidence = dict.fromkeys(VERBS, "documentation only (experimental)")
 
@@ -60,8 +61,7 @@ class Lsf(Listing):
             return {}
         if answer.exit_code and not answer.out.strip():
             raise AnswerError(answer.complaint())
-        records = json.loads(answer.out)["RECORDS"]
-        return dict(_read(record) for record in records if "ERROR" not in record)
+        return each(json.loads(answer.out)["RECORDS"], _read)
 
     def cancel(self, ids: Sequence[str]) -> Request:
         """Return the command that ends jobs; it sends SIGINT and SIGTERM first."""
@@ -73,11 +73,13 @@ def make(workspace: cluster.Workspace, name: str, farm: cluster.FarmSettings) ->
     return cluster.Cluster(Lsf(), cluster.access(workspace, name, farm))
 
 
-def _read(record: Mapping[str, str]) -> tuple[str, Status]:
-    word = record["STAT"]
+def _read(record: Mapping[str, str]) -> tuple[str, Status] | None:
+    if "ERROR" in record:
+        return None
+    word, index, number = record["STAT"], int(record.get("JOBINDEX") or 0), int(record["JOBID"])
+    batch_id = f"{number}[{index}]" if index else str(number)
     if word not in _STATES:
-        raise AnswerError(f"{word!r} is no state of a job")
-    state, index = _STATES[word], record.get("JOBINDEX", "0")
-    batch_id = f"{record['JOBID']}[{index}]" if index not in ("", "0") else record["JOBID"]
+        return batch_id, cluster.strange(word)
+    state = _STATES[word]
     exit_code = int(record.get("EXIT_CODE") or 0) if state == "finished" else None
     return batch_id, Status(state, exit_code, record.get("EXIT_REASON") or word)

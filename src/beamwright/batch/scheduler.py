@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,20 @@ from typing import Literal, Protocol
 State = Literal["queued", "running", "finished", "unknown"]
 VERBS = ("submit", "poll", "cancel", "history")
 
-# What a batch system's reason means for a job that it ended before it could report.
+# What a batch system's reason means for a job that it ended before it could report, by failure class.
 CAUSES = {
-    "OUT_OF_MEMORY": "memory",
-    "TERM_MEMLIMIT": "memory",
-    "TIMEOUT": "time",
-    "DEADLINE": "time",
-    "TERM_RUNLIMIT": "time",
-    "qmaster enforced h_rt limit": "time",
+    "memory": re.compile(r"OUT_OF_MEMORY|TERM_(MEMLIMIT|SWAP)|KILL_V?MEM\b|memory limit", re.IGNORECASE),
+    "time": re.compile(
+        r"TIMEOUT|DEADLINE|TERM_(RUN|CPU)LIMIT|KILL_WALLTIME|enforced h_rt|allowed (job|execute) duration",
+        re.IGNORECASE,
+    ),
+    "node": re.compile(r"NODE_FAIL|BOOT_FAIL|PREEMPT|TERM_(LOAD|WINDOW|ZOMBIE)|execd died"),
 }
+
+
+def cause(reason: str) -> str:
+    """Return the failure class of a job that ended without a report, by its batch system's reason."""
+    return next((name for name, pattern in CAUSES.items() if pattern.search(reason)), "lost")
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from beamwright.batch import cluster, script
-from beamwright.batch.cluster import LISTED_AFTER_S, Access, Answer, AnswerError, Batch, Request
+from beamwright.batch.cluster import LISTED_AFTER_S, Access, Answer, AnswerError, Batch, Request, each
 from beamwright.batch.scheduler import State, Status
 from beamwright.core.errors import SchedulerError
 
@@ -27,6 +28,7 @@ _WORDS: dict[State, str] = {
 }
 _STATES = {word: state for state, words in _WORDS.items() for word in words.split()}
 _FIELDS = "JobArrayID:.48,State:.24,exit_code:.16,Reason:.64"
+_ID = re.compile(r"\d+(_\d+)?")
 _MEMBER = re.compile(r"(\w+)=(\S*)")
 
 
@@ -35,6 +37,7 @@ class Slurm:
 
     name = "Slurm"
     listed_after_s = LISTED_AFTER_S
+    history_after_s = 0.0
     evidence = dict.fromkeys(("submit", "poll", "cancel"), _REAL) | {
         "history": "real server (jobcomp/filetxt); sacct: documentation only (experimental)"
     }
@@ -72,7 +75,7 @@ class Slurm:
         """Read the list: id, state, raw wait status."""
         if answer.exit_code:
             raise AnswerError(answer.complaint())
-        return dict(_listed(line) for line in answer.out.splitlines() if line.strip())
+        return each((line for line in answer.out.splitlines() if line.strip()), _listed)
 
     def cancel(self, ids: Sequence[str]) -> Request:
         """Return the command that ends jobs; it tells the wrapper first."""
@@ -93,8 +96,7 @@ class Slurm:
             return {}
         if answer.exit_code:
             raise AnswerError(answer.complaint())
-        rows = [line.split("|") for line in answer.out.splitlines()]
-        return {job: _ended(state, code) for job, state, code in rows}
+        return each((line for line in answer.out.splitlines() if line.strip()), _accounted)
 
 
 class SlurmCluster(cluster.Cluster):
@@ -135,7 +137,8 @@ def read_completed(record: Path, wanted: set[str]) -> dict[str, Status]:
             members = dict(_MEMBER.findall(line))
             batch_id = _element(members)
             if batch_id in wanted and "JobState" in members:
-                found[batch_id] = _ended(members["JobState"], members.get("ExitCode", "0:0"))
+                with suppress(ValueError, KeyError):  # a line that was cut hides no other
+                    found[batch_id] = _ended(members["JobState"], members.get("ExitCode", "0:0"))
     return found
 
 
@@ -146,23 +149,27 @@ def make(workspace: cluster.Workspace, name: str, farm: cluster.FarmSettings) ->
 
 def _listed(line: str) -> tuple[str, Status]:
     batch_id, word, raw, *why = line.split(maxsplit=3)
-    state = _state(word)
+    exit_code = _wait_status(int(raw))
+    if not _ID.fullmatch(batch_id):
+        raise AnswerError(f"{batch_id[:40]!r} is no id of a job")
+    if word not in _STATES:
+        return batch_id, cluster.strange(word)
+    state = _STATES[word]
     if state == "queued":
         return batch_id, Status(state, None, f"{word}: {' '.join(why)}")
-    return batch_id, Status(state, _wait_status(int(raw)) if state == "finished" else None, word)
+    return batch_id, Status(state, exit_code if state == "finished" else None, word)
+
+
+def _accounted(line: str) -> tuple[str, Status]:
+    batch_id, word, code = line.split("|")
+    return batch_id, _ended(word, code)
 
 
 def _ended(word: str, code: str) -> Status:
     """Return the status of a job from its state and ``exit code:signal``."""
     word = word.partition(" ")[0]  # `CANCELLED by 1000`
     exit_code, number = (int(part) for part in code.split(":"))
-    return Status(_state(word), -number if number else exit_code, word)
-
-
-def _state(word: str) -> State:
-    if word not in _STATES:
-        raise AnswerError(f"{word[:40]!r} is no state of a job")
-    return _STATES[word]
+    return Status(_STATES[word], -number if number else exit_code, word)
 
 
 def _wait_status(raw: int) -> int:

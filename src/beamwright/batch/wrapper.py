@@ -67,7 +67,11 @@ class Stop:
         self.is_idle = False
 
     def install(self) -> None:
-        """Listen for signals; an idle wrapper ends at once."""
+        """Listen for signals; an idle wrapper ends at once.
+
+        SIGUSR1 is how Grid Engine warns of a suspension: the job goes on after it, and so does its payload.
+        """
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self._asked)
 

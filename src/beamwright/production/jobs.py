@@ -240,6 +240,12 @@ def revoke(places: Places) -> bool:
     return True
 
 
+def host(places: Places) -> str:
+    """Return the node on which the attempt was begun, as the holder of its lock said, or nothing."""
+    name, colon, _ = durable.FileLock(places.job / LOCK_FILE).holder().partition(":")
+    return name if colon and HOST.fullmatch(name) else ""
+
+
 def stop(places: Places) -> None:
     """Have the attempt's wrapper end it, or not begin it, whatever else it runs."""
     if places.job.is_dir():
@@ -306,7 +312,7 @@ def fail(
     verdict = decide(rules, failure_class, message, failures(conn, job.id), tries)
     again = {"not_before": now + verdict.delay_s} | _other_needs(job, limits, verdict, host)
     common: dict[str, Any] = {"actor": actor, "at": now, "reason": reason}
-    if failure_class in ("lost", "submit") and verdict.what == "again":
+    if failure_class in ("lost", "node", "submit") and verdict.what == "again":
         history.move(conn, schema.job, job.id, job.state, "prepared", **common, **again)
         return
     values: dict[str, Any] = {
@@ -377,14 +383,18 @@ def lose(
     tries: int,
     actor: str,
     now: float,
+    host: str | None = None,
 ) -> None:
-    """Declare an attempt (a row of ``in_flight``) lost, and prepare its job again if it was the latest."""
-    values: dict[str, Any] = {"ended": now, "failure_class": failure_class, "message": message}
+    """Declare an attempt (a row of ``in_flight``) lost, and prepare its job again if it was the latest.
+
+    ``host`` is the node where it was, as far as that is known.
+    """
+    values: dict[str, Any] = {"ended": now, "failure_class": failure_class, "message": message, "host": host}
     move: dict[str, Any] = {"actor": actor, "at": now, "reason": message}
     history.move(conn, schema.attempt, row.id, row.state, "lost", **move, **values)
     if row.job_state in ("submitted", "running") and is_latest(conn, row.id, row.job_id):
         job = conn.execute(sa.select(schema.job).where(schema.job.c.id == row.job_id)).one()
-        fail(conn, job, failure_class, message, tries=tries, actor=actor, now=now, host=row.host)
+        fail(conn, job, failure_class, message, tries=tries, actor=actor, now=now, host=host)
 
 
 def in_flight(conn: sa.Connection, ids: Sequence[int] | None = None) -> list[Any]:

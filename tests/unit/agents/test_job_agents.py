@@ -24,7 +24,7 @@ from beamwright.batch.scheduler import JobSpec, Status
 from beamwright.core.clock import ManualClock
 from beamwright.core.errors import ReleaseError, SchedulerDownError, SchedulerError, StorageError
 from beamwright.db import history, schema
-from beamwright.production import closing, installing, jobs, rules, scouting, tasks
+from beamwright.production import closing, counting, installing, jobs, rules, scouting, tasks
 from beamwright.production.explain import explain
 from beamwright.production.spec import read_spec
 from beamwright.production.workspace import Workspace
@@ -35,8 +35,13 @@ from support.toy_production import SPEC
 class Puppet:
     """A batch system whose jobs do what a test says."""
 
+    history_after_s = 0.0
+
     def __init__(self) -> None:
         self.jobs: dict[str, tuple[Path, Status]] = {}
+        self.past: dict[str, Status] = {}
+        self.is_forgetful = False
+        self.asked = 0
         self.cancelled: list[str] = []
         self.specs: list[JobSpec] = []
         self.refuses = self.is_down = False
@@ -55,7 +60,10 @@ class Puppet:
         return {i: status for i, (_, status) in self.jobs.items()}
 
     def history(self, ids: Iterable[str]) -> Mapping[str, Status]:
-        return {}
+        self.asked += 1
+        if self.is_forgetful:
+            raise SchedulerDownError("the accounting does not answer")
+        return {i: self.past[i] for i in ids if i in self.past}
 
     def cancel(self, ids: Iterable[str]) -> None:
         if self.is_down:
@@ -246,7 +254,7 @@ def test_an_unwanted_attempt_is_killed_once_its_farm_answers(world: World) -> No
 
 @pytest.mark.parametrize(
     ("reason", "failure_class"),
-    [("NODE_FAIL", "lost"), ("OUT_OF_MEMORY", "memory"), ("TIMEOUT", "time"), ("", "lost")],
+    [("NODE_FAIL", "node"), ("OUT_OF_MEMORY", "memory"), ("TIMEOUT", "time"), ("", "lost")],
 )
 def test_what_the_batch_system_says_of_a_vanished_attempt_is_kept(
     reason: str, failure_class: str, world: World
@@ -257,6 +265,57 @@ def test_what_the_batch_system_says_of_a_vanished_attempt_is_kept(
     row = next(row for row in world.rows(schema.attempt) if row.farm == "near")
     assert row.state == "lost" and row.failure_class == failure_class
     assert reason in row.message and ("batch system" in row.message) == bool(reason)
+
+
+def test_records_tell_how_an_attempt_ended_that_no_list_names(world: World) -> None:
+    world.submitter.turn()
+    del world.near.jobs["b0"], world.far.jobs["b0"]
+    world.near.past["b0"] = Status("finished", None, "TIMEOUT")
+    world.far.is_forgetful = True
+    world.tracker.turn()
+    told = {row.farm: (row.failure_class, row.message) for row in world.rows(schema.attempt)}
+    assert told == {
+        "near": (
+            "time",
+            "the attempt at farm near vanished without a report (its batch system says TIMEOUT)",
+        ),
+        "far": ("lost", "the attempt at farm far vanished without a report"),
+    }
+
+
+def test_records_that_are_written_late_are_waited_for_and_not_asked_for_all_the_time(world: World) -> None:
+    world.submitter.turn()
+    world.near.history_after_s = 20.0
+    del world.near.jobs["b0"]
+    assert [world.tracker.turn() for _ in range(5)] == [0] * 5 and world.near.asked == 1
+    world.later(6.0)
+    world.near.past["b0"] = Status("finished", -9, "qmaster enforced h_rt, h_cpu, or h_vmem limit")
+    assert world.tracker.turn() == 1
+    assert [row.failure_class for row in world.rows(schema.attempt) if row.farm == "near"] == ["time"]
+    world.far.history_after_s = 20.0
+    del world.far.jobs["b0"]
+    assert world.tracker.turn() == 0
+    world.later(21.0)
+    assert world.tracker.turn() == 1
+    assert [row.failure_class for row in world.rows(schema.attempt) if row.farm == "far"] == ["lost"]
+
+
+def test_the_node_of_an_attempt_that_vanished_is_known_and_avoided_by_rule(world: World) -> None:
+    configure(world, retry=[{"failure": "node", "action": "exclude", "delay_s": 0}])
+    world.submitter.turn()
+    places = world.places()
+    (places.job / "lock").write_text("n17.cluster:4711")
+    (near,) = (row for row in world.rows(schema.attempt) if places.nonce == row.nonce)
+    farm = world.near if near.farm == "near" else world.far
+    farm.set("b0", Status("finished", 0, "NODE_FAIL"))
+    world.tracker.turn()
+    (row,) = (row for row in world.rows(schema.attempt) if row.id == near.id)
+    assert (row.failure_class, row.host) == ("node", "n17.cluster")
+    with world.workspace.db.read() as conn:
+        counted = counting.failures(conn)
+    assert [(c["host"], c["failure_class"]) for c in counted] == [("n17.cluster", "node")]
+    assert world.submitter.turn() == 1
+    assert {spec.avoid for spec in world.near.specs + world.far.specs} == {(), ("n17.cluster",)}
 
 
 def test_a_full_disk_at_the_farm_is_named_and_loses_nothing(

@@ -188,6 +188,17 @@ def test_sigterm_ends_the_job_with_a_report(tmp_path: Path) -> None:
     assert not processes_in(tmp_path / "scratch" / "one")
 
 
+def test_a_warning_of_suspension_ends_neither_the_job_nor_its_payload(tmp_path: Path) -> None:
+    directory = make_job(tmp_path, **wish("sleep"))
+    process = subprocess.Popen([sys.executable, "-m", "beamwright.batch.wrapper", str(directory)])
+    wait_for(lambda: b"sleeping" in read(directory / "log"))
+    for pid in (process.pid, *processes_in(tmp_path / "scratch" / "one")):
+        os.kill(pid, signal.SIGUSR1)
+    process.terminate()
+    assert process.wait(120) == wrapper.REPORTED_FAILURE  # by SIGTERM, and not dead of SIGUSR1
+    assert report_of(directory)["message"].startswith("the job was told to stop while the application")
+
+
 def test_a_killed_wrapper_takes_its_payload_with_it_and_frees_the_lock(tmp_path: Path) -> None:
     directory = make_job(tmp_path, **wish("sleep"))
     process = subprocess.Popen([sys.executable, "-m", "beamwright.batch.wrapper", str(directory)])
