@@ -44,8 +44,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _STOPPED = {
-    "time": "the wall time limit was reached",
-    "memory": "the memory limit was reached",
+    "time": "the wall time limit of {wall_s:g} s was reached",
+    "memory": "the memory limit of {memory_mb:g} MB was reached",
     "node": "the job was told to stop",
 }
 
@@ -222,7 +222,7 @@ class Attempt:
         self.exit_code = ended.exit_code
         self.payload = self._read_payload()
         if ended.stopped:
-            raise JobFailed(ended.stopped, f"{_STOPPED[ended.stopped]} while the application ran")
+            raise JobFailed(ended.stopped, f"{self._stopped(ended.stopped)} while the application ran")
         if ended.exit_code < 0:
             name = signal.Signals(-ended.exit_code).name
             raise JobFailed(self._full() or "application_crash", f"the application was killed by {name}")
@@ -279,7 +279,7 @@ class Attempt:
         argv = [*self.job["commands"]["validate"], "--json", *files]
         ended = self._child(self.launcher.check, argv, is_kept=True)
         if ended.stopped:
-            raise JobFailed(ended.stopped, f"{_STOPPED[ended.stopped]} during validation")
+            raise JobFailed(ended.stopped, f"{self._stopped(ended.stopped)} during validation")
         verdicts = {os.path.basename(v["file"]): v for v in map(_verdict, ended.output.splitlines()) if v}
         for output in outputs:
             self._judge(output, verdicts.get(output["file"]), ended)
@@ -376,6 +376,11 @@ class Attempt:
         self.resources["wall_s"] += ended.wall_s
         self.resources["max_rss_kb"] = max(self.resources["max_rss_kb"], ended.max_rss_kb)
         return ended
+
+    def _stopped(self, why: str) -> str:
+        """Return why a child was stopped, with the limit that it reached."""
+        limits = {name: float(self.job["limits"][name]) for name in ("wall_s", "memory_mb")}
+        return _STOPPED[why].format(**limits)
 
     def _local(self, name: str) -> str:
         try:

@@ -146,7 +146,8 @@ def test_the_wall_time_limit_ends_the_payload(tmp_path: Path) -> None:
     for wall_s in (0.6, 5.0, 50.0):  # a payload that starts slowly gets more
         limits = {"wall_s": wall_s, "memory_mb": 1000, "heartbeat_s": 0.1}
         directory = make_job(tmp_path, f"within {wall_s} s", limits=limits, **wish("sleep"))
-        assert failure(directory) == ("time", "the wall time limit was reached while the application ran")
+        message = f"the wall time limit of {wall_s:g} s was reached while the application ran"
+        assert failure(directory) == ("time", message)
         if b"sleeping" in read(directory / "log"):
             break
     assert json.loads((directory / "heartbeat.json").read_bytes())["events"] == 7
@@ -155,7 +156,8 @@ def test_the_wall_time_limit_ends_the_payload(tmp_path: Path) -> None:
 
 def test_the_memory_limit_ends_the_payload(tmp_path: Path) -> None:
     limits = {"wall_s": 30, "memory_mb": 100}
-    assert failure(make_job(tmp_path, limits=limits, **wish("eat")))[0] == "memory"
+    message = "the memory limit of 100 MB was reached while the application ran"
+    assert failure(make_job(tmp_path, limits=limits, **wish("eat"))) == ("memory", message)
 
 
 def test_what_a_payload_leaves_running_is_ended(tmp_path: Path) -> None:
