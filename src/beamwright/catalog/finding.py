@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from beamwright.catalog import asking, datasets, query
 from beamwright.catalog.asking import Question
 from beamwright.catalog.query import Field
-from beamwright.catalog.vocabulary import Vocabulary, there
+from beamwright.catalog.vocabulary import Vocabulary, known_states, there
 from beamwright.core.errors import BeamwrightError
 from beamwright.core.states import states
 from beamwright.db import schema
@@ -44,7 +44,7 @@ def _own(did: str, version: int, state: str) -> dict[str, Field]:
     return {
         "dataset.name": Field(sa.literal(did, sa.Text)),
         "dataset.version": Field(sa.literal(version, sa.Integer)),
-        "dataset.state": Field(sa.literal(state, sa.Text)),
+        "dataset.state": Field(sa.literal(state, sa.Text), values=known_states("dataset")),
     }
 
 

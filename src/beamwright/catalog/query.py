@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,7 +40,8 @@ class Field:
 
     ``through`` makes a condition on a column of another table one on the rows that are asked for. ``is_time``
     marks seconds since the epoch, which are written as dates; ``is_quick`` what an index finds; ``is_hash`` a
-    hash, whose start has the index.
+    hash, whose start has the index. ``values`` are all that there can be; ``of`` tells the rows of the column
+    that are of this field.
     """
 
     column: sa.ColumnElement[Any]
@@ -49,6 +50,8 @@ class Field:
     is_time: bool = False
     is_quick: bool = False
     is_hash: bool = False
+    values: tuple[str, ...] = ()
+    of: Condition | None = None
 
     @property
     def kind(self) -> str:
@@ -66,10 +69,18 @@ class Field:
 
 @dataclass(frozen=True)
 class Function:
-    """A condition that is called: its parameters by name, the first needed, and what it compiles to."""
+    """A condition that is called: its parameters by name, the first needed, and what it compiles to.
+
+    ``columns`` are those in which the values of parameters are looked for.
+    """
 
     parameters: tuple[str, ...]
     make: Callable[..., Condition]
+    columns: Mapping[str, sa.ColumnElement[Any]] = field(default_factory=dict)
+
+    def named(self, node: Called) -> dict[str, Token]:
+        """Return the values of a call by the names of its parameters."""
+        return dict(zip(self.parameters, node.values, strict=False)) | {n.text: v for n, v in node.named}
 
 
 @dataclass(frozen=True)
@@ -147,15 +158,20 @@ def compile(
     return _Compiler(text, fields, functions or {}).condition(parse(text))
 
 
-def names(node: Node) -> Iterator[Token]:
-    """Yield the names of fields and functions in a tree."""
+def leaves(node: Node) -> Iterator[Compared | Called]:
+    """Yield the single conditions of a tree."""
     if isinstance(node, Joined):
         for part in node.parts:
-            yield from names(part)
+            yield from leaves(part)
     elif isinstance(node, Negated):
-        yield from names(node.part)
+        yield from leaves(node.part)
     else:
-        yield node.name
+        yield node
+
+
+def names(node: Node) -> Iterator[Token]:
+    """Yield the names of fields and functions in a tree."""
+    return (leaf.name for leaf in leaves(node))
 
 
 def is_quick(node: Node, fields: Mapping[str, Field]) -> bool:
@@ -442,6 +458,8 @@ class _Compiler:
             raise self._wrong(
                 token, f"{token.text} does not compare with this field", f"it holds {_HOLDS[kind]}"
             )
+        if field.values and value not in field.values:
+            raise self._wrong(token, f"it is never {value!r}", nearest(str(value), field.values))
         return value
 
     def _moment(self, token: Token) -> float:

@@ -7,7 +7,7 @@ those that held.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -45,7 +45,7 @@ def vocabulary(subject: str, kinds: Iterable[metadata.Kind] = (), as_of: float |
     state = _state(subject, as_of) if "state" in table.c else None
     fields = dict(_FIELDS[subject])
     if state is not None and as_of is not None:
-        fields["state"] = Field(state)
+        fields["state"] = replace(fields["state"], column=state)
     known = list(kinds)
     for kind in known:
         for key in kind.keys.values():
@@ -84,9 +84,19 @@ def _state(kind: str, as_of: float | None) -> sa.ColumnElement[str]:
 
 def _plain(table: sa.Table, *names: str, quick: tuple[str, ...] = ()) -> dict[str, Field]:
     return {
-        name: Field(table.c[name], is_time=name in ("created", "frozen"), is_quick=name in quick)
+        name: Field(
+            table.c[name],
+            is_time=name in ("created", "frozen"),
+            is_quick=name in quick,
+            values=known_states(table.name) if name == "state" else (),
+        )
         for name in names
     }
+
+
+def known_states(kind: str) -> tuple[str, ...]:
+    """Return all states that a kind of object can have."""
+    return tuple(sorted(states.states(kind)))
 
 
 def _within(owner: sa.Column[Any], link: sa.Select[Any]) -> Callable[[Condition], Condition]:
@@ -154,7 +164,7 @@ def _file_fields() -> dict[str, Field]:
         "name": _named(table),
         "sha256": Field(table.c.sha256, is_quick=True, is_hash=True),
         "endpoint": Field(replica.c.endpoint, through=_within(table.c.id, kept), is_quick=True),
-        "replica": Field(replica.c.state, through=_within(table.c.id, kept)),
+        "replica": Field(replica.c.state, through=_within(table.c.id, kept), values=known_states("replica")),
         "series": Field(covered.c.series, through=in_run),
         "run": Field(covered.c.first_run, covered.c.last_run, through=in_run),
         "release": Field(attempt.c.release, through=by_attempt(made)),
@@ -197,11 +207,12 @@ def _metadata_field(kind: metadata.Kind, key: metadata.Key, as_of: float | None)
         column: sa.ColumnElement[Any] = table.c.value
         if key.type == "bool":  # kept as 0 and 1
             column = sa.case((table.c.value == 1, sa.true()), else_=sa.false())
-        return Field(column, through=_within(owner.c.id, found), is_time=is_time, is_quick=True)
+        through, mine = _within(owner.c.id, found), table.c.key_id == key.id
+        return Field(column, through=through, is_time=is_time, is_quick=True, of=mine)
     mine = document.c.kind_id == kind.id
     column = sa.case((mine, _extracted(document.c.content[key.name], key.type)))
     found = sa.select(document.c.object).where(mine, metadata.live(document, as_of))
-    return Field(column, through=_within(owner.c.id, found), is_time=is_time)
+    return Field(column, through=_within(owner.c.id, found), is_time=is_time, of=mine)
 
 
 def _extracted(member: Any, type_: str) -> sa.ColumnElement[Any]:
@@ -220,7 +231,7 @@ def _of_task(field: Field) -> Field:
     def of_collections(condition: Condition) -> Condition:
         return Among(schema.collection.c.unit_id, made.where(through(condition)))
 
-    return Field(field.column, through=of_collections, is_time=field.is_time)
+    return replace(field, through=of_collections, is_quick=False)
 
 
 def _has(
@@ -250,7 +261,8 @@ def _verdict_function(owner: str, value: str, now: float | None) -> Function:
     def make(subject: str, tier: str | None = None, as_of: float | None = now) -> Condition:
         return of(value, subject, tier, as_of)
 
-    return Function(("subject", "tier", "as_of"), make)
+    columns = {"subject": schema.verdict.c.subject, "tier": schema.verdict.c.tier}
+    return Function(("subject", "tier", "as_of"), make, columns)
 
 
 def _judged(run: Any, value: str, about: str, tier: str | None, as_of: float | None) -> Condition:

@@ -61,17 +61,39 @@ def question(subject: str, said: dict[str, Any]) -> Question:
     return Question.of(subject, said["where"], said["as_of"], limit=said["limit"], seconds=said["seconds"])
 
 
-def write_answer(rows: Generator[Row], columns: Columns, as_json: bool, limit: int | None) -> None:
-    """Write rows as they come (JSON), or as a table of the first thousand unless a limit was given."""
+def write_answer(
+    conn: sa.Connection,
+    asked: Question,
+    rows: Generator[Row],
+    columns: Columns,
+    as_json: bool,
+    **said: str | None,
+) -> None:
+    """Write rows as they come (JSON), or as a table of the first thousand unless a limit was given.
+
+    Where there are none, tell which values of the question, or ``said`` of fields, nothing has.
+    """
     with closing(rows):  # while the database is open still
+        first = next(rows, None)
+        if first is None:
+            say_unknown(conn, asked, **said)
+        found = rows if first is None else chain([first], rows)
         if as_json:
-            for row in rows:
+            for row in found:
                 click.echo(dumps(row))
             return
-        most = SHOWN if limit is None else limit
-        write_rows(islice(rows, most), columns, as_json)
-        if limit is None and next(rows, None) is not None:
+        most = SHOWN if asked.limit is None else asked.limit
+        write_rows(islice(found, most), columns, as_json)
+        if asked.limit is None and next(rows, None) is not None:
             say(f"there are more than these {most}: give --limit, or --json for all")
+
+
+def say_unknown(conn: sa.Connection, asked: Question, **said: str | None) -> None:
+    """Say why an answer is empty: which values nothing has, and the nearest ones."""
+    from beamwright.catalog.unknown import unknown
+
+    for told in unknown(conn, asked, said):
+        say(told)
 
 
 def write_plan(conn: sa.Connection, asked: Question, as_json: bool, *further: Any) -> None:

@@ -76,7 +76,7 @@ def ls(
         if explain:
             write_plan(conn, put, as_json, *within)
             return
-        write_answer(_described(conn, put, within), columns, as_json, put.limit)
+        write_answer(conn, put, _described(conn, put, within), columns, as_json, **wanted)
 
 
 def _described(conn: Any, put: Any, within: list[Any]) -> Generator[dict[str, Any]]:

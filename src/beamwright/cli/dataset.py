@@ -56,7 +56,7 @@ def ls(
     """
     from beamwright.catalog.asking import Question
     from beamwright.catalog.finding import find_datasets
-    from beamwright.cli.asking import write_plan
+    from beamwright.cli.asking import say_unknown, write_plan
 
     asked = Question.of("collection", expression, as_of, seconds=seconds)
     columns: Columns = {
@@ -71,7 +71,10 @@ def ls(
         if explain:
             write_plan(conn, asked, as_json)
             return
-        write_rows(find_datasets(conn, asked), columns, as_json)
+        found = find_datasets(conn, asked)
+        if not found:
+            say_unknown(conn, asked)
+        write_rows(found, columns, as_json)
 
 
 @dataset.command("show")

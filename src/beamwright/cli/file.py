@@ -74,7 +74,7 @@ def ls(kind: str | None, folder: Path | None, as_json: bool, explain: bool, **as
             {"did": f"{r['scope']}:{r['name']}"} | {n: r[n] for n in names[1:]}
             for r in ask(conn, wanted, *of_kind, columns=place, join=replica)
         )
-        write_answer(rows, columns, as_json, wanted.limit)
+        write_answer(conn, wanted, rows, columns, as_json, kind=kind)
 
 
 @file.command("show")

@@ -60,7 +60,7 @@ def where(place: str | None, folder: Path | None, as_json: bool, explain: bool, 
             for r in ask(conn, wanted, replicas.held(places), columns=columns, join=table)
         )
         shown = ("file", "bytes", "endpoint", "replica", "path")
-        write_answer(rows, {name: name for name in shown}, as_json, wanted.limit)
+        write_answer(conn, wanted, rows, {name: name for name in shown}, as_json)
 
 
 def _place(row: Row) -> Row:
@@ -85,7 +85,7 @@ def missing(place: str, folder: Path | None, as_json: bool, explain: bool, **ask
             return
         rows = _with_places(ask(conn, wanted, absent), lambda ids: replicas.of_files(conn, ids))
         columns: Columns = {"file": "file", "bytes": "bytes", "is at": lambda r: ", ".join(r["at"]) or "–"}
-        write_answer(rows, columns, as_json, wanted.limit)
+        write_answer(conn, wanted, rows, columns, as_json)
 
 
 def _with_places(rows: Iterator[Row], find: Callable[[list[int]], dict[int, list[str]]]) -> Generator[Row]:

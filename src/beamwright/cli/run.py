@@ -65,7 +65,7 @@ def ls(series: str | None, folder: Path | None, as_json: bool, explain: bool, **
             {name: row[name] for name in (*names, "chunks")}
             for row in ask(conn, wanted, *of_series, columns=(runs.number_of_chunks(),))
         )
-        write_answer(rows, columns, as_json, wanted.limit)
+        write_answer(conn, wanted, rows, columns, as_json, series=series)
 
 
 run.add_command(register_command("run"))

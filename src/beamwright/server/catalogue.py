@@ -11,6 +11,7 @@ from beamwright.catalog import asking
 from beamwright.catalog.asking import Question
 from beamwright.catalog.finding import find_datasets
 from beamwright.catalog.lineage import Direction, trace
+from beamwright.catalog.unknown import unknown
 from beamwright.core.errors import UnknownNameError
 from beamwright.production.explain import resolve
 from beamwright.production.workspace import Workspace
@@ -56,6 +57,6 @@ def _asked(
     with workspace.db.read() as conn:
         if explain:
             return asking.explain(conn, question)
-        if subject == "datasets":
-            return {"datasets": find_datasets(conn, question)}
-        return {subject: list(asking.ask(conn, question))}
+        is_dataset = subject == "datasets"
+        rows = find_datasets(conn, question) if is_dataset else list(asking.ask(conn, question))
+        return {subject: rows} if rows else {subject: [], "unknown": unknown(conn, question)}

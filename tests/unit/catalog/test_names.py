@@ -7,14 +7,17 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from beamwright.catalog import asking
+from beamwright.catalog import asking, metadata
 from beamwright.catalog.asking import Question, ask
 from beamwright.catalog.registering import register
+from beamwright.catalog.unknown import unknown
 from beamwright.catalog.writers import Source
 from beamwright.core.canonical import sha256_hex
+from beamwright.core.errors import UsageError
 from beamwright.db import bulk, schema
 from beamwright.db.columns import Label
 from beamwright.db.engine import Database
+from beamwright.quality import verdicts
 
 
 def file(name: str) -> dict[str, Any]:
@@ -86,3 +89,71 @@ def test_labels_are_sorted_by_their_characters(database: Database) -> None:
     )
     with database.read() as conn:
         assert {(table, column) for table, column in conn.execute(sorted_so)} == wanted
+
+
+@pytest.fixture
+def runs(database: Database) -> Database:
+    """Three runs with verdicts and metadata, of which one key has an index."""
+    keys = {"target": {"type": "text", "indexed": True}, "shift": {"type": "text"}}
+    with database.begin() as conn:
+        metadata.declare(conn, {"name": "beam", "subject": "run", "key": keys}, 1.0)
+    records = [
+        {
+            "series": "exp7",
+            "number": n,
+            "tier": "raw",
+            "metadata": {"beam": {"target": "lead", "shift": "ann"}},
+        }
+        for n in (1, 2, 3)
+    ]
+    register(database, "run", enumerate(records, 1), Source("list", 1.0))
+    with database.begin() as conn:
+        verdicts.override(conn, "exp7", 1, "raw", "calo", "good", author="a", reason="r", now=2.0)
+    return database
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("quality.good('kalo')", ["no verdict has the subject 'kalo': did you mean calo?"]),
+        ("quality.bad('calo', tier='row')", ["no verdict has the tier 'row': did you mean raw?"]),
+        ("tier == 'rav' and run > 1", ["no run has the tier 'rav': did you mean raw?"]),
+        ("series in ['exp8', 'exp7'] and run > 9", ["no run has the series 'exp8': did you mean exp7?"]),
+        ("beam.target == 'leed'", ["no run has the beam.target 'leed': did you mean lead?"]),
+        ("beam.shift == 'anne'", ["no run has the beam.shift 'anne': did you mean ann?"]),
+        ("not (tier == 'rav' or run > 0)", ["no run has the tier 'rav': did you mean raw?"]),
+        ("tier == 'raw' and run > 9", []),
+        ("series ~ 'exp8*'", []),
+    ],
+)
+def test_an_empty_answer_names_the_values_that_nothing_has(
+    runs: Database, where: str, told: list[str]
+) -> None:
+    with runs.read() as conn:
+        assert list(ask(conn, Question("run", where))) == []
+        assert unknown(conn, Question("run", where)) == told
+
+
+def test_options_are_looked_at_like_expressions(runs: Database) -> None:
+    with runs.read() as conn:
+        told = unknown(conn, Question("run"), {"series": "exp", "tier": None})
+        assert told == ["no run has the series 'exp': did you mean exp7?"]
+        assert unknown(conn, Question("collection", "tier == 'dst'")) == ["no collection has the tier 'dst'"]
+
+
+def test_what_takes_too_long_to_say_is_not_said(catalogue: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shortest time of PostgreSQL is a millisecond, in which it may find the value after all."""
+    monkeypatch.setattr("beamwright.catalog.unknown.SECONDS", 1e-9)
+    monkeypatch.setattr("beamwright.catalog.asking._STEPS", 1)
+    with catalogue.read() as conn:
+        told = unknown(conn, Question("file", "tier == 'x'"))
+        assert told == [] or (catalogue.is_postgresql and "did you mean" not in told[0])
+        assert len(list(ask(conn, Question("file", "name == 'Z1'")))) == 3  # the connection goes on
+
+
+@pytest.mark.parametrize(("subject", "state"), [("run", "clsed"), ("collection", "vaild"), ("file", None)])
+def test_a_state_that_never_is_is_an_error(runs: Database, subject: str, state: str | None) -> None:
+    where = "replica in ['present', 'verifid']" if state is None else f"state == '{state}'"
+    with runs.read() as conn, pytest.raises(UsageError, match="it is never") as caught:
+        list(ask(conn, Question(subject, where, as_of=5.0)))
+    assert "did you mean" in caught.value.hint
