@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -81,45 +83,73 @@ def move_all(
     _write(conn, kind, wanted, source=source, target=target, actor=actor, reason=reason, at=at)
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """One change of state among many: the row's id, from where to where, why, and further columns."""
+class Move(NamedTuple):
+    """One change of state among many: the row's id, from where to where, why, and further columns.
+
+    ``then`` are further steps of the row, each a state and why, that follow at once: nobody sees it between.
+    """
 
     id: int
     source: str
     target: str
     reason: str = ""
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = MappingProxyType({})
+    then: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def last(self) -> str:
+        """The state in which the row ends."""
+        return self.then[-1][0] if self.then else self.target
 
 
 def move_each(conn: sa.Connection, table: sa.Table, moves: Sequence[Move], *, actor: str, at: float) -> None:
-    """Change many rows, each in its own way, in the order of their ids; the history has them as given.
+    """Change many rows, each in its own way, in the order of their ids.
 
-    When one cannot move, the error ends the transaction for all.
+    The history has their first steps as given, then their second ones. When one cannot move, the error ends
+    the transaction for all.
     """
     kind = _KINDS.get(table.name, table.name)
+    steps = list(_steps(moves))
+    for step in steps:
+        _check_each(conn, table, kind, step)
     groups: dict[tuple[str, ...], list[Move]] = {}
     for one in moves:
-        _check(conn, table, kind, one.id, one.source, one.target)
-        groups.setdefault(tuple(sorted(one.values)), []).append(one)
+        groups.setdefault(tuple(one.values), []).append(one)
     for names, group in groups.items():
         ordered = sorted(group, key=lambda one: one.id)  # who locks in one order does not block another
         where: dict[str, Any] = {"id": [one.id for one in ordered], "state": [one.source for one in ordered]}
-        new: dict[str, Any] = {"state": [one.target for one in ordered]}
+        new: dict[str, Any] = {"state": [one.last for one in ordered]}
         new |= writing.encoded(table, {name: [one.values[name] for one in ordered] for name in names})
         if writing.update_each(conn, table, where, new) != len(group):
             raise _missed_move(conn, table, kind, group)
-    changes: dict[str, Any] = {"source": [o.source for o in moves], "target": [o.target for o in moves]}
-    reasons = [one.reason for one in moves]
-    _write(conn, kind, [one.id for one in moves], **changes, actor=actor, reason=reasons, at=at)
+    lines = [one for step in steps for one in step]
+    changes: dict[str, Any] = {"source": [o.source for o in lines], "target": [o.target for o in lines]}
+    reasons = [one.reason for one in lines]
+    _write(conn, kind, [one.id for one in lines], **changes, actor=actor, reason=reasons, at=at)
+
+
+def _steps(moves: Sequence[Move]) -> Iterator[Sequence[Move]]:
+    """Yield all first steps, then all second ones, and so on."""
+    while moves:
+        yield moves
+        longer = [one for one in moves if one.then]
+        moves = [Move(one.id, one.target, *one.then[0], then=one.then[1:]) for one in longer]
+
+
+def _check_each(conn: sa.Connection, table: sa.Table, kind: str, moves: Sequence[Move]) -> None:
+    """Refuse transitions that the state machine does not hold; most moves of a list are alike."""
+    for source, target in {(one.source, one.target) for one in moves}:
+        if not states.allowed(kind, source, target):
+            wrong = next(one for one in moves if (one.source, one.target) == (source, target))
+            _check(conn, table, kind, wrong.id, source, target)
 
 
 def _missed_move(conn: sa.Connection, table: sa.Table, kind: str, moves: Sequence[Move]) -> Exception:
     """Find the move that could not be made: its row is not where all of them lead."""
     state = sa.select(table.c.state).where(table.c.id == sa.bindparam("_id"))
-    missed = (one for one in moves if conn.execute(state, {"_id": one.id}).scalar() != one.target)
+    missed = (one for one in moves if conn.execute(state, {"_id": one.id}).scalar() != one.last)
     wrong = next(missed, moves[0])
-    return _missed(conn, table, kind, wrong.id, wrong.source, wrong.target)
+    return _missed(conn, table, kind, wrong.id, wrong.source, wrong.last)
 
 
 def record(
@@ -146,9 +176,17 @@ def record_all(
     actor: str,
     reason: str = "",
     at: float,
+    then: Sequence[str] = (),
 ) -> None:
-    """Write the history rows of many creations."""
-    _write(conn, kind, list(objects), target=target, actor=actor, reason=reason, at=at)
+    """Write the history rows of many creations; ``then`` are states that all have gone on to at once."""
+    made = list(objects)
+    way = [target, *then]
+    for source, state in pairwise(way):
+        states.check(kind, source, state, f"{len(made)} rows")
+    sources = [before for before in (None, *way[:-1]) for _ in made]
+    targets = [state for state in way for _ in made]
+    changes: dict[str, Any] = {"source": sources, "target": targets} if then else {"target": target}
+    _write(conn, kind, made * len(way), **changes, actor=actor, reason=reason, at=at)
 
 
 def of(conn: sa.Connection, kind: str, object: str | int) -> list[Entry]:
@@ -168,7 +206,7 @@ def _write(
     kind: str,
     objects: Sequence[str | int],
     *,
-    source: Sequence[str] | str | None = None,
+    source: Sequence[str | None] | str | None = None,
     target: Sequence[str] | str,
     actor: str,
     reason: Sequence[str] | str = "",

@@ -8,7 +8,7 @@ follows from it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -340,16 +340,12 @@ def _figures(case: _Case, now: float) -> dict[str, Any]:
     }
 
 
-def _report(conn: sa.Connection, cases: Sequence[_Case], now: float) -> None:
-    """Note that the attempts have reported."""
-    moves = []
-    for case in cases:
-        try:
-            values = _figures(case, now)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            values = {"report_sha256": case.examined.sha256, "ended": now}  # signed, and still no sense
-        moves.append(history.Move(case.row.id, case.row.state, "reported", "", values))
-    history.move_each(conn, schema.attempt, moves, actor=ACTOR, at=now)
+def _reported(case: _Case, now: float) -> dict[str, Any]:
+    """Return the columns of an attempt that has reported."""
+    try:
+        return _figures(case, now)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {"report_sha256": case.examined.sha256, "ended": now}  # signed, and still no sense
 
 
 def _accept(conn: sa.Connection, cases: Sequence[_Case], now: float) -> None:
@@ -375,25 +371,24 @@ def _accept(conn: sa.Connection, cases: Sequence[_Case], now: float) -> None:
 
 def _write(conn: sa.Connection, cases: Sequence[_Case], now: float) -> None:
     """Write what follows from accepted reports; jobs go by way of the states that lost attempts left out."""
-    _report(conn, cases, now)
+    attempts = [_ended(case, _reported(case, now), "accepted") for case in cases]
+    history.move_each(conn, schema.attempt, attempts, actor=ACTOR, at=now)
     accepted = [registration.Accepted(c.row, c.unit, c.examined.report, _stamps(c.examined)) for c in cases]
     registration.register(conn, accepted, now)
-    ends = [history.Move(case.row.id, "reported", "accepted") for case in cases]
-    history.move_each(conn, schema.attempt, ends, actor=ACTOR, at=now)
-    for way in _ways(cases):
-        history.move_each(conn, schema.job, way, actor=ACTOR, at=now)
+    history.move_each(conn, schema.job, [_finished(case) for case in cases], actor=ACTOR, at=now)
 
 
-def _ways(cases: Sequence[_Case]) -> Iterator[list[history.Move]]:
-    """Yield the moves of jobs to ok, one list for each step of the longest way."""
+def _ended(case: _Case, values: Mapping[str, Any], target: str) -> history.Move:
+    """Return the way of an attempt from where it is to its end."""
+    then = ((target, case.outcome.message),)
+    return history.Move(case.row.id, case.row.state, "reported", "", values, then)
+
+
+def _finished(case: _Case) -> history.Move:
+    """Return the way of a job to ok."""
     before = {"failed": ("prepared", "submitted"), "prepared": ("submitted",)}
-    ways = [(case, [case.row.job_state, *before.get(case.row.job_state, ()), "ok"]) for case in cases]
-    for step in range(max(len(way) for _, way in ways) - 1):
-        yield [
-            history.Move(case.row.job_id, way[step], way[step + 1], _late(case, way[step + 1]))
-            for case, way in ways
-            if step + 1 < len(way)
-        ]
+    first, *rest = [(s, _late(case, s)) for s in (*before.get(case.row.job_state, ()), "ok")]
+    return history.Move(case.row.job_id, case.row.job_state, *first, then=tuple(rest))
 
 
 def _late(case: _Case, target: str) -> str:
@@ -404,16 +399,12 @@ def _end(conn: sa.Connection, workspace: Workspace, cases: Sequence[_Case], now:
     """End attempts that are not accepted; a job fails with its attempt, unless a later one is under way."""
     if not cases:
         return
-    _report(conn, cases, now)
     moves = []
     for case in cases:
-        values = (
-            {"failure_class": case.refusal.failure_class, "message": case.refusal.message}
-            if case.refusal
-            else {}
-        )
-        target = "rejected" if case.refusal else "superseded"
-        moves.append(history.Move(case.row.id, "reported", target, case.outcome.message, values))
+        values = _reported(case, now)
+        if case.refusal:
+            values |= {"failure_class": case.refusal.failure_class, "message": case.refusal.message}
+        moves.append(_ended(case, values, "rejected" if case.refusal else "superseded"))
     history.move_each(conn, schema.attempt, moves, actor=ACTOR, at=now)
     tries = workspace.settings.limits.tries
     for case in cases:

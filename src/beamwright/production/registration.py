@@ -19,6 +19,8 @@ from beamwright.production import jobs
 ACTOR = "importer"
 Stamp = tuple[str, int, int]
 _POSITION = ("run", "section", "event")
+# What replicas have gone through that a wrapper put in place and the importer has read in full.
+_PLACED = ("copying", "present", "verified")
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,7 @@ class _Output:
     content: Mapping[str, Any]
     stamp: Stamp
     sources: tuple[str, ...]
-
-    @property
-    def kind(self) -> str:
-        return jobs.file_kind(self.unit.kind, self.stream, self.declared)
+    kind: str
 
 
 def _outputs(one: Accepted) -> list[_Output]:
@@ -105,13 +104,16 @@ def _outputs(one: Accepted) -> list[_Output]:
         stream = str(content["stream"])
         did = jobs.declared_name(one.row.production, declared[stream])
         stamp = one.stamps[stream]
-        more = (declared[stream], content, stamp, sources.get(stream, ()))
+        kind = jobs.file_kind(one.unit.kind, stream, declared[stream])
+        more = (declared[stream], content, stamp, sources.get(stream, ()), kind)
         found.append(_Output(one.row, one.unit, stream, did, *more))
     return found
 
 
-def _record(conn: sa.Connection, kind: str, ids: Iterable[int], target: str, now: float) -> None:
-    history.record_all(conn, kind, ids, target, actor=ACTOR, at=now)
+def _record(
+    conn: sa.Connection, kind: str, ids: Iterable[int], target: str, now: float, then: Sequence[str] = ()
+) -> None:
+    history.record_all(conn, kind, ids, target, actor=ACTOR, at=now, then=then)
 
 
 def _file(output: _Output, now: float) -> dict[str, Any]:
@@ -141,18 +143,13 @@ def _add_parents(
 
 def _add_replicas(conn: sa.Connection, outputs: Sequence[_Output], files: Sequence[int], now: float) -> None:
     """Add the replicas that the wrappers put in place and the importer has read in full."""
+    read = {"verified_by": ACTOR, "verified_at": now}
     rows = []
     for output, file_id in zip(outputs, files, strict=True):
         path, inode, mtime_ns = output.stamp
         place = {"endpoint": output.row.farm, "path": path, "inode": inode, "mtime_ns": mtime_ns}
-        rows.append({"file_id": file_id, "state": "planned"} | place)
-    ids = insert_ids(conn, schema.replica, rows)
-    _record(conn, "replica", ids, "planned", now)
-    at: dict[str, Any] = {"actor": ACTOR, "at": now}
-    history.move_all(conn, schema.replica, ids, "planned", "copying", **at)
-    history.move_all(conn, schema.replica, ids, "copying", "present", **at)
-    read: dict[str, Any] = {"verified_by": ACTOR, "verified_at": now}
-    history.move_all(conn, schema.replica, ids, "present", "verified", **at, **read)
+        rows.append({"file_id": file_id, "state": "verified"} | place | read)
+    _record(conn, "replica", insert_ids(conn, schema.replica, rows), "planned", now, _PLACED)
 
 
 def _add_collections(
@@ -164,8 +161,7 @@ def _add_collections(
     made = {file_id: collection_id for (_, file_id), collection_id in zip(events, ids, strict=True)}
     links = [{"collection_id": c, "file_id": f, "position": 0} for f, c in made.items()]
     writing.insert(conn, schema.collection_file, links)
-    _record(conn, "collection", ids, "building", now)
-    history.move_all(conn, schema.collection, ids, "building", "valid", actor=ACTOR, at=now)
+    _record(conn, "collection", ids, "building", now, ("valid",))
     return made
 
 
@@ -174,7 +170,7 @@ def _collection(output: _Output, now: float) -> dict[str, Any]:
     ends = {f"{end}_{part}" for end in ("first", "last") for part in _POSITION}
     copied = {name: getattr(unit, name) for name in ends | {"series", "config_hash", "resolved_hash"}}
     flags = {name: bool(definition.get(name)) for name in ("is_mc", "is_resampled")}
-    values = {"scope": output.did[0], "name": output.did[1], "stream": output.stream, "state": "building"}
+    values = {"scope": output.did[0], "name": output.did[1], "stream": output.stream, "state": "valid"}
     values |= {"unit_id": unit.id, "tier": output.declared["tier"], "events": output.content["events"]}
     values |= {"global_tag": definition.get("global_tag") or "", "release": output.row.task_release}
     return values | copied | flags | {"created": now}

@@ -152,6 +152,41 @@ def test_rows_move_each_in_its_own_way(database: Database) -> None:
             history.move_each(conn, schema.run, again, actor="x", at=3.0)
 
 
+def test_rows_that_go_on_at_once_have_every_step_in_their_history(database: Database) -> None:
+    with database.begin() as conn:
+        one, two = (new_run(conn, n) for n in range(2))
+        moves = [
+            history.Move(one, "announced", "open", "data", {"version": 3}, (("closed", "all"), ("open", ""))),
+            history.Move(two, "announced", "open"),
+        ]
+        history.move_each(conn, schema.run, moves, actor="intake", at=2.0)
+        rows = conn.execute(sa.select(schema.run.c.state, schema.run.c.version).order_by(schema.run.c.id))
+        assert rows.all() == [("open", 3), ("open", 1)]
+        lines = [(line.source, line.target, line.reason) for line in history.of(conn, "run", one)]
+        assert lines == [("announced", "open", "data"), ("open", "closed", "all"), ("closed", "open", "")]
+        newest = conn.execute(
+            sa.select(schema.history.c.object).order_by(schema.history.c.id.desc()).limit(4)
+        )
+        assert list(newest.scalars())[::-1] == [str(one), str(two), str(one), str(one)]
+        with pytest.raises(StateError, match="run A/1 is open and cannot become announced"):
+            wrong = [history.Move(two, "open", "closed", then=(("open", ""), ("announced", "")))]
+            history.move_each(conn, schema.run, wrong, actor="x", at=3.0)
+        with pytest.raises(StateError, match="run A/0 is open, not announced, and was not made closed"):
+            missed = [history.Move(one, "announced", "open", then=(("closed", ""),))]
+            history.move_each(conn, schema.run, missed, actor="x", at=3.0)
+
+
+def test_things_made_and_moved_on_at_once_have_every_step_in_their_history(database: Database) -> None:
+    with database.begin() as conn:
+        way = ("copying", "present")
+        history.record_all(conn, "replica", [7, 8], "planned", actor="x", at=1.0, then=way)
+        assert [(line.source, line.target) for line in history.of(conn, "replica", 8)] == [
+            (None, "planned"), ("planned", "copying"), ("copying", "present"),
+        ]  # fmt: skip
+        with pytest.raises(StateError, match="cannot become verified"):
+            history.record_all(conn, "replica", [9], "planned", actor="x", at=1.0, then=("verified",))
+
+
 def test_ids_of_many_new_rows_come_in_their_order(database: Database) -> None:
     rows = [
         {"series": "A", "number": n, "tier": "raw", "state": "announced", "version": 1, "conditions": {},
