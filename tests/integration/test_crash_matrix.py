@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from beamwright.conditions.snapshot import Snapshot
 from beamwright.core.errors import ModuleError, UsageError
 from beamwright.core.lineage import Lineage
 from beamwright.core.runs import Interval
@@ -216,3 +217,98 @@ def test_only_the_quarantined_are_run_again_and_complete_the_first_output(lab: L
 def test_a_key_that_is_not_in_the_inputs_is_refused(lab: Lab) -> None:
     with pytest.raises(UsageError, match="no record A:7:9:77 in the inputs"):
         lab.run(toy.events_path(), only=Again(frozenset({(7, 9, 77)}), {}))
+
+
+# --- hooks that work on no record
+
+
+class Ending(Module):
+    """Ends its process in one hook."""
+
+    reads = ("Gain@conditions",)
+    hook = Parameter("begin_run", "", "where")
+    how = Parameter("segfault", "", "segfault, exit, kill, sleep or nothing")
+    once = Parameter("", "", "a file: end only while it is not there, and make it")
+    seconds = Parameter(1000.0, "s", "how long it sleeps")
+
+    def begin_run(self, run: Any) -> None:
+        self._end("begin_run")
+
+    def conditions_changed(self, interval: Any, conditions: Any) -> None:
+        self._end("conditions_changed")
+
+    def process(self, batch: Batch) -> None:
+        pass
+
+    def end_run(self, run: Any) -> None:
+        self._end("end_run")
+
+    def _end(self, hook: str) -> None:
+        if hook != self.hook or (self.once and FilePath(self.once).exists()):
+            return
+        if self.once:
+            FilePath(self.once).touch()
+        if self.how == "sleep":
+            time.sleep(self.seconds)
+        elif self.how == "exit":
+            os._exit(3)
+        elif self.how == "system-exit":
+            raise SystemExit(4)
+        else:
+            os.kill(os.getpid(), {"segfault": signal.SIGSEGV, "kill": signal.SIGKILL}[self.how])
+
+
+GAINS = Snapshot(
+    "g", [("Gain", Interval.sections("A", 7), toy.gain_payload(1.0).id)],
+    {toy.gain_payload(1.0).id: toy.gain_payload(1.0)},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("hook", ["begin_run", "conditions_changed", "end_run"])
+def test_a_hook_that_ends_its_process_is_named_and_no_event_is_blamed(
+    lab: Lab, hook: str, workers: int
+) -> None:
+    for how, error in (
+        ("segfault", "killed by SIGSEGV"),
+        ("exit", "ended the process with code 3"),
+        ("system-exit", "SystemExit: 4"),
+    ):
+        with pytest.raises(ModuleError, match=f"module Ending failed in {hook}: {error}") as raised:
+            path = toy.events_path(Ending(hook=hook, how=how))
+            lab.run(path, workers=workers, isolated=True, snapshot=GAINS)
+        assert "no event is to blame" in raised.value.hint
+    assert hook == "end_run" or [*lab.folder.glob("*.root")] == []
+
+
+@pytest.mark.parametrize("hook", ["begin_run", "conditions_changed", "end_run"])
+def test_a_worker_killed_in_a_hook_is_replaced_and_nothing_is_lost(
+    lab: Lab, expected: dict[str, bytes], hook: str
+) -> None:
+    path = toy.events_path(
+        Ending(hook=hook, how="kill", once=str(lab.folder / "killed")), toy.Trouble(section=9)
+    )
+    result, files = lab.run(path, workers=2, snapshot=GAINS)
+    assert (lab.folder / "killed").exists()
+    assert [bad["key"] for bad in result.quarantined] == ["A:7:9:4"]
+    assert {stream: file.read_bytes() for stream, file in files.items()} == expected
+
+
+@pytest.mark.parametrize("hook", ["begin_run", "end_run"])
+def test_a_stuck_hook_is_ended_with_its_place(lab: Lab, hook: str) -> None:
+    path = toy.events_path(Ending(hook=hook, how="sleep"))
+    limits = Limits(event_s=5.0, hook_s=2.0)
+    with pytest.raises(ModuleError, match=f"module Ending failed in {hook}: more than 2 s") as raised:
+        lab.run(path, limits=limits, snapshot=GAINS)
+    assert "in _end" in raised.value.data["traceback"]
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_what_hooks_take_counts_against_no_event(lab: Lab, isolated: bool) -> None:
+    """Each record is a batch; the first would be late with the hook before it."""
+    raw = toy.write_raw(lab.folder / "few.json", "A", 7, {"event": [(1, 0), (1, 1)]})
+    result = run_path(
+        toy.events_path(Ending(hook="begin_run", how="sleep", seconds=3.0)), toy.ToyReader(raw, "A", 7), RUN,
+        banks=toy.BANKS, snapshot=GAINS, limits=Limits(event_s=2.0), batch_events=1, isolated=isolated,
+    )  # fmt: skip
+    assert result.quarantined == [] and result.statistics["records"] == 2

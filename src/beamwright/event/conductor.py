@@ -20,12 +20,14 @@ from beamwright.event.plan import Stage, Task, Workload
 class Limits:
     """Seconds that one record may take (None: any), megabytes that a worker may take for its records beyond
     what it starts with (None: any; not kept in this very process), and how many records may be quarantined
-    before the pass fails.
+    before the pass fails. ``hook_s``: seconds until a hook without records counts as stuck, where records
+    have a limit.
     """
 
     event_s: float | None = None
     quarantined: int = 100
     memory_mb: int | None = None
+    hook_s: float = 600.0
 
     @property
     def is_any(self) -> bool:
@@ -94,6 +96,8 @@ class Conductor:
         group = self._groups[task.number]
         if isinstance(outcome, Result):
             self._keep(group, task, outcome)
+        elif outcome.is_of_hook:
+            self._waiting.appendleft(task)
         elif task.tries == 0 and not (outcome.is_late and task.records > 1):
             self._waiting.appendleft(task._replace(tries=1))
         elif task.records > 1:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import dropwhile
-from time import perf_counter_ns
+from time import monotonic_ns, perf_counter_ns
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -47,8 +47,13 @@ _MEASURED = 16
 """The memory of a module is measured in one task of so many, the first among them."""
 
 
+STEP, HOOK, SINCE = range(3)
+
+
 class Progress(Protocol):
-    """Where the engine notes the step it is in (-1: reading), for those who have to explain its death."""
+    """Where the engine notes the step it is in (-1: reading), the hook, and since when, in ns, it works on
+    records, for those who have to explain its death.
+    """
 
     def __setitem__(self, index: int, value: int, /) -> None: ...
 
@@ -72,6 +77,8 @@ class Failure:
     error: str
     traceback: str = ""
     is_late: bool = False
+    is_of_hook: bool = False
+    """Whether it was in a hook that works on no record, so that no record is to blame."""
 
     @classmethod
     def of(cls, stumble: Stumble) -> Failure:
@@ -112,7 +119,7 @@ class Engine:
     run_info: Callable[[int], RunInfo] | None = None
     again: Again | None = None
     histograms: HistogramSet = field(default_factory=HistogramSet)
-    progress: Progress = field(default_factory=lambda: [0])
+    progress: Progress = field(default_factory=lambda: [0, PROCESS, 0])
     ahead: ReadAhead | None = None
     _run: RunInfo | None = None
     _payloads: dict[int, dict[str, str]] = field(default_factory=dict)
@@ -156,7 +163,12 @@ class Engine:
     @property
     def step(self) -> int:
         """The step that the engine is in or was in last, -1: reading."""
-        return int(self.progress[0])
+        return int(self.progress[STEP])
+
+    @property
+    def is_in_hook(self) -> bool:
+        """Whether a module is at something else than records."""
+        return self.progress[HOOK] != PROCESS
 
     def finish(self) -> Result:
         """End the run that is open."""
@@ -175,8 +187,10 @@ class Engine:
     def _hook(self, step: Step, hook: int) -> Iterator[None]:
         """Fence a hook that works on no record, and note its time."""
         begun = perf_counter_ns()
+        self.progress[STEP], self.progress[HOOK] = step.number, hook
         with _Fence(step.name, HOOKS[hook]):
             yield
+        self.progress[HOOK], self.progress[SINCE] = PROCESS, monotonic_ns()
         self._calls.append((step.number, hook, 0, perf_counter_ns() - begun, -1))
 
     # --- runs and conditions
@@ -204,7 +218,7 @@ class Engine:
     # --- reading
 
     def _read(self, task: Task) -> Batch:
-        self.progress[0] = -1
+        self.progress[STEP] = -1
         plan = self.plan
         positions = plan.positions(task.start, task.stop)
         try:
@@ -276,7 +290,7 @@ class Engine:
     def _within(self, step: Step, batch: Batch, work: Callable[[Batch], B]) -> B:
         """Let a module work on a batch, its scope, time and errors fenced."""
         number = step.number
-        self.progress[0] = number
+        self.progress[STEP] = number
         batch.scope = step.scope
         is_measured = self._tasks % _MEASURED == 1
         before = resident_bytes() if is_measured else 0
@@ -364,7 +378,7 @@ class _Fence:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, BeamwrightError):
+        if isinstance(error, Exception | SystemExit) and not isinstance(error, BeamwrightError):
             raise ModuleError(
                 f"module {self.module} failed in {self.hook}: {type(error).__name__}: {error}",
                 hint="no event is to blame; mend the module or its parameters",

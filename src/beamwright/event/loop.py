@@ -222,5 +222,5 @@ def _pool(engine: Engine, workers: int, isolated: bool, limits: Limits) -> Pool:
     if workers > 1 or isolated:
         from beamwright.event.workers import WorkerPool
 
-        return WorkerPool(engine, workers, limits.event_s, limits.memory_mb)
+        return WorkerPool(engine, workers, limits.event_s, limits.memory_mb, limits.hook_s)
     return SerialPool(engine, limits.event_s)

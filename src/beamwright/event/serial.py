@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from beamwright.event.ahead import ReadAhead
-from beamwright.event.engine import Engine, Failure, Result, Stumble
+from beamwright.event.engine import SINCE, Engine, Failure, Result, Stumble
 from beamwright.event.patience import Patience
 from beamwright.event.plan import Task
 
@@ -43,7 +43,7 @@ class SerialPool:
         assert task is not None, "wait follows submit"
         begun = time.monotonic()
         try:
-            with _alarm(self._patience.limit(task)):
+            with self._alarm(self._patience.limit(task)):
                 result = self._engine.run(task)
         except Stumble as stumble:
             return task, Failure.of(stumble)
@@ -51,8 +51,13 @@ class SerialPool:
             failure = Failure.of(Stumble(self._engine.step, late))
             failure.error, failure.is_late = self._patience.reason(task), True
             return task, failure
-        self._patience.learn(task, time.monotonic() - begun)
+        self._patience.learn(task, time.monotonic() - max(begun, self._since))
         return task, result
+
+    @property
+    def _since(self) -> float:
+        """When the last hook ended: what hooks take is no record's doing."""
+        return self._engine.progress[SINCE] / 1e9
 
     def finish(self) -> list[Result]:
         return [self._engine.finish()]
@@ -63,20 +68,23 @@ class SerialPool:
             self._engine.ahead.close()
             self._engine.ahead = None
 
+    @contextmanager
+    def _alarm(self, seconds: float | None) -> Iterator[None]:
+        if seconds is None:
+            yield
+            return
+        limit = seconds
 
-@contextmanager
-def _alarm(seconds: float | None) -> Iterator[None]:
-    if seconds is None:
-        yield
-        return
+        def ring(_signal: int, _frame: FrameType | None) -> None:
+            left = limit if self._engine.is_in_hook else self._since + limit - time.monotonic()
+            if left <= 0:
+                raise _TimeUp
+            signal.setitimer(signal.ITIMER_REAL, left)
 
-    def ring(_signal: int, _frame: FrameType | None) -> None:
-        raise _TimeUp
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, limit)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)

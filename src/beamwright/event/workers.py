@@ -33,9 +33,10 @@ from typing import NoReturn
 from beamwright.core.errors import BeamwrightError, ModuleError
 from beamwright.event import engine as engines
 from beamwright.event.ahead import ReadAhead
-from beamwright.event.engine import Engine, Failure, Result, Stumble
+from beamwright.event.engine import HOOK, SINCE, STEP, Engine, Failure, Result, Stumble
 from beamwright.event.patience import Patience
 from beamwright.event.plan import Task
+from beamwright.event.tally import HOOKS, PROCESS
 from beamwright.event.transport import (
     ConnectionLost,
     receive_outcome,
@@ -50,6 +51,10 @@ _REQUEST = struct.Struct("<cq")
 _ANSWER = struct.Struct("<q")
 _START, _WAIT = b"S", b"W"
 _ENGINE, _CALLERS = (f'  File "{place}' for place in (f'{engines.__file__}"', engines.OWN_FOLDER))
+_NOTES = 3
+"""Numbers that a worker notes of its progress."""
+_HOOK_DEATHS = 2
+"""How often a hook may end its worker, and once more for each worker, before the module is to blame."""
 _LAST_WORDS = 5.0  # s, in which a stuck worker says where it is and ends
 _ENDING = 1.0  # s; the system may show a thread for a moment after it was joined
 _END = Task(-1, 0, 0)
@@ -116,6 +121,7 @@ class _Worker:
     connection: socket.socket
     task: Task | None = None
     begun: float = 0.0
+    limit: float = math.inf
     deadline: float = math.inf
 
 
@@ -123,15 +129,18 @@ class WorkerPool:
     """Runs tasks in forked processes; a dead or stuck one leaves a ``Failure`` and is replaced."""
 
     def __init__(
-        self, engine: Engine, workers: int, event_s: float | None = None, memory_mb: int | None = None
-    ) -> None:
+        self, engine: Engine, workers: int, event_s: float | None = None, memory_mb: int | None = None,
+        hook_s: float = math.inf,
+    ) -> None:  # fmt: skip
         check_forkable()
         self._engine = engine
         self._memory_mb = memory_mb
         self._is_single = workers == 1
         self._patience = Patience(event_s)
-        self._shared = mmap.mmap(-1, 8 * workers)
-        self._progress = memoryview(self._shared).cast("q")
+        self._hook_s = math.inf if event_s is None else hook_s
+        self._hook_deaths = 0
+        self._shared = mmap.mmap(-1, 8 * _NOTES * workers)
+        self._notes = memoryview(self._shared).cast("q")
         self._faults = [os.memfd_create(f"fault-{slot}") for slot in range(workers)]
         self._control, theirs = socket.socketpair()
         self._nursery = _fork(partial(self._serve_nursery, theirs))
@@ -154,7 +163,8 @@ class WorkerPool:
         worker = next(worker for worker in self._workers if worker.task is None)
         worker.task, worker.begun = task, time.monotonic()
         limit = self._patience.limit(task)
-        worker.deadline = math.inf if limit is None else worker.begun + limit
+        worker.limit = math.inf if limit is None else limit
+        worker.deadline = worker.begun + min(worker.limit, self._hook_s)
         with suppress(OSError):  # a dead worker is found when its answer is awaited
             send_task(worker.connection, task, self._engine.plan.parcel(task))
 
@@ -170,7 +180,7 @@ class WorkerPool:
                     return self._take(worker)
                 self._bury(worker)  # it was killed while it had nothing to do
             for worker in self._workers:
-                if worker.task is not None and time.monotonic() > worker.deadline:
+                if worker.task is not None and self._is_late(worker):
                     return self._replace(worker, self._patience.reason(worker.task))
 
     def finish(self) -> list[Result]:
@@ -178,10 +188,7 @@ class WorkerPool:
         for worker in self._workers:
             with suppress(OSError):
                 send_task(worker.connection, _END)
-        found = []
-        for worker in self._workers:
-            with suppress(ConnectionLost):
-                found.append(receive_outcome(worker.connection, self._engine.banks))
+        found = [self._last_result(worker) for worker in list(self._workers)]
         return [result for result in found if isinstance(result, Result)]
 
     def close(self) -> None:
@@ -193,7 +200,7 @@ class WorkerPool:
         self._selector.close()
         self._control.close()
         os.waitpid(self._nursery, 0)
-        self._progress.release()
+        self._notes.release()
         self._shared.close()
         for descriptor in self._faults:
             os.close(descriptor)
@@ -208,17 +215,67 @@ class WorkerPool:
             return self._replace(worker, "")
         task, worker.task = worker.task, None
         if isinstance(outcome, Result):
-            self._patience.learn(task, time.monotonic() - worker.begun)
+            self._hook_deaths = 0
+            self._patience.learn(task, time.monotonic() - self._since(worker))
         return task, outcome
+
+    def _noted(self, slot: int) -> memoryview:
+        return self._notes[_NOTES * slot : _NOTES * (slot + 1)]
+
+    def _since(self, worker: _Worker) -> float:
+        """Return since when a worker has been at the records of its task."""
+        return max(worker.begun, self._notes[_NOTES * worker.slot + SINCE] / 1e9)
+
+    def _is_late(self, worker: _Worker) -> bool:
+        """Tell whether a worker is beyond its limit; what hooks take counts against a limit of their own."""
+        now = time.monotonic()
+        if now <= worker.deadline:
+            return False
+        if self._notes[_NOTES * worker.slot + HOOK] == PROCESS:
+            worker.deadline = self._since(worker) + worker.limit
+        else:
+            # Looked at again soon: it may go on with its records, and be stuck there.
+            worker.deadline = min(now + worker.limit, worker.begun + self._hook_s)
+        return now > worker.deadline
 
     def _replace(self, worker: _Worker, reason: str) -> tuple[Task, Failure]:
         """Bury a worker that was at work, and say what it died of."""
         assert worker.task is not None, "only a worker at work fails"
         if reason:
             self._ask_where(worker)
-        step, status = self._progress[worker.slot], self._bury(worker)
+        step, hook, _ = self._noted(worker.slot)
+        status = self._bury(worker)
         text = self._fault_text(worker.slot) or f"it was {_cause(status)} and could leave no traceback"
-        return worker.task, Failure(step, reason or _cause(status), text, is_late=bool(reason))
+        failure = Failure(step, reason or _cause(status), text, bool(reason), hook != PROCESS)
+        if failure.is_of_hook:
+            self._hook_deaths += 1
+            if failure.is_late or self._hook_deaths > _HOOK_DEATHS + len(self._workers):
+                raise self._hook_error(failure, hook)
+        return worker.task, failure
+
+    def _hook_error(self, failure: Failure, hook: int) -> ModuleError:
+        error = f"more than {self._hook_s:g} s" if failure.is_late else failure.error
+        return ModuleError(
+            f"module {self._engine.path.steps[failure.step].name} failed in {HOOKS[hook]}: {error}",
+            hint="no event is to blame; mend the module or its parameters",
+            traceback=failure.traceback,
+        )
+
+    def _last_result(self, worker: _Worker) -> Result | Failure | None:
+        """Return what the end of its run left in a worker, None where it was killed from outside."""
+        worker.connection.settimeout(None if self._hook_s == math.inf else self._hook_s)
+        try:
+            return receive_outcome(worker.connection, self._engine.banks)
+        except (ConnectionLost, TimeoutError) as error:
+            is_late = isinstance(error, TimeoutError)
+            if is_late:
+                self._ask_where(worker)
+            step, hook, _ = self._noted(worker.slot)
+            cause = _cause(self._bury(worker))
+            if hook != PROCESS and (is_late or cause != "killed by SIGKILL"):
+                failure = Failure(step, cause, self._fault_text(worker.slot), is_late, True)
+                raise self._hook_error(failure, hook) from None
+        return None
 
     def _ask_where(self, worker: _Worker) -> None:
         """Let a stuck worker write where it is; its end says that all of it is written."""
@@ -243,6 +300,8 @@ class WorkerPool:
 
     def _start(self, slot: int) -> _Worker:
         ours, theirs = socket.socketpair()
+        notes = self._noted(slot)
+        notes[STEP], notes[HOOK], notes[SINCE] = -1, PROCESS, 0
         socket.send_fds(self._control, [_REQUEST.pack(_START, slot)], [theirs.fileno()])
         theirs.close()
         worker = _Worker(slot, self._answer(), ours)
@@ -305,7 +364,7 @@ class WorkerPool:
         signal.signal(signal.SIGUSR2, signal.SIG_DFL)
         faulthandler.register(signal.SIGUSR2, self._faults[slot], all_threads=False, chain=True)
         engine = self._engine
-        engine.progress = self._progress[slot : slot + 1]
+        engine.progress = self._noted(slot)
         if self._memory_mb is not None:
             _limit_memory(self._memory_mb << 20)
         try:
