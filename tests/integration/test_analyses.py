@@ -29,6 +29,7 @@ from beamwright.event.collection import CollectionReader
 from beamwright.fsck import registry
 from beamwright.production import analyses, fairness, sandboxes, tasks
 from beamwright.production.spec import read_spec
+from beamwright.production.units import row_interval
 from support.toy_production import SPEC, ToyProduction
 
 PLAIN = (
@@ -103,12 +104,15 @@ class Study:
     text: str = FILE
     code: str = CODE
 
-    def run(self) -> Analyse:
+    def write(self) -> Path:
         folder = self.toys.root / self.scope
         (folder / "code").mkdir(parents=True, exist_ok=True)
         (folder / "code" / "widths.py").write_text(self.code)
         (folder / "widths.toml").write_text(self.text.replace("{scope}", self.scope))
-        analysis = prepare(self.toys.workspace, folder / "widths.toml")
+        return folder / "widths.toml"
+
+    def run(self) -> Analyse:
+        analysis = prepare(self.toys.workspace, self.write())
         analysis.run()
         return analysis
 
@@ -269,8 +273,37 @@ def test_the_commands_know_an_analysis(toys: ToyProduction, capsys: pytest.Captu
     assert "near" in told("top", "--once")
     assert "user.fay.widths:widths.bright" in told("dataset", "ls")
     plan = json.loads(told("task", "analyse", str(file), "--dry-run", "--json"))
-    assert plan["outputs"]["table"] == "parquet"
+    assert plan["outputs"]["table"] == "parquet" and plan["jobs"] == []
     assert "user.fay.widths" in told("task", "analyse", str(file))
+
+
+def test_a_dry_run_prints_the_jobs_of_an_analysis_and_leaves_nothing(
+    toys: ToyProduction, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = Study(toys, "user.gil")
+    file = str(study.write())
+    before = toys.rows(schema.production), toys.rows(schema.unit), toys.rows(schema.dataset)
+    kept = sorted((toys.workspace.root / sandboxes.FOLDER).glob("*"))
+    where = ["--workspace", str(toys.workspace.root)]
+
+    def told(*options: str) -> str:
+        capsys.readouterr()
+        assert main(["task", "analyse", file, "--dry-run", *options, *where]) == 0
+        return capsys.readouterr().out
+
+    plan, text = json.loads(told("--json")), told()
+    assert (toys.rows(schema.production), toys.rows(schema.unit), toys.rows(schema.dataset)) == before
+    assert sorted((toys.workspace.root / sandboxes.FOLDER).glob("*")) == kept
+    planned = [(job["interval"], job["seed"], job["inputs"]) for job in plan["jobs"]]
+    assert all(interval in text for interval, *_ in planned)
+
+    analysis = study.run()
+    with toys.workspace.db.read() as conn:
+        (task,) = tasks.plan(conn, analysis.production_id).tasks.values()
+    units = toys.rows(schema.unit, schema.unit.c.task_id == task.id, schema.unit.c.kind == "analyse")
+    made = [(str(row_interval(u)), u.definition["seeds"]["job"], u.definition["inputs"]) for u in units]
+    names = [(interval, seed, [one["name"] for one in items]) for interval, seed, items in made]
+    assert len(planned) >= 2 and sorted(planned) == sorted(names)
 
 
 BANKS = """

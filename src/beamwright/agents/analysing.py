@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import sqlalchemy as sa
 
 from beamwright.agents.loop import Agent, Produce
+from beamwright.agents.preview import Row, rows, set_aside
 from beamwright.agents.watch import Watch
 from beamwright.catalog import ledger
 from beamwright.production import analyses, closing, installing, jobs, release, sandboxes, tasks
 from beamwright.production import experiment as experiments
 from beamwright.production.interventions import Why, reopen
 from beamwright.production.splitting import Run
-from beamwright.production.tasks import ACTOR
+from beamwright.production.tasks import ACTOR, Facts, Task
 from beamwright.production.units import add_units
 from beamwright.production.workspace import Workspace
 
@@ -52,15 +57,15 @@ class AnalysisPlanner:
             return closing.close(conn, task, not ledger.imbalances(conn, task.id), now)
 
 
-def prepare(workspace: Workspace, file: Path, release: str = "") -> Analyse:
-    """Keep the code of an analysis file and make ready to run it.
+def prepare(workspace: Workspace, file: Path, release: str = "", kept: Path | None = None) -> Analyse:
+    """Keep the code of an analysis file, in the workspace or elsewhere, and make ready to run it.
 
     Raises: ConfigError, UsageError, UnknownNameError.
     """
     spec = analyses.load_spec(file)
     experiment = experiments.load(spec.experiment)
     sandboxes.banks_with(file.parent / spec.code, spec.banks, experiment.banks)
-    sandbox = sandboxes.keep(workspace.root, sandboxes.pack(file.parent / spec.code))
+    sandbox = sandboxes.keep(kept or workspace.root, sandboxes.pack(file.parent / spec.code))
     sandbox |= {"banks": spec.banks} if spec.banks else {}
     with workspace.db.read() as conn:
         whole = analyses.production_spec(conn, spec, sandbox["sha256"])
@@ -74,24 +79,47 @@ class Analyse(Produce):
     dataset: str = ""
     sandbox: dict[str, str] = field(default_factory=dict)
 
+    def preview(self) -> list[Row]:
+        """Return the jobs that would be made now; what gathers their outputs comes when they are done.
+
+        Everything is written and taken back: nothing changes.
+        """
+        current, facts = self._facts()
+        run = Run(self.workers, self.workspace.settings.limits)
+        with TemporaryDirectory() as folder, self.workspace.db.begin() as conn:
+            aside = set_aside(self.workspace, Path(folder))
+            task, _ = self._start(conn, current, facts, self.workspace.clock.now())
+            units = analyses.new_units(aside, conn, task, self.dataset, self.sandbox, run)
+            conn.rollback()
+        return rows(task.step.name, units)
+
     def _begin(self) -> None:
+        current, facts = self._facts()
+        with self.workspace.db.begin() as conn:
+            now = self.workspace.clock.now()
+            task, is_behind = self._start(conn, current, facts, now)
+            if is_behind:
+                reopen(conn, task, Why(ACTOR, "its code or its dataset changed", now))
+            jobs.prepare_again(conn, self.production_id, "the analysis was started again", now)
+
+    def _facts(self) -> tuple[str, dict[str, Facts]]:
+        """Return the release of the jobs, and what the code says of its path under it."""
         here = release.current(self.experiment.distributions)
         current = self.release or here
         installing.check_farms(self.workspace, self.spec, current, here)
         (step,) = self.spec.step
-        facts = {step.name: analyses.facts(self.workspace, step, self.sandbox, current, here)}
-        with self.workspace.db.begin() as conn:
-            now = self.workspace.clock.now()
-            self.production_id = tasks.start(conn, self.spec, facts, current, now)
-            plan = tasks.plan(conn, self.production_id)
-            closing.declare_datasets(conn, plan, now)
-            task = plan.tasks[step.name]
-            is_behind = analyses.drop_outdated(conn, task, self.dataset, now) or analyses.untaken(
-                conn, task, self.dataset
-            )
-            if is_behind:
-                reopen(conn, task, Why(ACTOR, "its code or its dataset changed", now))
-            jobs.prepare_again(conn, self.production_id, "the analysis was started again", now)
+        return current, {step.name: analyses.facts(self.workspace, step, self.sandbox, current, here)}
+
+    def _start(
+        self, conn: sa.Connection, current: str, facts: Mapping[str, Facts], now: float
+    ) -> tuple[Task, bool]:
+        """Start or go on with the production that the analysis is; tell whether there is more to be done."""
+        self.production_id = tasks.start(conn, self.spec, facts, current, now)
+        plan = tasks.plan(conn, self.production_id)
+        closing.declare_datasets(conn, plan, now)
+        (task,) = plan.tasks.values()
+        dropped = analyses.drop_outdated(conn, task, self.dataset, now)
+        return task, bool(dropped or analyses.untaken(conn, task, self.dataset))
 
     def _own_agents(self) -> list[Agent]:
         run = Run(self.workers, self.workspace.settings.limits)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from beamwright.agents.planner import Planner, Step
-from beamwright.production import publishing, tasks
+from beamwright.production import inspection, publishing, tasks
 from beamwright.production.experiment import Experiment
 from beamwright.production.progress import Progress
 from beamwright.production.spec import ProductionSpec
 from beamwright.production.splitting import Run
 from beamwright.production.tasks import Facts
+from beamwright.production.units import UnitPlan
 from beamwright.production.workspace import Workspace
 
 Row = dict[str, Any]
@@ -32,19 +33,20 @@ def preview(
     Everything is written and taken back: nothing changes. Chains make theirs link by link, and are left out.
     """
     with TemporaryDirectory() as folder, workspace.db.begin() as conn:
-        aside = _aside(workspace, Path(folder))
+        aside = set_aside(workspace, Path(folder))
         now = workspace.clock.now()
         production = tasks.start(conn, spec, facts, release, now)
         publishing.load_constants(conn, spec, experiment, now)
         planner = Planner(aside, production, Run(limits=workspace.settings.limits))
         progress = Progress(conn, tasks.plan(conn, production))
         publishing.check_chains(conn, progress.plan, experiment, now)
-        rows = [row for task in progress.plan.tasks.values() for row in _rows(planner.decide(progress, task))]
+        inspection.check_gates(conn, spec, experiment)
+        told = [row for task in progress.plan.tasks.values() for row in _made(planner.decide(progress, task))]
         conn.rollback()
-    return rows
+    return told
 
 
-def _aside(workspace: Workspace, folder: Path) -> Workspace:
+def set_aside(workspace: Workspace, folder: Path) -> Workspace:
     """Return a workspace that reads the indexes of another and writes elsewhere."""
     (folder / "snapshots").mkdir()
     (folder / "indexes").symlink_to(workspace.root / "indexes")
@@ -53,11 +55,16 @@ def _aside(workspace: Workspace, folder: Path) -> Workspace:
     return aside
 
 
-def _rows(step: Step) -> list[Row]:
-    units = [*step.units, *(unit for _, children in step.smaller for unit in children)]
+def _made(step: Step) -> list[Row]:
+    smaller = (unit for _, children in step.smaller for unit in children)
+    return rows(step.task.step.name, [*step.units, *smaller])
+
+
+def rows(step: str, units: Sequence[UnitPlan]) -> list[Row]:
+    """Return what is told of the jobs of units that a step would have."""
     return [
         {
-            "step": step.task.step.name,
+            "step": step,
             "kind": unit.kind,
             "stream": unit.stream,
             "interval": str(unit.interval),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +16,9 @@ from beamwright.cli.common import (
     write_document,
     write_rows,
 )
+
+if TYPE_CHECKING:
+    from beamwright.production.workspace import Workspace
 
 
 @click.command("analyse")
@@ -30,14 +35,11 @@ def analyse(files: tuple[Path, ...], release: str, dry_run: bool, folder: Path |
     try:
         if release:
             release = installing.find(workspace, release).release
-        ready = [prepare(workspace, file, release) for file in files]
         if dry_run:
-            for one in ready:
-                step = one.spec.step[0]
-                told = {"analysis": one.spec.name, "dataset": one.dataset, "code": one.sandbox["sha256"]}
-                write_document(told | {"outputs": step.outputs, "runs": one.spec.dataset[0].runs}, as_json)
+            for file in files:
+                _tell(workspace, file, release, as_json)
             return
-        first, *others = ready
+        first, *others = ready = [prepare(workspace, file, release) for file in files]
         first.beside = others
         first.run()
         for one in ready:
@@ -47,3 +49,18 @@ def analyse(files: tuple[Path, ...], release: str, dry_run: bool, folder: Path |
             say(f"{one.spec.name}: done")
     finally:
         workspace.db.close()
+
+
+def _tell(workspace: Workspace, file: Path, release: str, as_json: bool) -> None:
+    """Say what an analysis would read and write, and the jobs that it would have now."""
+    from beamwright.agents.analysing import prepare
+    from beamwright.cli.produce import tell_jobs
+
+    with TemporaryDirectory() as folder:
+        one = prepare(workspace, file, release, Path(folder))
+        jobs = one.preview()
+    told: dict[str, Any] = {"analysis": one.spec.name, "dataset": one.dataset, "code": one.sandbox["sha256"]}
+    told |= {"outputs": one.spec.step[0].outputs, "runs": one.spec.dataset[0].runs}
+    write_document(told | ({"jobs": jobs} if as_json else {}), as_json)
+    if not as_json:
+        tell_jobs(jobs, "nothing is left to be done: all that its dataset holds was read by this code")

@@ -61,14 +61,9 @@ def produce(
         jobs = _jobs(folder, spec, experiment, facts, release)
         write_document(document | ({"jobs": jobs} if as_json else {}), as_json)
         if not as_json:
-            names = ("step", "kind", "interval", "records")
-            columns: Columns = {**{name: name for name in names}, "inputs": lambda r: len(r["inputs"])}
-            if any(row["kind"] == "generate" for row in jobs):
-                columns = {**columns, "seed": lambda r: r["seed"] if r["kind"] == "generate" else ""}
-            if jobs:
-                write_rows(jobs, columns, as_json)
-            else:
-                say("no job can be made yet: runs are missing, or wait for constants or for earlier steps")
+            tell_jobs(
+                jobs, "no job can be made yet: runs are missing, or wait for constants or for earlier steps"
+            )
             if any(step.kind == "calibrate" for step in spec.step):
                 say("jobs of calibrate steps are not listed: they are made run by run")
         return
@@ -79,6 +74,18 @@ def produce(
         release = installing.find(workspace, release).release
     others = [load_spec(path) for path in beside]
     finish(workspace, spec, experiment, workers=workers, release=release, beside=others, as_json=as_json)
+
+
+def tell_jobs(jobs: list[dict[str, Any]], without: str) -> None:
+    """Print the jobs that would be made, or why there are none."""
+    names = ("step", "kind", "interval", "records")
+    columns: Columns = {**{name: name for name in names}, "inputs": lambda r: len(r["inputs"])}
+    if any(row["kind"] == "generate" for row in jobs):
+        columns = {**columns, "seed": lambda r: r["seed"] if r["kind"] == "generate" else ""}
+    if jobs:
+        write_rows(jobs, columns, as_json=False)
+    else:
+        say(without)
 
 
 def _jobs(
@@ -134,12 +141,16 @@ def finish(
     from beamwright.agents.loop import Produce
     from beamwright.cli.live import Watch
     from beamwright.cli.report import compile_document, write_html
+    from beamwright.production.inspection import check_gates
     from beamwright.report import terminal
 
     given = (
         experiment.deliveries(spec.deliveries) if deliveries is None and spec.deliveries else deliveries or []
     )
     try:
+        with workspace.db.read() as conn:
+            for line in check_gates(conn, spec, experiment):
+                say(line)
         with Watch(workspace.db, spec.name) as watch:
             others = [_beside(workspace, one, spec, experiment, workers, release) for one in beside]
             made = Produce(workspace, spec, experiment, workers, list(given), watch.turn, release=release)
