@@ -77,8 +77,8 @@ def ask(
 ) -> Iterator[Row]:
     """Yield the rows of the subject that meet the question, by name; without the lineage of files.
 
-    ``state`` is that of the time asked for; ``further`` are conditions of the caller; ``columns`` stand
-    beside those of the table, from other tables with ``join``.
+    What was otherwise at the time asked for is as it was; ``further`` are conditions of the caller;
+    ``columns`` stand beside those of the table, from other tables with ``join``.
 
     Raises: UsageError for a wrong expression, TooSlowError when the database takes too long.
     """
@@ -175,9 +175,8 @@ def _statement(
 ) -> sa.Select[Any]:
     known = words(conn, question.subject, question.as_of)
     table = known.table
-    own = [column for column in table.c if column.name not in ("state", "lineage")]
-    state = [] if known.state is None else [known.state.label("state")]
-    found = sa.select(*own, *state, *columns).where(*condition(conn, question), *further)
+    own = [known.then.get(c.name, c).label(c.name) for c in table.c if c.name != "lineage"]
+    found = sa.select(*own, *columns).where(*condition(conn, question), *further)
     if join is not None:
         found = found.select_from(table.outerjoin(join))
     found = found.order_by(*(_ordered(conn, table.c[name]) for name in _ORDER[question.subject]))

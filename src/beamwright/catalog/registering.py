@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from queue import Full, Queue
 from typing import Any, TypeVar
 
@@ -37,10 +37,20 @@ Progress = Callable[[int], object]
 
 @dataclass
 class Outcome:
-    """How many objects are new, and how many were registered alike before."""
+    """How many objects are new, how many were registered alike before, how many of these are corrected."""
 
     new: int = 0
     equal: int = 0
+    corrected: int = 0
+
+    def __add__(self, other: Outcome) -> Outcome:
+        both = zip(astuple(self), astuple(other), strict=True)
+        return Outcome(*(mine + its for mine, its in both))
+
+    @property
+    def done(self) -> int:
+        """How many of the records of a list that is."""
+        return self.new + self.equal + self.corrected
 
 
 def register(
@@ -67,10 +77,9 @@ def register(
         )
         for batch, ready in _ahead(batches):
             if batch:
-                made = _write(db, writer, batch, source, ready)
-                found = Outcome(found.new + made.new, found.equal + made.equal)
-                progress(found.new + found.equal)
-    if found.new + found.equal >= BATCH:
+                found += _write(db, writer, batch, source, ready)
+                progress(found.done)
+    if found.done >= BATCH:
         with db.begin() as conn:
             bulk.widen(conn, False)
             bulk.analyse(conn, WRITERS[subject].tables)
@@ -89,8 +98,8 @@ def rehearse(
     found, problems = Outcome(), list[str]()
     for batch in _batches(records, subject, checker, problems):
         for part in _halves(batch, writer, problems):
-            found = Outcome(found.new + part.new, found.equal + part.equal)
-        progress(found.new + found.equal)
+            found += part
+        progress(found.done)
         if len(problems) >= MOST_PROBLEMS:
             break
     return found, problems
@@ -180,8 +189,9 @@ def _write(
         try:
             with db.begin() as conn:
                 bulk.widen(conn, len(batch) >= BATCH)
-                new, equal = writer(conn, source, ready).write(batch, expect_known=tries > 1)
-            return Outcome(new, equal)
+                made = writer(conn, source, ready)
+                new, known = made.write(batch, expect_known=tries > 1)
+            return Outcome(new, known - made.changed, made.changed)
         except (sa.exc.IntegrityError, ConflictError) as error:
             if isinstance(error, ConflictError) and not error.data.get("again"):
                 raise
@@ -196,7 +206,7 @@ def _halves(batch: Sequence[Any], writer: Writer[Any], problems: list[str]) -> I
         return
     try:
         fresh, known, _ = writer.sort_out(batch)
-        yield Outcome(len(fresh), known)
+        yield Outcome(len(fresh), known - writer.changed, writer.changed)
     except BeamwrightError as error:
         if len(batch) == 1:
             problems.append(str(error))

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from beamwright.catalog import files
+from beamwright.catalog import files, measures
 from beamwright.core.canonical import content_hash
 from beamwright.core.errors import ConflictError, FormatError, UnknownNameError
 from beamwright.core.runs import MEASURES
@@ -17,6 +17,9 @@ from beamwright.db.engine import insert_id, insert_new
 from beamwright.durable import Digest
 
 ACTOR = "intake"
+_MEASURED = (
+    "each delivery says what the whole run is worth, or nothing; `beamwright run register --correct REASON`"
+)
 
 # What decides whether two deliveries of a chunk are the same one: everything but where the files lie.
 _IDENTITY = (
@@ -179,27 +182,20 @@ def _run(conn: sa.Connection, delivery: Mapping[str, Any], now: float) -> int:
     return int(row.id)
 
 
-def measure(conn: sa.Connection, run_id: int, values: Mapping[str, float], now: float, actor: str) -> None:
-    """Say what a run is worth where nobody has yet; the history keeps who did."""
-    conn.execute(sa.update(schema.run).where(schema.run.c.id == run_id).values(dict(values)))
-    told = ", ".join(f"{name} {value:g}" for name, value in sorted(values.items()))
-    history.record(conn, "run", run_id, "measured", actor=actor, reason=told, at=now, data=dict(values))
-
-
 def _measured(conn: sa.Connection, row: Any, delivery: Mapping[str, Any], now: float) -> None:
     """Keep the measures of a delivery for a run that has none.
 
-    Raises: ConflictError when it has others.
+    Raises: ConflictError when it has others, and never had these.
     """
     said = {name: delivery[name] for name in MEASURES if delivery.get(name) is not None}
     for name, value in said.items():
         held = getattr(row, name)
-        if held not in (None, value):
+        if held not in (None, value) and (name, value) not in measures.former(conn, [row.id]).get(row.id, ()):
             message = f"run {row.series}:{row.number} has {name} {held:g}; this delivery says {value:g}"
-            raise ConflictError(message, hint="each delivery says what the whole run is worth, or nothing")
+            raise ConflictError(message, hint=_MEASURED)
     new = {name: value for name, value in said.items() if getattr(row, name) is None}
     if new:
-        measure(conn, row.id, new, now, ACTOR)
+        measures.measure(conn, row.id, new, now, ACTOR)
 
 
 def _new_run(identity: Mapping[str, Any], delivery: Mapping[str, Any], now: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from beamwright.catalog import metadata
+from beamwright.catalog import measures, metadata
 from beamwright.catalog.query import Among, Condition, Field, Function
 from beamwright.core import states
 from beamwright.core.errors import UsageError, nearest
@@ -25,13 +25,16 @@ JUDGED = ("run", "collection", "file")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What can be said of one subject; ``state`` is its state at the time that is asked for."""
+    """What can be said of one subject; ``state`` is its state at the time that is asked for.
+
+    ``then`` holds the columns that were otherwise then, as they were.
+    """
 
     table: sa.Table
     fields: dict[str, Field]
     functions: dict[str, Function]
     state: sa.ColumnElement[str] | None
-    as_of: float | None = None
+    then: dict[str, sa.ColumnElement[Any]]
 
     @property
     def names(self) -> list[str]:
@@ -44,8 +47,8 @@ def vocabulary(subject: str, kinds: Iterable[metadata.Kind] = (), as_of: float |
     table = metadata.SUBJECTS[subject]
     state = _state(subject, as_of) if "state" in table.c else None
     fields = dict(_FIELDS[subject])
-    if state is not None and as_of is not None:
-        fields["state"] = replace(fields["state"], column=state)
+    then = {} if as_of is None else _then(subject, as_of) | ({} if state is None else {"state": state})
+    fields |= {name: replace(fields[name], column=column) for name, column in then.items()}
     known = list(kinds)
     for kind in known:
         for key in kind.keys.values():
@@ -57,7 +60,7 @@ def vocabulary(subject: str, kinds: Iterable[metadata.Kind] = (), as_of: float |
     functions = {f"quality.{v}": _verdict_function(subject, v, as_of) for v in VERDICTS if subject in JUDGED}
     own = {kind.name: kind for kind in known if kind.subject == subject}
     functions["has"] = Function(("metadata",), partial(_has, table, own, as_of))
-    return Vocabulary(table, fields, functions, state, as_of)
+    return Vocabulary(table, fields, functions, state, then)
 
 
 def there(table: sa.Table, as_of: float | None) -> list[Condition]:
@@ -77,6 +80,17 @@ def _state(kind: str, as_of: float | None) -> sa.ColumnElement[str]:
     known = line.c.target.in_(sorted(states.states(kind)))
     newest = sa.select(line.c.target).where(*mine, known).order_by(line.c.at.desc(), line.c.id.desc())
     return newest.limit(1).correlate(table).scalar_subquery()
+
+
+def _then(subject: str, as_of: float) -> dict[str, sa.ColumnElement[Any]]:
+    """Return what else was otherwise: a run's measures are corrected, late chunks make new versions of it."""
+    if subject != "run":
+        return {}
+    table, line = schema.run, schema.history
+    mine = (line.c.kind == "run", line.c.object == sa.cast(table.c.id, sa.Text), line.c.at <= as_of)
+    again = (line.c.target == "open", line.c.source.in_(("closed", "incomplete")))
+    opened = sa.select(sa.func.count()).where(*mine, *again).correlate(table).scalar_subquery()
+    return {"version": opened + 1} | measures.then(as_of)
 
 
 # --- fields ---------------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from beamwright.catalog import asking
 from beamwright.catalog.datasets import PAGE, Collection
+from beamwright.catalog.vocabulary import there
 from beamwright.core.runs import EVENT_MAX, SECTION_MAX
 from beamwright.db import schema
 
@@ -69,14 +71,16 @@ class Worth:
         }
 
 
-def worth(conn: sa.Connection, found: Sequence[Collection], measure: Measure) -> Worth:
-    """Return what the runs of these collections are worth, run by run."""
+def worth(
+    conn: sa.Connection, found: Sequence[Collection], measure: Measure, as_of: float | None = None
+) -> Worth:
+    """Return what the runs of these collections are, or were known to be, worth, run by run."""
     units, roots = _ancestry(conn, {c.unit_id for c in found if c.unit_id is not None})
     read = _read(conn, roots)
     lost = _quarantined(conn, units)
     given = [c for c in found if c.unit_id is None]
-    rows = _runs(conn, [*read], given)
-    held = _held(conn, [row.id for row in rows])
+    rows = _runs(conn, [*read], given, as_of)
+    held = _held(conn, [row.id for row in rows], as_of)
     shares = []
     for row in rows:
         name = (row.series, row.number)
@@ -158,31 +162,35 @@ def _quarantined(conn: sa.Connection, units: set[int]) -> dict[RunName, int]:
     return found
 
 
-def _runs(conn: sa.Connection, names: list[RunName], given: Sequence[Collection]) -> list[Any]:
+def _runs(
+    conn: sa.Connection, names: list[RunName], given: Sequence[Collection], as_of: float | None
+) -> list[Any]:
     """Return the runs of these names and those in the ranges of collections that came from elsewhere."""
     table, found = schema.run, dict[int, Any]()
+    known = asking.words(conn, "run", as_of)
+    columns = [known.then.get(c.name, c).label(c.name) for c in table.c]
+    chosen = sa.select(*columns).where(*there(table, as_of))
     by_series: dict[str, list[int]] = defaultdict(list)
     for series, number in names:
         by_series[series].append(number)
     for series, numbers in by_series.items():
         for part in _parts(numbers):
             mine = (table.c.series == series, table.c.number.in_(part))
-            rows = conn.execute(
-                sa.select(table).where(*mine, table.c.id.in_(sa.select(schema.chunk.c.run_id)))
-            )
+            rows = conn.execute(chosen.where(*mine, table.c.id.in_(sa.select(schema.chunk.c.run_id))))
             found |= {row.id: row for row in rows}
     for c in given:
         ends = table.c.number.between(c.interval.first[0], c.interval.last[0])
         same = (table.c.series == c.interval.series, table.c.is_mc == c.is_mc)
-        found |= {row.id: row for row in conn.execute(sa.select(table).where(*same, ends))}
+        found |= {row.id: row for row in conn.execute(chosen.where(*same, ends))}
     return sorted(found.values(), key=lambda row: (row.series, row.number, row.tier))
 
 
-def _held(conn: sa.Connection, runs: Sequence[int]) -> dict[int, dict[str, int]]:
+def _held(conn: sa.Connection, runs: Sequence[int], as_of: float | None) -> dict[int, dict[str, int]]:
     """Return how many records of each kind the chunks of runs hold."""
     chunk, found = schema.chunk, dict[int, dict[str, int]]()
     for part in _parts(runs):
-        rows = conn.execute(sa.select(chunk.c.run_id, chunk.c.records).where(chunk.c.run_id.in_(part)))
+        mine = (chunk.c.run_id.in_(part), *there(chunk, as_of))
+        rows = conn.execute(sa.select(chunk.c.run_id, chunk.c.records).where(*mine))
         for run_id, records in rows:
             kinds = found.setdefault(run_id, {})
             for kind, number in records.items():

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
-from beamwright.catalog import collections, metadata, runs
+from beamwright.catalog import collections, measures, metadata
 from beamwright.catalog.records import CollectionRecord, FileRecord, RunRecord
 from beamwright.core.canonical import canonical_json
 from beamwright.core.errors import ConflictError, UnknownNameError
@@ -30,7 +30,8 @@ Metadata = list[tuple[metadata.Kind, int, metadata.Content]]
 class Source:
     """Where records come from, when they came and who says so.
 
-    ``supersede`` is the reason why collections of a name that is taken take the place of those that have it.
+    ``supersede`` is the reason why what is said takes the place of what is known: collections that of those
+    which have their name, measures of runs that of others.
     """
 
     name: str
@@ -130,6 +131,11 @@ class Writer(ABC, Generic[R]):
             if other is not record and other.identity != record.identity:
                 raise cls.contradiction(source, record, f"line {other.line} says otherwise")
         return [found[key] for key in sorted(found)]
+
+    @property
+    def changed(self) -> int:
+        """How many of those that are known the last batch corrects."""
+        return 0
 
     def _is_same(self, record: R, row: Any) -> bool:
         """Tell whether a record says what is known."""
@@ -284,11 +290,17 @@ class RunWriter(Writer[RunRecord]):
 
     subject = "run"
     tables = (schema.run, *metadata.TABLES)
-    hint = "a run keeps what it is; another run needs another number"
+    hint = "another run needs another number; `--correct REASON` corrects what a run is worth"
 
     def __init__(self, conn: sa.Connection, source: Source, ready: Ready | None = None) -> None:
         super().__init__(conn, source, ready)
         self.measured: dict[int, dict[str, float]] = {}
+        self.corrected: dict[int, dict[str, float]] = {}
+        self._former: dict[int, list[tuple[str, Any]]] = {}
+
+    @property
+    def changed(self) -> int:
+        return len(self.corrected)
 
     def _known(self, batch: Sequence[RunRecord]) -> dict[Any, Any]:
         table, found = schema.run, {}
@@ -299,6 +311,8 @@ class RunWriter(Writer[RunRecord]):
                 part = table.c.number.in_(numbers[start : start + PAGE])
                 for row in self.conn.execute(sa.select(table).where(*here, part)):
                     found[series, row.number, tier] = row
+        self.measured, self.corrected = {}, {}
+        self._former = measures.former(self.conn, [row.id for row in found.values()])
         return found
 
     def _identity(self, row: Any) -> tuple[Any, ...]:
@@ -314,8 +328,11 @@ class RunWriter(Writer[RunRecord]):
         return ", ".join(f"{name} is {old}, not {new}" for name, old, new in self._differences(record, row))
 
     def _is_same(self, record: RunRecord, row: Any) -> bool:
-        """A measure may come later than its run."""
-        if self._differences(record, row):
+        """A measure may come later than its run, or be corrected; a list may say still what it was before."""
+        wrong = {name: new for name, _, new in self._differences(record, row)}
+        if self.source.supersede.strip() and wrong and wrong.keys() <= set(MEASURES):
+            self.corrected[row.id] = wrong
+        elif not set(wrong.items()) <= set(self._former.get(row.id, ())):
             return False
         new = {name: getattr(record, name) for name in MEASURES if getattr(row, name) is None}
         if found := {name: value for name, value in new.items() if value is not None}:
@@ -324,7 +341,10 @@ class RunWriter(Writer[RunRecord]):
 
     def _complete(self) -> None:
         for id, values in sorted(self.measured.items()):
-            runs.measure(self.conn, id, values, self.source.now, self.source.actor)
+            measures.measure(self.conn, id, values, self.source.now, self.source.actor)
+        by = (self.source.supersede, self.source.now, self.source.actor)
+        for id, values in sorted(self.corrected.items()):
+            measures.correct(self.conn, id, values, *by)
 
     def _insert(self, batch: Sequence[RunRecord]) -> list[int]:
         ids = bulk.reserve(self.conn, schema.run, len(batch))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from beamwright.catalog.datasets import Dataset
+    from beamwright.catalog.worth import Measure
     from beamwright.production.interventions import Why
 
 NAME = click.argument("name", metavar="SCOPE:NAME[@VERSION]")
@@ -85,7 +86,7 @@ def ls(
 )
 @click.option("--livetime", "measure", flag_value="livetime", help="The same in time.")
 @reading
-def show(name: str, as_of: str | None, measure: str | None, folder: Path | None, as_json: bool) -> None:
+def show(name: str, as_of: str | None, measure: Measure | None, folder: Path | None, as_json: bool) -> None:
     """Show a dataset: its query and the collections that it holds, or what it is worth."""
     from beamwright.catalog import datasets, metadata
     from beamwright.catalog.worth import worth
@@ -97,7 +98,7 @@ def show(name: str, as_of: str | None, measure: str | None, folder: Path | None,
         members = datasets.collections(conn, found, moment)
         told = _document(found) | metadata.of(conn, "dataset", [found.id])[found.id]
         if measure is not None:
-            told |= worth(conn, members, "livetime" if measure == "livetime" else "luminosity").document()
+            told |= worth(conn, members, measure, moment).document()
     names = ("tier", "stream", "events", "release")
     rows = [{"name": str(c.did)} | {n: getattr(c, n) for n in names} for c in members]
     mixed = datasets.mixture(members)

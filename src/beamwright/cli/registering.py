@@ -27,6 +27,16 @@ _ABOUT = """Register {subject}s that others made, from a list or one record.
     """
 
 
+# What may take the place of what is known, by decision.
+_INSTEAD = {
+    "collection": (
+        "--supersede",
+        "Where a name is taken: let the new collection take the other's place, and say why.",
+    ),
+    "run": ("--correct", "Where a run has another luminosity or livetime: correct it, and say why."),
+}
+
+
 def register_command(subject: str) -> click.Command:
     """Return the command ``register`` of a noun."""
 
@@ -50,14 +60,9 @@ def register_command(subject: str) -> click.Command:
     ) -> int:
         return _register(subject, place, record, dry_run, folder, as_json, supersede)
 
-    if subject == "collection":
-        option = click.option(
-            "--supersede",
-            default="",
-            metavar="REASON",
-            help="Where a name is taken: let the new collection take the other's place, and say why.",
-        )
-        register = option(register)
+    if subject in _INSTEAD:
+        name, help = _INSTEAD[subject]
+        register = click.option(name, "supersede", default="", metavar="REASON", help=help)(register)
     register.__doc__ = _ABOUT.format(subject=subject)
     return click.command("register")(register)
 
@@ -150,8 +155,10 @@ def _told(found: Outcome, subject: str, as_json: bool, verb: str, problems: list
     for problem in problems or ():
         say(problem)
     document: dict[str, Any] = {"new": found.new, "equal": found.equal}
+    document |= {"corrected": found.corrected} if found.corrected else {}
     document |= {} if problems is None else {"problems": problems}
     text = f"{number_of(found.new, subject)} {verb}, {found.equal} were there alike"
+    text += f", {number_of(found.corrected, 'correction')}" if found.corrected else ""
     write_document(
         document, as_json, [text + (f", {number_of(len(problems), 'problem')}" if problems else "")]
     )
