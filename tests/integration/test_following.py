@@ -242,6 +242,50 @@ def test_a_pipe_that_closes_without_an_end_marker_is_told(tmp_path: Path, stream
         assert read_metadata(files["dst"]).events == (300 if error is None else 299)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda place: os.truncate(place, 1000), "the file became shorter: it has 1000 bytes and had"),
+        (lambda place: place.rename(place.with_suffix(".1")), "was moved, removed or replaced before"),
+        (lambda place: place.unlink(), "was moved, removed or replaced before"),
+        (lambda place: place.with_suffix(".new").replace(place), "was moved, removed or replaced before"),
+    ],
+    ids=["truncated", "moved", "removed", "replaced"],
+)
+def test_a_file_that_is_taken_away_ends_the_stream_with_sound_outputs(
+    tmp_path: Path, stream: bytes, change: Any, message: str
+) -> None:
+    place = tmp_path / "stream"
+    place.write_bytes(stream[: cuts(stream)[101] + 7])
+    place.with_suffix(".new").write_bytes(stream)
+    changed: list[int] = []
+
+    def change_once(done: int, of: int | None) -> None:
+        if done == 100 and not changed:
+            changed.append(done)
+            change(place)
+
+    done, files = follow(tmp_path, place, progress=change_once)
+    assert isinstance(done.error, StreamError)
+    assert message in done.error.message and "frame 101 at byte" in done.error.message
+    assert validate_file(files["dst"])["valid"] and read_metadata(files["dst"]).events == 100
+
+
+def test_a_file_that_was_moved_is_read_to_its_end_marker(tmp_path: Path, stream: bytes, direct: Any) -> None:
+    place = tmp_path / "stream"
+    place.write_bytes(stream[: cuts(stream)[101] + 7])
+
+    def move_and_go_on(done: int, of: int | None) -> None:
+        if done == 100:
+            place.rename(tmp_path / "moved")
+            with (tmp_path / "moved").open("ab") as out:
+                out.write(stream[cuts(stream)[101] + 7 :])
+
+    done, files = follow(tmp_path, place, progress=move_and_go_on)
+    assert (done.ending, done.error) == (MARKER, None)
+    assert {name: file.read_bytes() for name, file in files.items()} == direct[1]
+
+
 def test_records_out_of_order_twice_or_miscounted_are_errors(tmp_path: Path, stream: bytes) -> None:
     places = cuts(stream)
     first, second = stream[places[1] : places[2]], stream[places[2] : places[3]]

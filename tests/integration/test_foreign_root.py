@@ -73,6 +73,98 @@ def test_files_of_root_are_read_as_records(folder, name):
     assert batch["grid"].value.tolist() == [row for n in entries for row in [[n] * (n % 4)] * (n % 3)]
 
 
+ODD = r"""
+import sys
+import ROOT
+ROOT.gInterpreter.Declare('''
+#include <TTree.h>
+#include <TFile.h>
+#include <TH1F.h>
+#include <TLorentzVector.h>
+#include <TClonesArray.h>
+#include <map>
+#include <string>
+#include <vector>
+void write_odd(const char *name) {
+  TFile file(name, "RECREATE");
+  TTree tree("T", "T");
+  unsigned run = 1;
+  ULong64_t event = 0;
+  int n = 0;
+  float fixed[3], most[4], grid[2][3];
+  struct { int a; float b; } leaves;
+  std::string text;
+  std::vector<bool> bits;
+  std::map<std::string, int> counts;
+  TLorentzVector vector;
+  TClonesArray split("TLorentzVector"), whole("TLorentzVector");
+  TH1F histogram("h", "h", 3, 0, 1);
+  tree.Branch("run", &run);
+  tree.Branch("event", &event);
+  tree.Branch("n", &n, "n/I");
+  tree.Branch("fixed", fixed, "fixed[3]/F");
+  tree.Branch("most", most, "most[n]/F");
+  tree.Branch("grid", grid, "grid[2][3]/F");
+  tree.Branch("leaves", &leaves, "a/I:b/F");
+  tree.Branch("text", &text);
+  tree.Branch("bits", &bits);
+  tree.Branch("counts", &counts);
+  tree.Branch("unsplit", &vector, 32000, 0);
+  tree.Branch("split", &split);
+  tree.Branch("whole", &whole, 32000, 0);
+  tree.Branch("histogram", &histogram);
+  for (int i = 0; i < 10; ++i) {
+    event = i;
+    n = i % 4;
+    for (int k = 0; k < 3; ++k) fixed[k] = i + k;
+    for (int k = 0; k < n; ++k) most[k] = 10 * i + k;
+    for (int k = 0; k < 6; ++k) grid[k / 3][k % 3] = i + k;
+    leaves.a = i;
+    leaves.b = 0.5 * i;
+    text = std::string(i % 3, 'q');
+    bits.assign(i % 3, i % 2);
+    counts = {{"k", i}};
+    vector.SetPxPyPzE(i, 2, 3, 4 * i);
+    split.Clear();
+    for (int k = 0; k < i % 3; ++k) new (split[k]) TLorentzVector(k, 1, 2, i);
+    tree.Fill();
+  }
+  tree.Write();
+}
+''')
+ROOT.write_odd(sys.argv[1])
+"""
+
+
+def test_branches_of_any_kind_are_read_or_named(tmp_path):
+    """Arrays of fixed size, lists of leaves, maps, objects split and not: ten entries of each."""
+    command = [sys.executable, "-c", ODD, str(tmp_path / "odd.root")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    with ForeignReader.open({"": tmp_path / "odd.root"}, series="X", run=0) as reader:
+        assert reader.skipped == dict.fromkeys(
+            ("whole", "histogram"), "it does not become arrays (ValueError)"
+        )
+        batch = reader.read("event", np.arange(10))
+        assert set(reader.banks("event")) == set(batch.tables) and batch.n == 10
+    entries = np.arange(10)
+    assert batch["fixed"].value.tolist() == [n + k for n in entries for k in range(3)]
+    assert batch["most"].value.tolist() == [10 * n + k for n in entries for k in range(n % 4)]
+    assert batch["grid"].value.tolist() == [
+        [n + k, n + k + 1, n + k + 2] for n in entries.tolist() for k in (0, 3)
+    ]
+    assert batch["leaves"].a.tolist() == entries.tolist() and batch["leaves"].b[9] == 4.5
+    assert batch["Event"]["text"].text() == ["q" * (n % 3) for n in entries]
+    assert batch["bits"].value.tolist() == [n % 2 == 1 for n in entries for _ in range(n % 3)]
+    assert batch["counts"].first.text() == ["k"] * 10
+    assert batch["counts"].second.tolist() == entries.tolist()
+    unsplit, split = batch["unsplit"], batch["split"]
+    assert unsplit.fP_fX.tolist() == entries.tolist() and unsplit.fE.tolist() == (4 * entries).tolist()
+    assert split.counts.tolist() == (entries % 3).tolist()
+    assert split.fP_fX.tolist() == [k for n in entries for k in range(n % 3)]
+    assert split.fE.tolist() == [n for n in entries for _ in range(n % 3)]
+
+
 READ = """
 import json, sys
 import ROOT

@@ -55,6 +55,7 @@ from beamwright.event.plan import (
 from beamwright.event.reader import Reader
 
 POLL = 0.1  # s between looks at a file that does not grow, and for a request to stop
+GONE_LOOKS = 20  # looks in a row at a file that is not in its place and does not grow
 ROUND_BYTES = 64 << 20
 _CHUNK = 1 << 20
 
@@ -70,7 +71,9 @@ class Feed:
 
     def __init__(self, path: FilePath) -> None:
         self.name = "standard input" if str(path) == "-" else str(path)
+        self._path = None if str(path) == "-" else path
         self._descriptor = 0 if str(path) == "-" else _opened(path)
+        self._gone = 0
         self._grows = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
         self._held, self._at = bytearray(), 0
         self._place = 0
@@ -179,16 +182,36 @@ class Feed:
             del self._held[: self._at]
             self._at = 0
         self._held += data
+        self._gone = 0 if data else self._gone
         self._has_begun = self._has_begun or bool(data)
         self._is_closed = not data and not self._grows and self._has_begun
         return bool(data)
 
     def _pause(self) -> None:
         """Wait for more; a FIFO that nobody has opened for writing yet is always ready, to no use."""
+        if self._grows:
+            self._look()
         if self._grows or not self._has_begun:
             time.sleep(POLL)
         else:
             select.select([self._descriptor], [], [], POLL)
+
+    def _look(self) -> None:
+        """Refuse a file that became shorter, or whose place was taken: nothing follows in it."""
+        found = os.fstat(self._descriptor)
+        had = self._place + len(self._held) - self._at
+        if found.st_size < had:
+            raise self._damaged(f"the file became shorter: it has {found.st_size} bytes and had {had}")
+        if self._path is None:
+            return
+        try:
+            is_there = os.path.samestat(found, os.stat(self._path))
+        except OSError:
+            is_there = False
+        # Who writes may go on for a moment after the file was moved away.
+        self._gone = 0 if is_there else self._gone + 1
+        if self._gone > GONE_LOOKS:
+            raise self._damaged("the file was moved, removed or replaced before its end marker")
 
     def _close_early(self) -> None:
         """The writer is gone and has written no end marker."""

@@ -1,14 +1,15 @@
 """Files of others: TTrees and RNTuples, whoever wrote them, read through uproot as records with banks.
 
 Numbers and texts per entry become the columns of one bank with one row, ``Event``. Lists are grouped by what
-stands before the first ``_``: ``Track_pt`` and ``Track_eta`` are columns of the bank ``Track``. A collection
-of structures is a bank as it is. Keys are found by their usual names. Needs the extra ``columnar``.
+stands before the first ``_`` or ``.``: ``Track_pt`` and ``Track_eta`` are columns of the bank ``Track``. A
+collection of structures is a bank as it is, with the members of structures in it as columns. Keys are found
+by their usual names. Needs the extra ``columnar``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -38,14 +39,19 @@ _TYPES = {dtype: name for name, dtype in LEAVES.items()}
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a column comes from: a branch, and a member of it where it holds structures."""
+    """Where a column comes from: a branch, and the way to a member of it where it holds structures."""
 
     branch: str
-    member: str = ""
+    member: tuple[str, ...] = ()
 
     def of(self, arrays: Any) -> Any:
         values = arrays[self.branch]
-        return values[self.member] if self.member else values
+        for name in self.member:
+            values = values[name]
+        return values
+
+    def __str__(self) -> str:
+        return ".".join((self.branch, *self.member))
 
 
 @dataclass
@@ -60,7 +66,7 @@ class Derived:
     def add(self, bank: str, column: str, rows: str, kind: Any, source: _Source) -> None:
         """Take a column, unless its type has no place in a bank."""
         bank, column = _identifier(bank), _identifier(column)
-        where = f"{source.branch}.{source.member}".rstrip(".")
+        where = str(source)
         if kind is None:
             self.skipped[where] = "neither numbers nor text, nor lists of them"
         elif self.rows.setdefault(bank, rows) != rows or column in self.banks.get(bank, {}):
@@ -90,16 +96,15 @@ def derive(layouts: Mapping[str, Any]) -> Derived:
     derived = Derived()
     for branch, layout in layouts.items():
         inner = _items(layout)
-        prefix, _, rest = branch.partition("_")
-        if layout.is_record:
-            for member in layout.fields:
-                kind = _kind(layout[member])
-                derived.add(branch, member, ONE, kind, _Source(branch, member))
+        structure = layout if inner is None else inner
+        prefix, _, rest = branch.partition("." if "." in branch else "_")
+        if structure.is_record:
+            bank, _, column = branch.partition(".")
+            for path, member in _members(structure):
+                name = "_".join([column, *path] if column else path)
+                derived.add(bank, name, ONE if inner is None else MANY, _kind(member), _Source(branch, path))
         elif inner is None:
             derived.add(SCALARS, branch, ONE, _kind(layout), _Source(branch))
-        elif inner.is_record:
-            for member in inner.fields:
-                derived.add(branch, member, MANY, _kind(inner[member]), _Source(branch, member))
         elif rest:
             derived.add(prefix, rest, MANY, _kind(inner), _Source(branch))
         else:
@@ -110,6 +115,18 @@ def derive(layouts: Mapping[str, Any]) -> Derived:
 def _items(layout: Any) -> Any:
     """Return the layout of the items of a list, None for anything else."""
     return layout.content if layout.is_list and not _is_text(layout) else None
+
+
+def _members(structure: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the members of a structure, and those of structures in it."""
+    for name in structure.fields:
+        member = structure[name]
+        if name.startswith("@"):  # how it was stored
+            continue
+        if member.is_record:
+            yield from _members(member, (*path, name))
+        else:
+            yield (*path, name), member
 
 
 def _is_text(layout: Any) -> bool:
@@ -143,10 +160,12 @@ class ForeignReader(OneKindReader):
         self.path, self.series, self._run = Path(path), series, run
         self._index: Index | None = None
         self._open()
-        layouts = {name: self._arrays([name], 0, 0)[name].layout for name in self._branches()}
+        self.skipped: dict[str, str] = {}
+        layouts = self._layouts()
         self._key_names = self._find_keys(list(layouts))
         derived = derive({k: v for k, v in layouts.items() if k not in self._key_names.values()})
-        self._sources, self.skipped = derived.sources, derived.skipped
+        self._sources = derived.sources
+        self.skipped |= derived.skipped
         self.declarations = derived.declarations()
 
     @classmethod
@@ -180,6 +199,19 @@ class ForeignReader(OneKindReader):
 
     def _branches(self) -> list[str]:
         return [name for name in self._tree.keys(recursive=False) if not name.startswith("_")]
+
+    def _layouts(self) -> dict[str, Any]:
+        """Return the layout of each branch; of one that is split, that of its parts."""
+        found: dict[str, Any] = {}
+        for branch in self._branches():
+            try:
+                arrays = self._arrays([branch], 0, 0)
+            except Exception as error:  # noqa: BLE001 - uproot has many ways to say that it is no array
+                self.skipped[branch] = f"it does not become arrays ({type(error).__name__})"
+                continue
+            parts = [name for name in arrays.fields if name.startswith(f"{branch}.")]
+            found |= {name: arrays[name].layout for name in parts or arrays.fields}
+        return found
 
     def _arrays(self, names: list[str], start: int, stop: int) -> Any:
         return self._tree.arrays(filter_name=_selected(names), entry_start=start, entry_stop=stop)
