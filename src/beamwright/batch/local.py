@@ -26,7 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from beamwright.batch.cluster import environment
 from beamwright.batch.scheduler import VERBS, JobSpec, Status
+from beamwright.batch.script import within
 from beamwright.core.errors import SchedulerError
 
 REMEMBERED = 5000
@@ -52,14 +54,25 @@ class LocalScheduler:
     """Runs up to ``slots`` jobs at once, by warm runners or, with ``fresh``, in a new process for each.
 
     ``every`` is the number of jobs after which a warm runner is replaced; ``log`` takes the wrappers'
-    complaints.
+    complaints. ``environment`` is all that jobs have (by default, ours), after a ``setup`` file.
     """
 
     evidence = dict.fromkeys(VERBS, "real server: this machine")
 
-    def __init__(self, slots: int, *, log: Path, fresh: bool = False, every: int = 1000) -> None:
+    def __init__(
+        self,
+        slots: int,
+        *,
+        log: Path,
+        fresh: bool = False,
+        every: int = 1000,
+        environment: Mapping[str, str] | None = None,
+        setup: str = "",
+    ) -> None:
         self.slots = slots
-        self._argv = [*WRAPPER, "--serve", "--every", str(every), *(["--fresh"] if fresh else [])]
+        argv = [*WRAPPER, "--serve", "--every", str(every), *(["--fresh"] if fresh else [])]
+        self._argv = within(setup, argv)
+        self._environment = environment
         self._log = log
         self._name = f"local-{os.getpid()}-{secrets.token_hex(3)}"
         self._numbers = itertools.count(1)
@@ -180,8 +193,9 @@ class LocalScheduler:
     def _new_slot(self) -> _Slot:
         with open(self._log, "ab") as log:
             process = subprocess.Popen(
-                self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-            )
+                self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
+                env=self._environment,
+            )  # fmt: skip
         slot = _Slot(process)
         self._slots.append(slot)
         self._selector.register(slot.descriptor, selectors.EVENT_READ, slot)
@@ -237,13 +251,18 @@ class _Workspace(Protocol):
 class _Farm(Protocol):
     @property
     def slots(self) -> int: ...
+    @property
+    def setup(self) -> str: ...
+    @property
+    def environment(self) -> dict[str, str]: ...
 
 
 def make(workspace: _Workspace, name: str, farm: _Farm) -> LocalScheduler:
     """Return the local scheduler of a farm: the plug-in ``local`` of ``beamwright.schedulers``."""
     logs = workspace.root / "logs"
     logs.mkdir(exist_ok=True)
-    return LocalScheduler(farm.slots, log=logs / f"farm-{name}.log")
+    own = environment(()) | farm.environment
+    return LocalScheduler(farm.slots, log=logs / f"farm-{name}.log", environment=own, setup=farm.setup)
 
 
 def _end(process: subprocess.Popen[bytes], patience: float = 15.0) -> int:

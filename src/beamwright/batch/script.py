@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from beamwright.batch.cluster import Access, Batch, environment
@@ -27,6 +27,11 @@ def preparation(access: Access) -> list[str]:
     """Return the commands that set up a job's environment."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in variables(access).items()]
     return [*exports, *([f". {shlex.quote(access.setup)}"] if access.setup else [])]
+
+
+def within(setup: str, argv: Sequence[str]) -> list[str]:
+    """Return the command as it runs after a farm's set-up file, if there is one."""
+    return ["/bin/sh", "-c", '. "$0"; exec "$@"', setup, *argv] if setup else list(argv)
 
 
 def variables(access: Access) -> Mapping[str, str]:

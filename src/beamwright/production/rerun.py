@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from beamwright import durable
+from beamwright.batch.cluster import environment
+from beamwright.batch.script import within
 from beamwright.batch.wrapper import POOLS
 from beamwright.core.canonical import canonical_json
 from beamwright.core.errors import ConflictError, StorageError
@@ -63,7 +65,7 @@ def prepare(directory: Path, farm: Farm | None, folder: Path) -> Rerun:
     validate = [*job["commands"]["validate"], "--json", *files]
     setup = farm.setup if farm else ""
     shell = [os.environ.get("SHELL") or "/bin/sh"]
-    process, validate, shell = (_within(setup, argv) for argv in (process, validate, shell))
+    process, validate, shell = (within(setup, argv) for argv in (process, validate, shell))
     return Rerun(folder, _environment(farm, folder), process, validate, shell, reported)
 
 
@@ -76,10 +78,6 @@ def _reported(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def _environment(farm: Farm | None, folder: Path) -> dict[str, str]:
+    """Return what a job at the farm has, and the name of the terminal for a shell."""
     own: Mapping[str, str] = farm.environment if farm else {}
-    return dict(os.environ) | dict(own) | dict.fromkeys(POOLS, "1") | {"TMPDIR": str(folder)}
-
-
-def _within(setup: str, argv: list[str]) -> list[str]:
-    """Return the command as it runs after the farm's set-up file."""
-    return ["/bin/sh", "-c", '. "$0"; exec "$@"', setup, *argv] if setup else argv
+    return environment(("TERM",)) | dict(own) | dict.fromkeys(POOLS, "1") | {"TMPDIR": str(folder)}

@@ -161,9 +161,10 @@ def test_a_shell_opens_where_an_attempt_would_run(
 ) -> None:
     attempt(workspace, 2)
     shell = tmp_path / "shell"
-    shell.write_text("#!/bin/sh\npwd >where\necho $TMPDIR >>where\nexit 3\n")
+    shell.write_text("#!/bin/sh\npwd >where\necho $TMPDIR $SECRET_OF_THE_TERMINAL >>where\nexit 3\n")
     shell.chmod(0o755)
     monkeypatch.setenv("SHELL", str(shell))
+    monkeypatch.setenv("SECRET_OF_THE_TERMINAL", "x")  # no job at the farm has it
     opened = call("job", "rerun", key(workspace, 2), "--here", "there", "--shell")
     folder = workspace.root / "there"
     assert opened.code == 3
