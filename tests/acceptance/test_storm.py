@@ -66,7 +66,7 @@ def storm(root: Path, units: int, seed: int, kills: int) -> tuple[int, int]:
                 continue
             begun = done(root)
             victims = below(process.pid)
-            if not victims or (agents < others and draw.random() < 0.8):
+            if not victims or (agents < others and (not agents or draw.random() < 0.8)):
                 process.kill()
                 agents += 1
             else:

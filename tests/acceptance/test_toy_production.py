@@ -162,7 +162,7 @@ def test_a_production_that_was_stopped_goes_on_to_the_same_end(
             if int(line) >= 20:
                 break
         process.send_signal(how)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
     again = ToyProduction(tmp_path)
     assert {row.state for row in again.rows(schema.task)} != {"closed"}
     again.produce()

@@ -28,7 +28,7 @@ def _blocks(page: str) -> list[tuple[str, str]]:
 def _run(code: str, folder: Path) -> str:
     """Run a block as a reader would: in a fresh interpreter, where the file lies."""
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

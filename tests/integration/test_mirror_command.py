@@ -204,7 +204,7 @@ def test_on_a_period_a_mirror_follows_over_an_outage(
         versions = (json.loads(line)["version"] for line in process.stdout)
         assert next(version for version in versions if version > RUNS // 10) == RUNS // 10 + 1
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=240) == 130
     assert visible(institute)[2] == RUNS + 1
 
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from beamwright.core import states
 from beamwright.db import schema
 from beamwright.production.workspace import Workspace
 from kill import production, whole
+from support.waiting import wait_for
 
 HERE = Path(__file__).resolve().parent
 ENDED = {"accepted", "rejected", "superseded", "lost", "killed"}
@@ -68,7 +68,7 @@ class Harness:
         assert self._zygote.stdin and self._zygote.stdout
         self._zygote.stdin.close()
         self._zygote.stdout.close()
-        self._zygote.wait(20)
+        self._zygote.wait(120)
 
     def points(self) -> tuple[list[Point], dict[str, str]]:
         """Run undisturbed; return every point at which a process can be killed, and the outputs by name."""
@@ -144,12 +144,13 @@ def outputs_of(root: Path) -> dict[str, str]:
     return found
 
 
-def await_end(root: Path, seconds: float = 20.0) -> None:
+def await_end(root: Path) -> None:
     """Wait until no process holds a lock of the workspace: wrappers outlive a killed agent by one job."""
-    limit = time.monotonic() + seconds
-    while any(durable.is_locked(path) for path in root.glob("farms/*/jobs/*/*/lock")):
-        assert time.monotonic() < limit, f"something still works in {root}"
-        time.sleep(0.01)
+
+    def is_over() -> bool:
+        return not any(durable.is_locked(path) for path in root.glob("farms/*/jobs/*/*/lock"))
+
+    wait_for(is_over, what=f"something still works in {root}")
 
 
 def check(root: Path, expected: dict[str, str], is_whole: bool = False) -> list[str]:

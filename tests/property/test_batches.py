@@ -179,7 +179,7 @@ def test_batches_cover_every_kept_record_once_and_cross_neither_runs_nor_pieces(
         assert all(plan.pieces[span.piece].interval.contains(key) for key in inside)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), unique=True, min_size=1, max_size=40),
     st.integers(1, 50),

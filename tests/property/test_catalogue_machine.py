@@ -303,7 +303,6 @@ def run(fresh: Any, steps: int, examples: int, **more: Any) -> None:
     limits = settings(
         max_examples=examples,
         stateful_step_count=steps,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
         **more,
     )

@@ -50,7 +50,7 @@ def write(path, cuts, target):
 partitions = st.lists(st.integers(0, EVENTS), max_size=8).map(lambda cuts: sorted([0, EVENTS, *cuts]))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cuts=partitions, target=st.integers(400, 30_000))
 def test_any_partition_into_batches_gives_the_same_bytes(cuts, target):
     with tempfile.TemporaryDirectory() as directory:
@@ -59,7 +59,7 @@ def test_any_partition_into_batches_gives_the_same_bytes(cuts, target):
         assert one.read_bytes() == other.read_bytes()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     cuts=partitions,
     target=st.integers(400, 30_000),
@@ -75,7 +75,7 @@ def test_any_range_of_any_file_is_the_slice(cuts, target, start, stop):
         assert same_columns(file.read(None, start, stop), part(start, stop))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cuts=partitions, target=st.integers(400, 30_000), again=st.integers(1, 60_000))
 @example(cuts=[0, EVENTS], target=400, again=513)
 def test_merging_the_parts_gives_the_events_of_the_whole(cuts, target, again):
@@ -110,7 +110,7 @@ fields = simple | st.builds(record, names, groups) | st.builds(collection, names
 schemas = st.lists(fields, min_size=1, max_size=6).map(unique).map(Schema)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(schema=schemas, n=st.integers(1, 30), seed=st.integers(0, 1000), level=st.sampled_from([0, 1, 5]))
 def test_any_schema_comes_back_with_its_values(schema, n, seed, level):
     arrays = sample_arrays(n, seed, schema)
@@ -127,7 +127,7 @@ def test_any_schema_comes_back_with_its_values(schema, n, seed, level):
         assert verify(path).problems == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_joined_cuts_are_the_whole(data):
     cuts = data.draw(partitions)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beamwright.db import rows
@@ -67,7 +67,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, postgresql_cluster: str) -> I
         database.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(ROWS)
 def test_lines_are_the_same_on_both_and_give_the_same_values(
     both: list[Database], given: list[object]
@@ -92,7 +92,7 @@ def test_lines_are_the_same_on_both_and_give_the_same_values(
         assert b"".join(rows.read(one, SHAPE)) == lines
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ROWS)
 def test_keys_of_lines_order_as_they_are_read(rows_given: list[tuple[str, *tuple[object, ...]]]) -> None:
     names = sorted((row[0] for row in rows_given), key=str.encode)

@@ -115,4 +115,4 @@ class Store(RuleBasedStateMachine):
 
 
 TestStore = Store.TestCase
-TestStore.settings = settings(max_examples=6, stateful_step_count=8, deadline=None)
+TestStore.settings = settings(max_examples=6, stateful_step_count=8)

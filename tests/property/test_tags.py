@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beamwright.conditions import tags
@@ -22,7 +22,7 @@ from beamwright.testing.strategies import intervals, payloads, positions, probes
 PROBES = probes()
 Model = dict[tuple[int, int, int], str]
 numbers = count()
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=60)
 
 rows = st.lists(st.tuples(intervals(), payloads()), min_size=1, max_size=3)
 steps = st.lists(st.tuples(rows, st.booleans()), min_size=1, max_size=6)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import getpass
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from support.waiting import wait_for
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
 SBIN = "/usr/sbin"
@@ -100,7 +102,7 @@ class RealSlurm:
     def stop_controller(self) -> None:
         """End the controller; it keeps its state, and what runs goes on."""
         self.daemons["slurmctld"].terminate()
-        self.daemons["slurmctld"].wait(30)
+        self.daemons["slurmctld"].wait(120)
 
     def start_controller(self) -> None:
         self._run("slurmctld", "slurmctld", "-D")
@@ -120,17 +122,21 @@ class RealSlurm:
         self.until_idle()
 
     def until_idle(self) -> None:
-        limit = time.monotonic() + 30
         command = ["sinfo", "-h", "-N", "-o", "%T"]
-        while self.output(*command).split() != ["idle"] * len(NODES):
-            assert time.monotonic() < limit, self.output("sinfo", "-N", "-l")
-            time.sleep(0.1)
+        wait_for(
+            lambda: self.output(*command).split() == ["idle"] * len(NODES), what="not idle", seen=self.logs
+        )
+
+    def logs(self) -> str:
+        """Return the last lines of what the daemons wrote."""
+        files = sorted((self.root / "log").iterdir())
+        return "\n".join(f"{file.name}: {file.read_text(errors='replace')[-2000:]}" for file in files)
 
     def scontrol(self, *arguments: str) -> str:
         return self.output("scontrol", *arguments)
 
     def output(self, *command: str) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, env=self.environment(), timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, env=self.environment(), timeout=120)
         return done.stdout
 
     def environment(self) -> dict[str, str]:
@@ -138,10 +144,9 @@ class RealSlurm:
 
     def stop(self) -> None:
         """End all jobs and daemons."""
-        self.output("scancel", "--me")
-        limit = time.monotonic() + 10
-        while self.output("squeue", "-h") and time.monotonic() < limit:
-            time.sleep(0.1)
+        with suppress(AssertionError, subprocess.TimeoutExpired):
+            self.output("scancel", "--me")
+            wait_for(lambda: not self.output("squeue", "-h"), 30)
         for daemon in reversed(list(self.daemons.values())):
             daemon.terminate()
         for daemon in self.daemons.values():
@@ -187,9 +192,12 @@ def end(pid: int) -> None:
 
 
 def _ports(count: int) -> list[int]:
-    """Return free ports."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
+    """Return free ports, of those that no connection is given by itself."""
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    end = max(int(given.read_text().split()[0]) if given.exists() else 32768, 11000)
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.SystemRandom().randrange(10000, end)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.add(port)
+    return sorted(found)

@@ -9,11 +9,16 @@ from pathlib import Path
 PATIENCE_S = 120.0
 
 
-def wait_for(holds: Callable[[], object], seconds: float = PATIENCE_S, what: object = "") -> None:
-    """Wait until something holds; ``what`` is told where it does not come about."""
+def wait_for(
+    holds: Callable[[], object],
+    seconds: float = PATIENCE_S,
+    what: str = "it did not come about",
+    seen: Callable[[], object] = str,
+) -> None:
+    """Wait until something holds; else ``what`` is told, and what is ``seen`` then."""
     limit = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < limit, what or f"it did not come about within {seconds:g} s"
+        assert time.monotonic() < limit, f"{what} within {seconds:g} s: {seen()}"
         time.sleep(0.02)
 
 

@@ -30,7 +30,7 @@ class SchedulerConformance:
     ``patience`` is how long a trivial job may take to run through, in seconds.
     """
 
-    patience = 60.0
+    patience = 120.0
 
     def test_every_job_of_an_array_runs_once(self, scheduler: Scheduler, tmp_path: Path) -> None:
         directories = [make_job(tmp_path, f"job{n}") for n in range(5)]
@@ -54,7 +54,7 @@ class SchedulerConformance:
     def test_nothing_is_submitted_for_nothing(self, scheduler: Scheduler) -> None:
         before = set(scheduler.poll())
         assert scheduler.submit([]) == []
-        assert set(scheduler.poll()) == before
+        assert set(scheduler.poll()) <= before  # jobs of before may be forgotten meanwhile
 
     def test_a_running_job_is_said_to_run(self, scheduler: Scheduler, tmp_path: Path) -> None:
         directory = make_job(tmp_path, "sleeper", "sleep")
@@ -148,7 +148,7 @@ class SchedulerConformance:
 class PackedConformance:
     """Packs: jobs in one element, each with its own attempt and report. ``packed`` packs three together."""
 
-    patience = 60.0
+    patience = 120.0
 
     def test_each_job_of_a_pack_reports_for_itself(self, packed: Scheduler, tmp_path: Path) -> None:
         directories = [make_job(tmp_path, f"job{n}") for n in range(7)]

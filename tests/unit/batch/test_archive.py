@@ -16,6 +16,6 @@ def test_the_archive_runs_a_job_where_nothing_is_installed(tmp_path: Path) -> No
     archive.install(wrapper)
     directory = make_job(tmp_path)
     command = [sys.executable, "-I", "-S", str(wrapper), str(directory)]
-    assert subprocess.run(command, cwd=tmp_path, timeout=60).returncode == 0
+    assert subprocess.run(command, cwd=tmp_path, timeout=240).returncode == 0
     assert report_of(directory)["status"] == "ok"
     assert archive.build() == archive.build() == wrapper.read_bytes()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beamwright.conditions import sharing, tags, versions
@@ -327,7 +327,7 @@ class Paged(DatabaseSource):
 steps = st.lists(st.tuples(intervals(), payloads(), st.booleans()), min_size=1, max_size=6)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12)
 @given(steps=steps)
 def test_whatever_happens_at_the_source_the_mirror_follows(
     sqlite_template: Path, sqlite_database: Database, tmp_path: Path, steps: Any

@@ -217,7 +217,7 @@ def banks(draw, names):
     return BankSet.from_document({"B": {"columns": columns}})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(old=banks("abcd"), new=banks("abcdef"), counts=st.lists(st.integers(0, 3), max_size=5))
 def test_either_a_version_is_read_as_declared_or_the_difference_says_why_not(old, new, counts):
     readable = all(difference.is_readable for difference in differences(old, new))

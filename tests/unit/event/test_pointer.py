@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beamwright.core.errors import ConfigError, FormatError, SchemaMismatchError, StorageError
@@ -292,7 +292,7 @@ def test_an_empty_skim_still_says_what_it_would_borrow(tmp_path, parents, source
     assert promote(tmp_path / "p.root", tmp_path / "deep.root", sources).events == 0
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_selection_promotes_to_its_deep_copy(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("any")

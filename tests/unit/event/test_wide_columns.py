@@ -25,7 +25,7 @@ from support.streams import LINEAGE
 from support.wide import BANKS, KINDS, batches, plain, sample, write
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_every_type_comes_back_from_a_file(tmp_path_factory, data):
     whole = data.draw(batches())
@@ -37,7 +37,7 @@ def test_every_type_comes_back_from_a_file(tmp_path_factory, data):
     assert plain(found) == plain(whole)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_cutting_taking_joining_and_sending_are_list_operations(data):
     whole = data.draw(batches(6))

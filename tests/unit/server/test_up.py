@@ -34,18 +34,18 @@ def test_the_printed_link_opens_the_console_and_nothing_else_does(folder: Path) 
     with subprocess.Popen(command(folder, 0), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         told = json.loads(process.stdout.readline())
-        with httpx.Client(base_url=told["address"], follow_redirects=True, timeout=30) as client:
+        with httpx.Client(base_url=told["address"], follow_redirects=True, timeout=240) as client:
             assert client.get("/index.json").status_code == 401
             client.get(told["link"])
             assert client.get("/index.json").json() == {"productions": []}
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
+        process.wait(timeout=240)
         assert told["link"].encode() not in process.stderr.read()
 
 
 def test_a_port_in_use_is_named(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = subprocess.run(command(folder, port), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command(folder, port), capture_output=True, text=True, timeout=240)
     assert done.returncode == 3
     assert f"127.0.0.1:{port} cannot be listened at" in done.stderr and "--port" in done.stderr
