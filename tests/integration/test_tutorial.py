@@ -3,65 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-TUTORIAL = Path(__file__).resolve().parents[2] / "docs/tutorials/your-first-experiment.md"
-FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
-COMMAND = re.compile(r"^\$ (.*)$", flags=re.MULTILINE)
-INSTALL = "python -m pip install"
+from support.guides import Follower, commands, files
 
-
-class Follower:
-    """Somebody who does what the tutorial says, in a folder of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.site = folder, folder / "site"
-        self.text = TUTORIAL.read_text(encoding="utf-8")
-        self.said: dict[str, str] = {}
-
-    def write_files(self) -> None:
-        for name, content in FILE.findall(self.text):
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, encoding="utf-8")
-
-    def run_commands(self) -> None:
-        for line in COMMAND.findall(self.text):
-            self.said[line] = self.run(line.split())
-
-    def run(self, words: list[str]) -> str:
-        if " ".join(words).startswith(INSTALL):  # as told, but beside the installation and without an index
-            options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", f"--target={self.site}"]
-            words = [*words[:4], *options, *words[4:]]
-        if words[0] == "python":
-            words = [sys.executable, *words[1:]]
-        if words[0] == "beamwright":
-            words = [sys.executable, "-c", "from beamwright.cli.main import main; main()", *words[1:]]
-        environment = {**os.environ, "PYTHONPATH": str(self.site)}
-        done = subprocess.run(
-            words, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=240, check=False
-        )
-        assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def rows(self, *words: str) -> list[dict[str, Any]]:
-        lines = self.run(["beamwright", *words, "--workspace", "lab", "--json"]).splitlines()
-        return [json.loads(line) for line in lines]
+TUTORIAL = "tutorials/your-first-experiment.md"
 
 
 @pytest.fixture(scope="module")
 def follower(tmp_path_factory: pytest.TempPathFactory) -> Follower:
     reader = Follower(tmp_path_factory.mktemp("tutorial"))
-    reader.write_files()
-    reader.run_commands()
+    reader.write(files(TUTORIAL))
+    for command in commands(TUTORIAL):
+        reader.run(command)
     return reader
+
+
+def _rows(follower: Follower, command: str) -> list[dict[str, Any]]:
+    lines = follower.run(f"beamwright {command} --workspace lab --json").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def test_every_event_of_both_runs_comes_out_merged(follower: Follower) -> None:
@@ -72,7 +34,7 @@ def test_every_event_of_both_runs_comes_out_merged(follower: Follower) -> None:
             line.split(",") for line in (follower.folder / f"data/run{run}.csv").read_text().splitlines()[1:]
         )
     }
-    merged = [row for row in follower.rows("collection", "ls") if "merge" in json.dumps(row)]
+    merged = [row for row in _rows(follower, "collection ls") if "merge" in json.dumps(row)]
     assert sum(row["events"] for row in merged if row["stream"] == "dst") == len(events)
 
 
