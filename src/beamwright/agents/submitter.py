@@ -12,7 +12,7 @@ from beamwright.batch.scheduler import JobSpec, Scheduler
 from beamwright.core.errors import SchedulerDownError, SchedulerError, StorageError
 from beamwright.core.settings import Farm
 from beamwright.db import history, schema
-from beamwright.production import fairness, installing, jobs, scouting
+from beamwright.production import failing, fairness, installing, jobs, scouting
 from beamwright.production.broker import Candidate, assign
 from beamwright.production.workspace import Workspace
 
@@ -161,9 +161,9 @@ class Submitter:
         stayed = [leased for leased in leases if jobs.revoke(leased.places)]
 
         def lose(conn: sa.Connection) -> None:
-            for leased in stayed:
-                row = jobs.attempt_row(conn, leased.attempt_id)
-                jobs.lose(conn, row, str(error), failure_class="submit", tries=tries, actor=ACTOR, now=now)
+            rows = jobs.in_flight(conn, [leased.attempt_id for leased in stayed])
+            lost = [failing.Failure(row.id, row.job_id, "submit", str(error)) for row in rows]
+            failing.lose(conn, rows, lost, tries=tries, actor=ACTOR, now=now)
 
         self.workspace.db.transact(lose)
 

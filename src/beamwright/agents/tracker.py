@@ -20,7 +20,7 @@ from beamwright.batch.wrapper import NOT_REPORTED
 from beamwright.core.errors import SchedulerDownError, SchedulerError, StateError
 from beamwright.core.messages import HEARTBEAT_FILE
 from beamwright.db import history, schema
-from beamwright.production import jobs
+from beamwright.production import failing, jobs
 from beamwright.production.workspace import Workspace
 
 ACTOR = "tracker"
@@ -87,7 +87,7 @@ class Tracker:
         with self.workspace.db.read() as conn:
             living = jobs.at_a_glance(conn)
         polled = self._poll() if living else {}
-        restless = [row.id for row in living if not self._is_quiet(row, polled, now)]
+        restless = self._restless(living, polled, now)
         if not restless:
             return 0
         with self.workspace.db.read() as conn:
@@ -98,13 +98,23 @@ class Tracker:
         prepared = [step for step in steps if step[0] != "wait" and self._prepare(step[0], step[1])]
         return self._write(prepared, now) if prepared else 0
 
-    def _is_quiet(self, row: Any, polled: Mapping[str, Mapping[str, Status]], now: float) -> bool:
-        """Tell whether nothing can be due: the attempt runs, as its farm says, or nothing is known of it."""
-        if row.farm not in polled:
-            return row.farm in self.schedulers
-        if row.state != "running" or row.job_state in UNWANTED or now > row.deadline:
-            return False
-        return polled[row.farm].get(row.batch_id or "", UNKNOWN).state == "running"
+    def _restless(
+        self, living: Sequence[Any], polled: Mapping[str, Mapping[str, Status]], now: float
+    ) -> list[int]:
+        """Return the attempts about which anything can be due: not those that run, as their farms say, nor
+        those of which nothing is known.
+        """
+        found = []
+        for id, farm, batch_id, state, deadline, job_state in living:
+            said = polled.get(farm)
+            if said is None:
+                is_quiet = farm in self.schedulers
+            else:
+                is_running = state == "running" and said.get(batch_id or "", UNKNOWN).state == "running"
+                is_quiet = is_running and now <= deadline and job_state not in UNWANTED
+            if not is_quiet:
+                found.append(id)
+        return found
 
     def _poll(self) -> dict[str, Mapping[str, Status]]:
         """Ask every farm once; nothing is decided about the attempts at one that does not answer."""
@@ -212,12 +222,13 @@ class Tracker:
         _start(conn, [row for step, row, _ in steps if step == "start"], now)
         jobs.renew(conn, [row.id for step, row, _ in steps if step == "renew"], now + limits.lease_s)
         _kill(conn, [row for step, row, _ in steps if step == "kill"], now)
-        for step, row, status in steps:
-            if step in ("lose", "hang"):
-                failure_class, message = _explain(step, row, status)
-                common: dict[str, Any] = {"failure_class": failure_class, "actor": ACTOR, "now": now}
-                common["host"] = row.host or self._hosts.get(row.id) or None
-                jobs.lose(conn, row, message, tries=limits.tries, **common)
+        gone = [one for one in steps if one[0] in ("lose", "hang")]
+        lost = [self._failure(*one) for one in gone]
+        failing.lose(conn, [row for _, row, _ in gone], lost, tries=limits.tries, actor=ACTOR, now=now)
+
+    def _failure(self, step: Step, row: Any, status: Status) -> failing.Failure:
+        host = row.host or self._hosts.get(row.id) or None
+        return failing.Failure(row.id, row.job_id, *_explain(step, row, status), host)
 
     def _tidy(self, living: set[str]) -> None:
         """Remove the scratch directories that attempts of an earlier process left behind."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -69,12 +70,24 @@ def update_each(
 
 
 def among(
-    conn: sa.Connection, query: sa.Select[Any], column: sa.Column[Any], values: Sequence[Any]
+    conn: sa.Connection,
+    query: sa.Select[Any],
+    column: sa.Column[Any],
+    values: Sequence[Any],
+    parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Any]:
-    """Return the rows of a query whose column has one of the values; these are no part of the statement."""
-    some = query.where(column.in_(sa.bindparam("among", expanding=True)))
+    """Return the rows of a query whose column has one of the values; these are no part of the statement.
+
+    A query that is asked again and again is made once: then so is everything that follows from it.
+    """
+    some = _some(query, column)
     parts = (values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE))
-    return [row for part in parts for row in conn.execute(some, {"among": part}).all()]
+    return [row for part in parts for row in conn.execute(some, {"among": part, **parameters}).all()]
+
+
+@lru_cache(128)
+def _some(query: sa.Select[Any], column: sa.Column[Any]) -> sa.Select[Any]:
+    return query.where(column.in_(sa.bindparam("among", expanding=True)))
 
 
 @cache

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from beamwright.core.canonical import sha256_hex
 from beamwright.core.errors import ReportError
 from beamwright.core.messages import FAILURES, PAYLOAD_PREFIX
 from beamwright.db import history, schema, writing
-from beamwright.production import accounts, jobs, registration
+from beamwright.production import accounts, failing, jobs, registration
 from beamwright.production.accounts import Expected
 from beamwright.production.tickets import is_signed, ticket
 from beamwright.production.units import row_interval
@@ -226,8 +227,13 @@ def _nonce(examined: Examined) -> str:
 
 def _attempts(conn: sa.Connection, nonces: Sequence[str]) -> dict[str, Any]:
     """Return attempts by nonce, with what is known of their jobs."""
+    return {row.nonce: row for row in writing.among(conn, _known(), schema.attempt.c.nonce, nonces)}
+
+
+@cache
+def _known() -> sa.Select[Any]:
     attempt, job, unit, task = schema.attempt, schema.job, schema.unit, schema.task
-    query = (
+    return (
         sa.select(
             *(attempt.c[name] for name in _KEPT),
             job.c.state.label("job_state"),
@@ -241,12 +247,15 @@ def _attempts(conn: sa.Connection, nonces: Sequence[str]) -> dict[str, Any]:
         .join(task, unit.c.task_id == task.c.id)
         .join(schema.production, task.c.production_id == schema.production.c.id)
     )
-    return {row.nonce: row for row in writing.among(conn, query, attempt.c.nonce, nonces)}
 
 
 def _units(conn: sa.Connection, ids: Sequence[int]) -> dict[int, Any]:
-    unit = schema.unit
-    return {row.id: row for row in writing.among(conn, sa.select(unit), unit.c.id, ids)}
+    return {row.id: row for row in writing.among(conn, _whole_unit(), schema.unit.c.id, ids)}
+
+
+@cache
+def _whole_unit() -> sa.Select[Any]:
+    return sa.select(schema.unit)
 
 
 def _again(row: Any, examined: Examined) -> Outcome:
@@ -406,18 +415,12 @@ def _end(conn: sa.Connection, workspace: Workspace, cases: Sequence[_Case], now:
             values |= {"failure_class": case.refusal.failure_class, "message": case.refusal.message}
         moves.append(_ended(case, values, "rejected" if case.refusal else "superseded"))
     history.move_each(conn, schema.attempt, moves, actor=ACTOR, at=now)
-    tries = workspace.settings.limits.tries
-    for case in cases:
-        row, refusal = case.row, case.refusal
-        if refusal and row.job_state in ("submitted", "running") and jobs.is_latest(conn, row.id, row.job_id):
-            job = conn.execute(sa.select(schema.job).where(schema.job.c.id == row.job_id)).one()
-            common: dict[str, Any] = {
-                "tries": tries,
-                "actor": ACTOR,
-                "now": now,
-                "host": case.reported.get("host"),
-            }
-            jobs.fail(conn, job, refusal.failure_class, refusal.message, **common)
+    failures = [
+        failing.Failure(c.row.id, c.row.job_id, r.failure_class, r.message, c.reported.get("host"))
+        for c in cases
+        if (r := c.refusal)
+    ]
+    failing.fail(conn, failures, tries=workspace.settings.limits.tries, actor=ACTOR, now=now)
 
 
 def _stamps(examined: Examined) -> dict[str, tuple[str, int, int]]:

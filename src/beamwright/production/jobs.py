@@ -28,7 +28,7 @@ from beamwright.core.messages import (
 from beamwright.db import history, schema, writing
 from beamwright.db.engine import batched, insert_ids
 from beamwright.production import scouting
-from beamwright.production.rules import RetryRule, Verdict, decide, own_limits
+from beamwright.production.rules import own_limits
 from beamwright.production.tickets import ticket
 from beamwright.production.workspace import Workspace
 
@@ -46,8 +46,6 @@ FOLLOWED = ("id", "job_id", "number", "nonce", "state", "farm", "directory", "ba
             "ended", "host")  # fmt: skip
 # What the scouts of a task say that its other jobs need.
 _SCOUTED = ("memory_mb", "wall_s", "disk_mb")
-# A task is judged by so many of its latest attempts before it is stopped.
-RUNAWAY_WINDOW = 20
 
 # States of a job after which a further attempt's outputs are not wanted.
 SETTLED = frozenset({"ok", "superseded", "cancelled", "excluded", "split"})
@@ -193,8 +191,14 @@ def _priorities(conn: sa.Connection) -> Iterator[int]:
 
 def has_prepared(conn: sa.Connection, now: float) -> bool:
     """Tell whether any job may start now."""
-    is_due = sa.and_(schema.job.c.state == "prepared", schema.job.c.not_before <= now)
-    return conn.execute(sa.select(schema.job.c.id).where(is_due).limit(1)).first() is not None
+    return conn.execute(_due(), {"now": now}).first() is not None
+
+
+@cache
+def _due() -> sa.Select[Any]:
+    job = schema.job
+    query = sa.select(job.c.id).where(job.c.state == "prepared", job.c.not_before <= sa.bindparam("now"))
+    return query.limit(1)
 
 
 def next_start(conn: sa.Connection) -> float | None:
@@ -207,9 +211,13 @@ def next_start(conn: sa.Connection) -> float | None:
 
 def held_slots(conn: sa.Connection) -> list[tuple[str, str | None]]:
     """Return (farm, batch id) of each attempt in flight."""
+    return [(farm, batch_id) for farm, batch_id in conn.execute(_held()).all()]
+
+
+@cache
+def _held() -> sa.Select[Any]:
     attempt = schema.attempt
-    query = sa.select(attempt.c.farm, attempt.c.batch_id).where(attempt.c.state.in_(IN_FLIGHT))
-    return [(farm, batch_id) for farm, batch_id in conn.execute(query).all()]
+    return sa.select(attempt.c.farm, attempt.c.batch_id).where(attempt.c.state.in_(IN_FLIGHT))
 
 
 def renew(conn: sa.Connection, attempt_ids: Sequence[int], deadline: float) -> None:
@@ -252,29 +260,6 @@ def stop(places: Places) -> None:
         durable.put_once(places.job / STOP_FILE, b"", sync=False)
 
 
-def failures(conn: sa.Connection, job_id: int) -> dict[str, int]:
-    """Count a job's ended attempts by failure class, from where it was last made ready by hand."""
-    restarted, counted = _of_failures()
-    since = conn.execute(restarted, {"object": str(job_id)}).scalar() or 0.0
-    found = conn.execute(counted, {"job": job_id, "since": since})
-    return {str(name): int(n) for name, n in found}
-
-
-@cache
-def _of_failures() -> tuple[sa.Select[Any], sa.Select[Any]]:
-    """Return the questions when a job was last made ready by hand, and how its attempts failed since."""
-    attempt, entry = schema.attempt, schema.history
-    restarted = sa.select(sa.func.max(entry.c.at)).where(
-        entry.c.kind == "job", entry.c.object == sa.bindparam("object"), entry.c.actor == OPERATOR
-    )
-    counted = sa.select(attempt.c.failure_class, sa.func.count()).where(
-        attempt.c.job_id == sa.bindparam("job"),
-        attempt.c.failure_class.is_not(None),
-        attempt.c.leased >= sa.bindparam("since"),
-    )
-    return restarted, counted.group_by(attempt.c.failure_class)
-
-
 def prepare_again(conn: sa.Connection, production_id: int, reason: str, now: float) -> int:
     """Give a production's failed jobs all their tries anew; return how many there were."""
     job, unit, task = schema.job, schema.unit, schema.task
@@ -291,146 +276,45 @@ def prepare_again(conn: sa.Connection, production_id: int, reason: str, now: flo
     return len(ids)
 
 
-def fail(
-    conn: sa.Connection,
-    job: Any,
-    failure_class: str,
-    message: str,
-    *,
-    tries: int,
-    actor: str,
-    now: float,
-    host: str | None = None,
-) -> None:
-    """Fail a job whose latest attempt has just ended badly, and do what its task's rules say.
-
-    ``job`` is its row, submitted or running; ``host`` is where the attempt ran.
-    """
-    reason = f"{failure_class}: {message}"
-    step, limits = _step_of(conn, job)
-    rules = [RetryRule.model_validate(rule) for rule in step.get("retry", ())]
-    verdict = decide(rules, failure_class, message, failures(conn, job.id), tries)
-    again = {"not_before": now + verdict.delay_s} | _other_needs(job, limits, verdict, host)
-    common: dict[str, Any] = {"actor": actor, "at": now, "reason": reason}
-    if failure_class in ("lost", "node", "submit") and verdict.what == "again":
-        history.move(conn, schema.job, job.id, job.state, "prepared", **common, **again)
-        return
-    values: dict[str, Any] = {
-        "failures": job.failures + 1,
-        "wish": "split" if verdict.what == "split" else None,
-    }
-    history.move(conn, schema.job, job.id, job.state, "failed", **common, **values)
-    writing.update_each(conn, schema.job, {"id": [job.id]}, {"reason": [reason]})
-    if verdict.what == "again":
-        common["reason"] = f"tried again after {reason}"
-        history.move(conn, schema.job, job.id, "failed", "prepared", **common, **again)
-    if verdict.what == "hold":
-        common["reason"] = f"held by a rule of its task after {reason}"
-        history.move(conn, schema.job, job.id, "failed", "held", **common)
-    _stop_runaway(conn, job, step, actor, now)
-
-
-def _step_of(conn: sa.Connection, job: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the step of a job's task as it is configured now, and what an attempt at the job may use."""
-    unit, task = schema.unit, schema.task
-    query = sa.select(task.c.config, unit.c.definition).join(unit, unit.c.task_id == task.c.id)
-    row = conn.execute(query.where(unit.c.id == job.unit_id)).one()
-    step = row.config.get("step") or {}
-    return step, (row.definition.get("limits") or {}) | own_limits(step)
-
-
-def _other_needs(job: Any, limits: Mapping[str, Any], verdict: Verdict, host: str | None) -> dict[str, Any]:
-    """Return the columns of a job that change with what it needs at its next attempt."""
-    changed: dict[str, Any] = {}
-    if verdict.memory > 1:
-        changed["memory_mb"] = round((job.memory_mb or limits.get("memory_mb", 0)) * verdict.memory)
-    if verdict.wall > 1:
-        changed["wall_s"] = (job.wall_s or limits.get("wall_s", 0.0)) * verdict.wall
-    if verdict.avoids_node and host and HOST.fullmatch(host):
-        changed["avoid"] = sorted({*(job.avoid or ()), host})
-    return changed
-
-
-def _stop_runaway(conn: sa.Connection, job: Any, step: Mapping[str, Any], actor: str, now: float) -> None:
-    """Hold a task of whose latest attempts too many have failed."""
-    limit = float(step.get("max_failed", 1.0))
-    if limit >= 1.0:
-        return
-    unit, table, attempt, task = schema.unit, schema.job, schema.attempt, schema.task
-    task_id = conn.execute(sa.select(unit.c.task_id).where(unit.c.id == job.unit_id)).scalar_one()
-    query = (
-        sa.select(attempt.c.failure_class)
-        .join(table, attempt.c.job_id == table.c.id)
-        .join(unit, table.c.unit_id == unit.c.id)
-        .where(unit.c.task_id == task_id, attempt.c.ended.is_not(None))
-        .order_by(attempt.c.id.desc())
-        .limit(RUNAWAY_WINDOW)
-    )
-    found = list(conn.execute(query).scalars())
-    failed = sum(name is not None for name in found)
-    state = conn.execute(sa.select(task.c.state).where(task.c.id == task_id)).scalar_one()
-    if state == "active" and len(found) >= RUNAWAY_WINDOW and failed > limit * len(found):
-        reason = f"{failed} of the last {len(found)} attempts failed, more than {limit:.0%}"
-        history.move(conn, task, task_id, "active", "held", actor=actor, reason=reason, at=now)
-
-
-def lose(
-    conn: sa.Connection,
-    row: Any,
-    message: str,
-    *,
-    failure_class: str,
-    tries: int,
-    actor: str,
-    now: float,
-    host: str | None = None,
-) -> None:
-    """Declare an attempt (a row of ``in_flight``) lost, and prepare its job again if it was the latest.
-
-    ``host`` is the node where it was, as far as that is known.
-    """
-    values: dict[str, Any] = {"ended": now, "failure_class": failure_class, "message": message, "host": host}
-    move: dict[str, Any] = {"actor": actor, "at": now, "reason": message}
-    history.move(conn, schema.attempt, row.id, row.state, "lost", **move, **values)
-    if row.job_state in ("submitted", "running") and is_latest(conn, row.id, row.job_id):
-        job = conn.execute(sa.select(schema.job).where(schema.job.c.id == row.job_id)).one()
-        fail(conn, job, failure_class, message, tries=tries, actor=actor, now=now, host=host)
-
-
 def in_flight(conn: sa.Connection, ids: Sequence[int] | None = None) -> list[Any]:
     """Return the attempts (of some) that are leased, submitted or running, with ``job_state`` and
     ``unit_key``.
     """
-    query = _attempts().where(schema.attempt.c.state.in_(IN_FLIGHT))
     if ids is None:
-        return list(conn.execute(query).all())
-    return writing.among(conn, query, schema.attempt.c.id, ids)
+        return list(conn.execute(_followed()).all())
+    return writing.among(conn, _followed(), schema.attempt.c.id, ids)
 
 
-def at_a_glance(conn: sa.Connection) -> list[Any]:
-    """Return of all attempts in flight what tells whether there is anything to do about them."""
+@cache
+def _followed() -> sa.Select[Any]:
+    return _attempts().where(schema.attempt.c.state.in_(IN_FLIGHT))
+
+
+def at_a_glance(conn: sa.Connection) -> Sequence[Any]:
+    """Return of all attempts in flight what tells whether there is anything to do about them: id, farm, batch
+    id, state, deadline, and the state of the job.
+    """
+    return conn.execute(_glance()).all()
+
+
+@cache
+def _glance() -> sa.Select[Any]:
     attempt, job = schema.attempt, schema.job
     columns = (attempt.c[name] for name in ("id", "farm", "batch_id", "state", "deadline"))
     query = sa.select(*columns, job.c.state.label("job_state")).join(job, attempt.c.job_id == job.c.id)
-    return list(conn.execute(query.where(attempt.c.state.in_(IN_FLIGHT))).all())
+    return query.where(attempt.c.state.in_(IN_FLIGHT))
 
 
 def unreported(conn: sa.Connection, since: float) -> list[Any]:
     """Return the attempts whose report may still come, lost and killed ones if they ended after ``since``."""
+    return list(conn.execute(_unreported(), {"since": since}))
+
+
+@cache
+def _unreported() -> sa.Select[Any]:
     attempt = schema.attempt
-    late = sa.and_(attempt.c.state.in_(("lost", "killed")), attempt.c.ended >= since)
-    return list(conn.execute(_attempts().where(sa.or_(attempt.c.state.in_(IN_FLIGHT), late))))
-
-
-def attempt_row(conn: sa.Connection, attempt_id: int) -> Any:
-    """Return one attempt with ``job_state`` and ``unit_key``."""
-    return conn.execute(_attempts().where(schema.attempt.c.id == attempt_id)).one()
-
-
-def is_latest(conn: sa.Connection, attempt_id: int, job_id: int) -> bool:
-    """Tell whether the attempt is the newest one of its job."""
-    query = sa.select(sa.func.max(schema.attempt.c.id)).where(schema.attempt.c.job_id == job_id)
-    return conn.execute(query).scalar() == attempt_id
+    late = sa.and_(attempt.c.state.in_(("lost", "killed")), attempt.c.ended >= sa.bindparam("since"))
+    return _attempts().where(sa.or_(attempt.c.state.in_(IN_FLIGHT), late))
 
 
 def declared_name(production: str, stream: Mapping[str, Any]) -> tuple[str, str]:
@@ -461,8 +345,13 @@ def _attempts() -> sa.Select[Any]:
 
 def _work(conn: sa.Connection, job_ids: Sequence[int]) -> dict[int, Any]:
     """Read everything that job documents are made of, by job."""
+    return {row.job_id: row for row in writing.among(conn, _documented(), schema.job.c.id, job_ids)}
+
+
+@cache
+def _documented() -> sa.Select[Any]:
     job, unit, task, production = schema.job, schema.unit, schema.task, schema.production
-    query = (
+    return (
         sa.select(
             unit,
             *(
@@ -478,15 +367,18 @@ def _work(conn: sa.Connection, job_ids: Sequence[int]) -> dict[int, Any]:
         .join(task, unit.c.task_id == task.c.id)
         .join(production, task.c.production_id == production.c.id)
     )
-    return {row.job_id: row for row in writing.among(conn, query, job.c.id, job_ids)}
 
 
 def _tries(conn: sa.Connection, job_ids: Sequence[int]) -> Counter[int]:
     """Count the attempts at jobs."""
-    attempt = schema.attempt
-    query = sa.select(attempt.c.job_id, sa.func.count().label("n")).group_by(attempt.c.job_id)
-    found = writing.among(conn, query, attempt.c.job_id, job_ids)
+    found = writing.among(conn, _tried(), schema.attempt.c.job_id, job_ids)
     return Counter({row.job_id: row.n for row in found})
+
+
+@cache
+def _tried() -> sa.Select[Any]:
+    job_id = schema.attempt.c.job_id
+    return sa.select(job_id, sa.func.count().label("n")).group_by(job_id)
 
 
 def _own_limits(conn: sa.Connection, task_ids: Collection[int]) -> dict[int, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -187,9 +188,14 @@ def _named(conn: sa.Connection, units: Sequence[Any]) -> dict[str, int]:
 
 
 def _ids(conn: sa.Connection, scope: str, names: Iterable[str]) -> Iterator[tuple[str, int]]:
+    found = writing.among(conn, _of_scope(), schema.file.c.name, sorted(names), {"scope": scope})
+    yield from ((row.name, int(row.id)) for row in found)
+
+
+@cache
+def _of_scope() -> sa.Select[Any]:
     file = schema.file
-    query = sa.select(file.c.name, file.c.id).where(file.c.scope == scope)
-    yield from ((row.name, int(row.id)) for row in writing.among(conn, query, file.c.name, sorted(names)))
+    return sa.select(file.c.name, file.c.id).where(file.c.scope == sa.bindparam("scope"))
 
 
 def _parents(unit: Any, known: Mapping[str, int]) -> list[int]:

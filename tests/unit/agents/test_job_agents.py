@@ -24,7 +24,7 @@ from beamwright.batch.scheduler import JobSpec, Status
 from beamwright.core.clock import ManualClock
 from beamwright.core.errors import ReleaseError, SchedulerDownError, SchedulerError, StorageError
 from beamwright.db import history, schema
-from beamwright.production import closing, counting, installing, jobs, rules, scouting, tasks
+from beamwright.production import closing, counting, failing, installing, jobs, rules, scouting, tasks
 from beamwright.production.explain import explain
 from beamwright.production.spec import read_spec
 from beamwright.production.workspace import Workspace
@@ -103,9 +103,10 @@ class World:
         return [row.state for row in self.rows(table)]
 
     def places(self, number: int = 0) -> jobs.Places:
-        with self.workspace.db.read() as conn:
-            row = jobs.attempt_row(conn, self.rows(schema.attempt)[number].id)
-        return jobs.Places(self.workspace.farm(row.farm), row.unit_key, row.nonce)
+        row = self.rows(schema.attempt)[number]
+        unit_id = next(job.unit_id for job in self.rows(schema.job) if job.id == row.job_id)
+        key = next(unit.key for unit in self.rows(schema.unit) if unit.id == unit_id)
+        return jobs.Places(self.workspace.farm(row.farm), key, row.nonce)
 
     def later(self, seconds: float) -> None:
         self.workspace.clock.sleep(seconds)
@@ -608,7 +609,7 @@ def test_scouts_that_fail_keep_the_rest_back(world: World) -> None:
 
 
 def test_a_task_that_fails_and_fails_is_stopped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "RUNAWAY_WINDOW", 4)
+    monkeypatch.setattr(failing, "RUNAWAY_WINDOW", 4)
     configure(world, max_failed=0.5)
     want(world, "fail")
     fail_once(world)

@@ -17,7 +17,7 @@ from beamwright.catalog import files
 from beamwright.core.clock import ManualClock
 from beamwright.db import history, schema
 from beamwright.db.engine import Database
-from beamwright.production import importing, jobs
+from beamwright.production import failing, importing, jobs
 from beamwright.production.tickets import signature, ticket
 from beamwright.production.workspace import Workspace
 from kill.production import COMMANDS, EVENTS, UNIT, add_unit, make, populate
@@ -194,9 +194,8 @@ def lose(workspace: Workspace, places: jobs.Places) -> None:
     """Declare an attempt lost though its wrapper could still start, as happens on remote farms."""
     with workspace.db.begin() as conn:
         row = next(row for row in jobs.in_flight(conn) if row.nonce == places.nonce)
-        jobs.lose(
-            conn, row, "gone", failure_class="lost", tries=3, actor="tracker", now=workspace.clock.now()
-        )
+        gone = failing.Failure(row.id, row.job_id, "lost", "gone")
+        failing.lose(conn, [row], [gone], tries=3, actor="tracker", now=workspace.clock.now())
 
 
 def test_a_late_report_is_accepted_while_the_job_waits_to_be_tried_again(workspace: Workspace) -> None:
@@ -245,7 +244,7 @@ def test_a_production_that_is_started_again_gives_failed_jobs_all_their_tries_an
             assert jobs.prepare_again(conn, 1, "started again", workspace.clock.now()) == 1
     assert state(workspace, schema.job, job_id) == "prepared"
     with workspace.db.read() as conn:
-        assert jobs.failures(conn, job_id) == {}
+        assert failing.failures(conn, [job_id]) == {job_id: {}}
 
 
 @pytest.mark.parametrize("term", ["read", "created", "written", "filtered", "prescaled", "quarantined"])
