@@ -41,6 +41,11 @@ def filled(url: sa.URL, files: int) -> Database:
         for name, make in _LINES.items():
             rows.write(conn, shapes[name], _blocks(files, make))
         rows.set_sequences(conn, list(shapes.values()))
+    if database.is_postgresql:  # what the server does by itself soon after rows have come
+        server = sa.create_engine(database.url, isolation_level="AUTOCOMMIT")
+        with server.connect() as conn:
+            conn.exec_driver_sql("VACUUM")
+        server.dispose()
     return database
 
 

@@ -101,6 +101,12 @@ def explain(conn: sa.Connection, question: Question, *further: Condition) -> Row
     return {"database": dialect, "plan": plan, "rows": number, "seconds": round(spent, 6)}
 
 
+def is_narrow(conn: sa.Connection, question: Question) -> bool:
+    """Tell whether an index leads to what a question's expression finds."""
+    known = words(conn, question.subject, question.as_of)
+    return question.where is not None and query.is_quick(query.parse(question.where), known.fields)
+
+
 @contextmanager
 def bounded(conn: sa.Connection, question: Question) -> Iterator[None]:
     """Let the database work for so many seconds only.

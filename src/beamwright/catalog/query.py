@@ -233,19 +233,24 @@ def _like(element: Matches, compiler: Any, **options: Any) -> str:
 class Among(_Predicate, sa.sql.expression.ColumnElement[bool]):
     """A column that is one of those that a query finds, or with ``is_outside`` none of them (or empty).
 
-    For the latter PostgreSQL gets another form: it goes through a long ``NOT IN`` anew for every row.
+    For the latter PostgreSQL gets another form: it goes through a long ``NOT IN`` anew for every row. With
+    ``by_keys`` it compares keys alone, which indexes hold, before it looks at any row.
     """
 
     inherit_cache = False
     type = sa.Boolean()
 
     def __init__(
-        self, column: sa.ColumnElement[Any], found: sa.Select[Any], is_outside: bool = False
+        self,
+        column: sa.ColumnElement[Any],
+        found: sa.Select[Any],
+        is_outside: bool = False,
+        by_keys: bool = False,
     ) -> None:
-        self.column, self.found, self.is_outside = column, found, is_outside
+        self.column, self.found, self.is_outside, self.by_keys = column, found, is_outside, by_keys
 
     def _negate(self) -> Among:
-        return Among(self.column, self.found, not self.is_outside)
+        return Among(self.column, self.found, not self.is_outside, self.by_keys)
 
     @property
     def _from_objects(self) -> list[sa.FromClause]:
@@ -265,8 +270,15 @@ def _in(element: Among, compiler: Any, **options: Any) -> str:
 def _anti_join(element: Among, compiler: Any, **options: Any) -> str:
     if not element.is_outside:
         return _in(element, compiler, **options)
-    found = element.found.where(element.found.selected_columns[0] == element.column)
-    return str(compiler.process(~found.correlate(*element.column._from_objects).exists(), **options))
+    column, owner = element.column, element.column._from_objects[0]
+    if element.by_keys:
+        owner = owner.alias()
+        column = owner.c[element.column.key or ""]
+    found = element.found.where(element.found.selected_columns[0] == column)
+    outside: sa.ColumnElement[bool] = ~found.correlate(owner).exists()
+    if element.by_keys:
+        outside = element.column.in_(sa.select(column).where(outside))
+    return str(compiler.process(outside, **options))
 
 
 def matches(column: sa.ColumnElement[Any], pattern: str) -> Condition:

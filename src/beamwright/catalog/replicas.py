@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from beamwright.catalog.files import ENDPOINT
+from beamwright.catalog.query import Among
 from beamwright.core.errors import UnknownNameError
 from beamwright.db import schema
 
@@ -38,9 +39,17 @@ def at(known: Mapping[str, str], place: str) -> list[str]:
     return found
 
 
-def lacking(places: Sequence[str]) -> sa.ColumnElement[bool]:
-    """Return the condition on ``file`` that none of the places holds it."""
-    return ~_exists(places, schema.replica.c.state.in_(THERE))
+def lacking(places: Sequence[str], is_narrow: bool = False) -> sa.ColumnElement[bool]:
+    """Return the condition on ``file`` that none of the places holds it.
+
+    Two indexes tell that of all files by their numbers; of a few files (``is_narrow``), each asks for its own
+    replicas.
+    """
+    if is_narrow:
+        return ~_exists(places, schema.replica.c.state.in_(THERE))
+    replica = schema.replica
+    there = (replica.c.endpoint.in_(list(places)), replica.c.state.in_(THERE))
+    return Among(schema.file.c.id, sa.select(replica.c.file_id).where(*there), is_outside=True, by_keys=True)
 
 
 def known_at(places: Sequence[str]) -> sa.ColumnElement[bool]:

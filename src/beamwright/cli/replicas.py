@@ -74,12 +74,13 @@ def _place(row: Row) -> Row:
 def missing(place: str, folder: Path | None, as_json: bool, explain: bool, **asked: Any) -> None:
     """List the files that a site or an endpoint lacks, with the endpoints that hold them."""
     from beamwright.catalog import replicas
-    from beamwright.catalog.asking import ask
+    from beamwright.catalog.asking import ask, is_narrow
 
     workspace = open_workspace(folder)
     with closing(workspace.db), workspace.db.read() as conn:
-        absent = replicas.lacking(replicas.at(_endpoints(workspace, conn), place))
         wanted = question("file", asked)
+        places = replicas.at(_endpoints(workspace, conn), place)
+        absent = replicas.lacking(places, is_narrow(conn, wanted))
         if explain:
             write_plan(conn, wanted, as_json, absent)
             return

@@ -103,8 +103,14 @@ def broken(database: Database, folder: Path) -> list[tuple[int, str]]:
 
 
 def names(conn: sa.Connection, places: list[str]) -> list[str]:
-    query = sa.select(schema.file.c.name).where(replicas.lacking(places)).order_by(schema.file.c.name)
-    return list(conn.execute(query).scalars())
+    """The names of the files that places lack, asked for of all files and of a few."""
+    query = sa.select(schema.file.c.name).order_by(schema.file.c.name)
+    of_all, of_few = (query.where(replicas.lacking(places, is_narrow)) for is_narrow in (False, True))
+    found = list(conn.execute(of_all).scalars())
+    held = list(conn.execute(query.where(sa.not_(replicas.lacking(places)))).scalars())
+    assert found == list(conn.execute(of_few).scalars())
+    assert sorted(found + held) == list(conn.execute(query).scalars())
+    return found
 
 
 def test_a_site_lacks_what_none_of_its_endpoints_holds(storage: Database) -> None:
