@@ -342,7 +342,7 @@ class Attempt:
             "outputs": [] if failure else outputs,
             "resources": self.resources,
             "timings": {name: round(seconds, 6) for name, seconds in self.timings.items()},
-            "host": os.uname().nodename,
+            "host": host(),
             "started": self.started,
             "ended": time.time(),
         }
@@ -422,6 +422,11 @@ class Attempt:
         self.timings[name] = self.timings.get(name, 0.0) + seconds
 
 
+def host() -> str:
+    """Return the name of this node: that by which its batch system can be asked to avoid it."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
 def canonical(document: Any) -> bytes:
     """Return the document as canonical JSON, as ``core.canonical`` writes it."""
     return _ENCODER.encode(document).encode()
@@ -439,7 +444,7 @@ def signed(report: dict[str, Any], ticket: bytes) -> bytes:
 def run_job(directory: str | Path, choose: Callable[[dict[str, Any]], Launcher], stop: Stop) -> int:
     """Run the attempt of a job directory, unless it runs, is done or was revoked; return the exit code."""
     started, folder = time.time(), os.fspath(directory)
-    lock = durable.FileLock(f"{folder}/lock", f"{os.uname().nodename}:{os.getpid()}")
+    lock = durable.FileLock(f"{folder}/lock", f"{host()}:{os.getpid()}")
     try:
         lock.acquire(patience=0.5)
     except OSError as error:
