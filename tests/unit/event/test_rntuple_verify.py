@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -165,6 +166,46 @@ def test_a_wrong_first_element_is_found(tmp_path):
 
     found = verify(forged(tmp_path / "x.root", HITS, hits([2, 3]), change))
     assert "Hit.t begins wrongly in cluster 1" in found.problems[0]
+
+
+@pytest.mark.parametrize("column", range(len(HITS.columns)))
+@pytest.mark.parametrize("elements", [2**31 - 1, 2**24])
+def test_pages_that_claim_more_than_they_can_hold_are_found_for_little_memory(tmp_path, column, elements):
+    def change(sealed, writer):
+        sealed.pages["elements"][int(sealed.counts[:column].sum())] = -elements
+        sealed.elements[column] = elements
+        writer.append(sealed)
+        if HITS.columns[column].parent < 0:
+            writer.clusters[0].n_entries = elements
+
+    name = forged(tmp_path / "x.root", HITS, hits([2, 3]), change)
+    tracemalloc.start()
+    try:
+        assert verify(name).problems
+        with NTupleFile(name) as file, pytest.raises(FormatError):
+            file.read([HITS.columns[column].key])
+        assert tracemalloc.get_traced_memory()[1] < 300 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("last", [2**28, 2**40, 2**62])
+def test_offsets_that_count_what_is_not_there_are_found_for_little_memory(tmp_path, monkeypatch, last):
+    arrays = hits([2, 3])
+    arrays["Hit@0"][-1] = last
+    monkeypatch.setattr(
+        "beamwright.event.rntuple.cluster.check_columns",
+        lambda schema, given: [given[column.key] for column in schema.columns],
+    )
+    name = forged(tmp_path / "x.root", HITS, arrays, lambda sealed, writer: writer.append(sealed))
+    tracemalloc.start()
+    try:
+        assert f"Hit.t has 5 elements in cluster 0, {last} are counted" in verify(name).problems[0]
+        with NTupleFile(name) as file, pytest.raises(FormatError, match="Hit.t has too few elements"):
+            file.read(["Hit.t"])
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_problems_name_column_cluster_page_and_place(path):

@@ -245,6 +245,12 @@ def compress(data: Buffer, level: int) -> list[Buffer]:
     return parts
 
 
+def most_unpacked(sizes: Array) -> Array:
+    """Return the bytes that pages of these sizes can hold: a block says its length in three bytes."""
+    found: Array = np.maximum(sizes, (sizes // (HEADER + 1)) * MAX_CHUNK)
+    return found
+
+
 def decompress(data: Buffer, size: int) -> Buffer:
     """Return ``size`` bytes out of compression blocks; raise FormatError where they do not unpack to it."""
     if len(data) == size:

@@ -11,7 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from beamwright.core.errors import FormatError, UnknownNameError
-from beamwright.event.rntuple.encoding import DAMAGED, ENCODINGS, Encoding, decode, decode_part, decompress
+from beamwright.event.rntuple.encoding import (
+    DAMAGED,
+    ENCODINGS,
+    Encoding,
+    decode,
+    decode_part,
+    decompress,
+    most_unpacked,
+)
 from beamwright.event.rntuple.file import Extents, TupleFile, count_elements, located, page_extents
 from beamwright.event.rntuple.layout import Layout, build_layout
 from beamwright.event.rntuple.memory import COLUMNS
@@ -20,6 +28,8 @@ from beamwright.event.rntuple.wire import ColumnPages
 
 Range = tuple[int, int]
 OFFSETS = np.dtype(np.int64)
+LARGE = 1 << 26
+"""Elements from which on it is asked whether they are there before memory is taken for them."""
 
 
 class NTupleFile(TupleFile):
@@ -135,18 +145,26 @@ class NTupleFile(TupleFile):
         return pieces
 
     def _read_values(self, number: int, clusters: Sequence[int], spans: Sequence[Range]) -> Array:
-        out = COLUMNS.empty(sum(last - first for first, last in spans), self.schema.columns[number].dtype)
+        out = COLUMNS.empty(self._count(number, clusters, spans), self.schema.columns[number].dtype)
         at = 0
         for cluster, (first, last) in zip(clusters, spans, strict=True):
             self.fill(number, cluster, first, last, out[at : at + last - first])
             at += last - first
         return out
 
+    def _count(self, number: int, clusters: Sequence[int], spans: Sequence[Range]) -> int:
+        """Return the number of elements in spans of clusters; so many that memory matters must be there."""
+        n = sum(last - first for first, last in spans)
+        if n >= LARGE:
+            for cluster, (_, last) in zip(clusters, spans, strict=True):
+                self._check_held(number, cluster, last)
+        return n
+
     def _read_offsets(
         self, number: int, clusters: Sequence[int], spans: Sequence[Range]
     ) -> tuple[Array, list[Range]]:
         """Return joined offsets from 0, and the element range of the children per cluster."""
-        out = COLUMNS.empty(sum(last - first for first, last in spans) + 1, OFFSETS)
+        out = COLUMNS.empty(self._count(number, clusters, spans) + 1, OFFSETS)
         children: list[Range] = []
         out[0], at = 0, 1
         for cluster, (first, last) in zip(clusters, spans, strict=True):
@@ -168,12 +186,22 @@ class NTupleFile(TupleFile):
         return int(value[0])
 
     def stored(self, number: int, cluster: int) -> tuple[Encoding, ColumnPages]:
-        """Return the pages that hold a column in a cluster, and their encoding."""
+        """Return the pages that hold a column in a cluster, and their encoding.
+
+        Raises: FormatError where there are none, or where they are said to hold more than they can.
+        """
         pages = self.clusters[cluster].columns
+        key = self.schema.columns[number].key
         for physical in self.layout.physical[number]:
             if physical < len(pages) and pages[physical].first >= 0:
-                return ENCODINGS[self.description.columns[physical].code], pages[physical]
-        key = self.schema.columns[number].key
+                encoding, found = ENCODINGS[self.description.columns[physical].code], pages[physical]
+                claimed = np.abs(found.pages["elements"].astype(np.int64)) * encoding.bits // 8
+                if bool((claimed > most_unpacked(found.pages["size"].astype(np.int64))).any()):
+                    raise FormatError(
+                        f"a page of column {key} in cluster {cluster} is too small for its elements",
+                        hint=DAMAGED,
+                    )
+                return encoding, found
         raise FormatError(f"column {key} has no pages in cluster {cluster}", hint=DAMAGED)
 
     def fill(self, number: int, cluster: int, first: int, last: int, out: Array) -> None:
@@ -183,8 +211,7 @@ class NTupleFile(TupleFile):
             return
         pages = self._pages(number, cluster)
         what = self.schema.columns[number].key
-        if not pages.ends or last > pages.ends[-1]:
-            raise FormatError(f"column {what} has too few elements in cluster {cluster}", hint=DAMAGED)
+        self._check_held(number, cluster, last)
         begin, stop = bisect_right(pages.ends, first), bisect_left(pages.ends, last) + 1
         stored, encoding = self.fetch(what, cluster, pages.extents, begin, stop), pages.encoding
         position = pages.ends[begin] - pages.counts[begin]
@@ -198,6 +225,13 @@ class NTupleFile(TupleFile):
                 self._recent[number] = recent
                 recent.fill(low, out[low - first : high - first])
             position += count
+
+    def _check_held(self, number: int, cluster: int, last: int) -> None:
+        """Refuse to read more elements than a column has in a cluster."""
+        pages = self._pages(number, cluster)
+        if last > (pages.ends[-1] if pages.ends else 0):
+            key = self.schema.columns[number].key
+            raise FormatError(f"column {key} has too few elements in cluster {cluster}", hint=DAMAGED)
 
     def _pages(self, number: int, cluster: int) -> _Pages:
         """Return what the page table says of a column in a cluster; batches ask for one cluster in a row."""
