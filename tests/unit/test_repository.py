@@ -282,6 +282,16 @@ def test_every_page_is_reachable_and_every_link_leads_somewhere() -> None:
 FRAGMENT = re.compile(r"[a-z0-9][a-z0-9-]*\.(added|changed|fixed|removed)\.md")
 
 
+STATUS = re.compile(r"\*\*Status\*\*: (accepted|superseded by \[\d+\]\(\d{4}-[a-z0-9-]+\.md\))\.")
+
+
+def test_every_decision_record_says_whether_it_holds() -> None:
+    records = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
+    texts = {path.name: path.read_text(encoding="utf-8") for path in records}
+    assert not [name for name, text in texts.items() if not STATUS.fullmatch(text.splitlines()[2])]
+    assert not [name for name, text in texts.items() if not text.startswith(f"# {int(name[:4])}. ")]
+
+
 def test_changelog_fragments_are_well_formed() -> None:
     fragments = [path for path in sorted((ROOT / "changelog").iterdir()) if path.name != "README.md"]
     assert fragments

@@ -36,7 +36,11 @@ def asking(subject: str) -> Callable[[F], F]:
         as_of_option,
         click.option("--limit", type=click.IntRange(min=1), help="At most so many."),
         click.option(
-            "--seconds", type=float, default=30.0, show_default=True, help="How long the database may take."
+            "--seconds",
+            type=float,
+            default=30.0,
+            show_default=True,
+            help="Seconds that the database may take.",
         ),
         click.option(
             "--explain", is_flag=True, help="Show how the database finds them, and the time it takes."

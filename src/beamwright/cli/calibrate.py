@@ -27,7 +27,10 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--conditions", type=FILE, help="A snapshot of conditions for what is not calibrated here.")
 @click.option("--rounds", type=click.IntRange(1), default=1, help="Repeat so often at most [default: 1].")
 @click.option(
-    "--tolerance", type=float, default=0.0, help="Stop when no constant moves by more [default: 0]."
+    "--tolerance",
+    type=float,
+    default=0.0,
+    help="Stop when no constant moves by more, in its own unit [default: 0].",
 )
 @click.option("--workers", type=click.IntRange(1), default=1, help="Processes that collect [default: 1].")
 @click.option("--events", type=EVENTS, metavar="A:B", help=EVENTS_HELP)

@@ -159,7 +159,12 @@ def stale(production: str, folder: Path | None, as_json: bool) -> None:
 @calibration.command("redo")
 @click.argument("production")
 @by_option
-@click.option("--reason", default="their constants changed", help="Why; kept in the history for ever.")
+@click.option(
+    "--reason",
+    default="their constants changed",
+    show_default=True,
+    help="Why; kept in the history for ever.",
+)
 @dry_run_option
 @reading
 def redo(production: str, by: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool) -> None:

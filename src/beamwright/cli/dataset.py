@@ -39,7 +39,7 @@ def dataset() -> None:
 @click.argument("expression", required=False, shell_complete=completer("collection"))
 @as_of_option
 @click.option(
-    "--seconds", type=float, default=30.0, show_default=True, help="How long the database may take."
+    "--seconds", type=float, default=30.0, show_default=True, help="Seconds that the database may take."
 )
 @click.option("--explain", is_flag=True, help="Show how the database finds the collections, and the time.")
 @reading

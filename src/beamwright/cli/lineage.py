@@ -19,7 +19,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _tracing(command: F) -> F:
     for option in (
         reading,
-        click.option("--most", type=click.IntRange(min=1), default=5000, help="Stop after so many things."),
+        click.option(
+            "--most",
+            type=click.IntRange(min=1),
+            default=5000,
+            show_default=True,
+            help="Stop after so many things.",
+        ),
         click.option(
             "--svg",
             type=click.Path(dir_okay=False, path_type=Path),

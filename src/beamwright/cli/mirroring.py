@@ -131,7 +131,12 @@ def _import(workspace: Workspace, file: Path, name: str | None, dry_run: bool = 
 @click.command("mirror")
 @click.argument("source", metavar="URL|PATH")
 @click.option("--global-tag", "only", multiple=True, help="This one only; may be repeated.")
-@click.option("--every", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Again and again.")
+@click.option(
+    "--every",
+    type=click.FloatRange(min=0.1),
+    metavar="SECONDS",
+    help="Pull again so often, until interrupted.",
+)
 @click.option("--token-file", type=FILE, help="Holds the token that the server's `conditions token` told.")
 @click.option("--moved-from", metavar="URL|PATH", help="Mirrors of this go on: it is the same source.")
 @reading

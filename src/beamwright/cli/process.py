@@ -64,7 +64,10 @@ EVENTS_HELP = "Work on records A up to, not including, B, counted from 0 in the 
     "--batch-events", type=click.IntRange(1), help="Records per batch at most; no output depends on it."
 )
 @click.option(
-    "--event-seconds", type=click.FloatRange(0, min_open=True), help="Quarantine a record that takes longer."
+    "--event-seconds",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Quarantine a record that takes longer.",
 )
 @click.option(
     "--memory",

@@ -114,7 +114,13 @@ def _units(conn: Any, found: dict[str, object]) -> dict[str, Any]:
 
 @task.command("failures")
 @click.argument("name", metavar="[PRODUCTION/STEP]", required=False)
-@click.option("--by", type=click.Choice(["class", "farm", "node"]), default="class", help="What to count by.")
+@click.option(
+    "--by",
+    type=click.Choice(["class", "farm", "node"]),
+    default="class",
+    show_default=True,
+    help="What to count by.",
+)
 @reading
 def failures(name: str | None, by: str, folder: Path | None, as_json: bool) -> None:
     """Count failed attempts by class, and as a share of all that ended; per task, farm and node."""
