@@ -15,6 +15,7 @@ from beamwright.core.errors import ConfigError, ConflictError, ProductionFailedE
 from beamwright.db import schema
 from beamwright.production.experiment import Experiment
 from beamwright.production.explain import explain
+from beamwright.production.inspection import check_gates
 from beamwright.production.spec import read_spec
 from beamwright.quality import verdicts
 from support import toy_production
@@ -77,6 +78,34 @@ def test_pass_two_waits_for_the_verdict_of_pass_one(gated: tuple[ToyProduction, 
         if row.kind == "job" and row.target == "prepared" and steps[jobs[int(row.object)]] == "reco"
     ]
     assert planned and all(judged < number for number in planned)
+
+
+def test_a_gate_on_a_misspelt_subject_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy, experiment = production(tmp_path)
+    monkeypatch.setattr("beamwright.production.experiment.load", lambda name: experiment)
+    root, file = str(tmp_path / "workspace"), tmp_path / "gate.toml"
+    file.write_text(SPEC.replace('verdict = ["gain"]', 'verdict = ["gian"]'))
+    for more in (["--dry-run"], []):
+        assert command(["produce", str(file), "-w", root, *more]) == 2
+        told = capsys.readouterr().err
+        assert "waits for a good verdict on 'gian', which nothing of pass 1 judges" in told
+        assert "did you mean gain?" in told
+    assert toy.rows(schema.production) == []
+
+
+def test_a_gate_that_only_a_person_opens_is_said_to_be_one(tmp_path: Path) -> None:
+    toy, experiment = production(tmp_path, REFERENCES.replace('"pass1"', '"reco"'))
+    with toy.workspace.db.begin() as conn:
+        (told,) = check_gates(conn, read_spec(SPEC, "small"), experiment)
+        assert told == (
+            "step 'reco' waits for a good verdict on 'gain', which nothing of pass 1 judges: "
+            "a person has to (`beamwright quality set`)"
+        )
+        verdicts.override(conn, "A", 1, "raw", "gian", "good", now=9.0, **BY)
+        assert check_gates(conn, read_spec(SPEC.replace('"gain"', '"gian"'), "small"), experiment) == []
+        assert check_gates(conn, read_spec(SMALL, "small"), experiment) == []
 
 
 def test_wider_limits_beside_the_code_judge_anew(tmp_path: Path) -> None:

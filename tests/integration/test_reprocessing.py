@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,15 @@ def test_freezing_names_every_processed_run_that_would_resolve_otherwise(
     assert command(["conditions", "freeze", "toy-real", "--reason", "end of year", "-w", root]) != 0
     told = capsys.readouterr().err
     assert "would resolve otherwise under toy-real" in told and told.count("reco A:3") >= 1
+    # A tag for a reprocessing of all: it says what of the prompt processing will change, and what will not.
+    with toy.workspace.db.begin() as conn:
+        tags.create_global_tag(conn, "again-2", 9.0)
+        tags.sweep(conn, "again-2", tags.members(conn, "toy-real"), 9.0)
+    assert command(["conditions", "freeze", "again-2", "--reason", "all", "--json", "-w", root]) == 0
+    listed = json.loads(capsys.readouterr().out)["otherwise"]
+    assert {(row["production"], row["step"]) for row in listed} == {("prompt", "reco")}
+    assert {row["interval"].partition(":")[2][0] for row in listed} == {"3", "4"}
+    assert {row["reason"] for row in listed} == {"it was made with other constants, under toy-real"}
 
 
 # --- what is not to be mixed

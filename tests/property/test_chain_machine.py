@@ -1,7 +1,8 @@
 """The calibrator on a chain, with everything that can happen to it, against a simple model.
 
 Runs come in any order, with and without data; collectors and fits end in every way; people hold, accept,
-reject and skip back at any time. After each step the chain is compared with what a few plain rules allow.
+reject, skip back and load constants by hand at any time. After each step the chain is compared with what a
+few plain rules allow.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from hypothesis.stateful import (
 
 from beamwright.conditions import tags
 from beamwright.core.errors import BeamwrightError
+from beamwright.core.runs import Interval
 from beamwright.db import schema
-from beamwright.production import chain, interventions
+from beamwright.production import chain, interventions, loading
 from beamwright.production.chain import FINAL, Link
 from beamwright.production.interventions import Why
 from beamwright.production.workspace import Workspace
+from support import toy
 from support.chain_bench import REPEATED, RUNS, SPEC, ChainBench, number
 from support.toy_production import experiment
 
@@ -57,6 +60,7 @@ class ChainMachine(RuleBasedStateMachine):
         self.gains = 1.0
         self.seen: tuple[Link, ...] = ()
         self.records: dict[int, int] = {}  # by run, as it was first delivered
+        self.by_hand: dict[int, str] = {}  # run -> payload that a person loaded
 
     def bring(self, run: int, records: int = 5) -> None:
         self.records.setdefault(run, records)
@@ -85,7 +89,7 @@ class ChainMachine(RuleBasedStateMachine):
             if [number(link) for link in self.bench.links() if link.state in FINAL] == list(RUNS):
                 break
         assert [number(link) for link in self.bench.links() if link.state in FINAL] == list(RUNS)
-        self.bench.check_constants()
+        self.bench.check_constants(self.by_hand)
         self.bench.check_accumulator()
 
     # --- what happens
@@ -144,10 +148,32 @@ class ChainMachine(RuleBasedStateMachine):
         """Skip back to a run; to none means: to the last one that waits for a fit."""
         links = self.bench.links()
         wanted = run or max([1, *self.fitting()])
-        begun = any(link.state != "waiting" for link in links if number(link) >= wanted)
+        begun = any(link.has_begun for link in links if number(link) >= wanted)
+        held = [number(link) for link in links if link.state == "held" and not link.has_begun]
         is_there = wanted in map(number, links)
         self.act(interventions.skip_back, wanted, is_allowed=begun and is_there)
         self.seen = self.bench.links() if begun and is_there else self.seen
+        left = [number(link) for link in self.bench.links() if link.state == "held"]
+        assert not set(held) - set(left), "what a person holds stays held"
+
+    @rule(run=run_numbers, force=st.booleans())
+    def load(self, run: int, force: bool) -> None:
+        """Load constants by hand: from the next run on, or by force anywhere."""
+        links, interval = self.bench.links(), Interval.runs("A", run, run)
+        left = [link.interval.first for link in links if link.state not in FINAL]
+        ends = [link.interval.last for link in links]
+        is_in_order = interval.first >= left[0] if left else not ends or interval.first > ends[-1]
+        self.gains += 0.125
+        payload, why = toy.gain_payload(self.gains), Why("expert", "by hand", self.bench.clock.now())
+        try:
+            with self.bench.workspace.db.begin() as conn:
+                loading.load(conn, "gt/Gain", interval, payload, why, force)
+        except BeamwrightError:
+            assert not force and not (is_in_order and run not in self.by_hand)
+        else:
+            assert force or is_in_order
+            self.by_hand[run] = payload.id
+            self.seen = self.bench.links()
 
     @rule(run=run_numbers, what=st.sampled_from(("hold", "accept", "reject")))
     def judge(self, run: int, what: str) -> None:
@@ -174,11 +200,16 @@ class ChainMachine(RuleBasedStateMachine):
         self.act(interventions.reject, run, experiment, is_allowed=self.may_reject(run))
 
     def may_reject(self, run: int) -> bool:
-        """A held run can be carried once all before it, but those of its own fit, are concluded."""
+        """A held run can be carried once all before it, but those of its own fit, are concluded.
+
+        Those do not count that wait for more data, which the held run keeps from coming.
+        """
         links = self.bench.links()
         held = next((link for link in links if number(link) == run and link.state == "held"), None)
         return held is not None and all(
-            link.state in FINAL or (held.fit_unit_id is not None and link.fit_unit_id == held.fit_unit_id)
+            link.state in FINAL
+            or (link.state == "accumulating" and link.fit_unit_id is None)
+            or (held.fit_unit_id is not None and link.fit_unit_id == held.fit_unit_id)
             for link in links[: links.index(held)]
         )
 
@@ -212,19 +243,22 @@ class ChainMachine(RuleBasedStateMachine):
                 for one in later
             ), "only those of the same round, or carried between them"
             assert link.start == {"Gain": rolled[-1] if rolled else self.bench.initial}
+        loaded = self.by_hand.get(number(link))
         if link.state == "accepted":
             assert link.fit_unit_id is not None
-            assert link.result == {"Gain": self.proposed[link.fit_unit_id]}
+            assert link.result == {"Gain": loaded or self.proposed[link.fit_unit_id]}
         if link.state == "carried":
-            assert link.result == link.start, "carried is what was there"
+            expected = {"Gain": loaded} if loaded else link.start
+            assert link.result == expected, "carried is what was there"
             if link.collect_unit_id is None and self.records[number(link)]:
                 by_hand = old is not None and old.state == "held"
                 assert by_hand or any(one.has_begun for one in later), "it came late, or a person carried it"
-                assert not by_hand or all(one.state in FINAL for one in earlier), "by hand in run order, too"
+                is_turn = all(one.state in (*FINAL, "accumulating") for one in earlier)
+                assert not by_hand or is_turn, "by hand in run order, too"
 
     @invariant()
     def constants_are_stored_once_for_what_is_concluded(self) -> None:
-        expected = self.bench.check_constants()
+        expected = self.bench.check_constants(self.by_hand)
         with self.bench.workspace.db.read() as conn:
             names = set(conn.execute(sa.select(schema.tag.c.name)).scalars())
             version = tags.version_of(conn, "gt/Gain") if names else 0
@@ -304,6 +338,62 @@ def test_runs_before_one_that_is_held_are_no_late_ones() -> None:
         one.turn()
         one.turn()
         assert [link.state for link in one.bench.links()] == ["accepted", "collecting", "held", "waiting"]
+    finally:
+        one.teardown()
+
+
+def test_a_short_run_does_not_keep_the_held_one_after_it_from_being_rejected() -> None:
+    """Found by the machine: run 1 waits for data that the held run 2 keeps from coming."""
+    one = ChainMachine()
+    try:
+        one.begin((1, 2, 3))
+        one.turn()
+        one.judge(2, "hold")
+        one.collected(5)
+        one.turn()
+        one.turn()
+        assert [link.state for link in one.bench.links()] == ["accumulating", "held", "waiting"]
+        one.judge(2, "reject")
+        one.turn()
+        assert [link.state for link in one.bench.links()] == ["accumulating", "carried", "collecting"]
+    finally:
+        one.teardown()
+
+
+def test_a_skip_back_leaves_what_people_decided() -> None:
+    one = ChainMachine()
+    try:
+        one.begin((1, 2, 3, 4))
+        one.turn()
+        one.load(3, False)
+        one.judge(4, "hold")
+        one.collected(30)
+        one.turn()
+        one.turn()
+        one.fitted("accept", True)
+        one.turn()
+        one.skip_back(1)
+        assert [link.state for link in one.bench.links()] == ["waiting", "waiting", "waiting", "held"]
+        assert set(one.bench.check_constants(one.by_hand)) == {3}
+    finally:
+        one.teardown()
+
+
+def test_a_run_takes_up_what_was_loaded_over_the_one_before_it() -> None:
+    one = ChainMachine()
+    try:
+        one.begin((1, 2))
+        one.turn()
+        one.collected(30)
+        one.turn()
+        one.turn()
+        one.fitted("accept", True)
+        one.turn()
+        one.load(1, False)  # refused: it is calibrated
+        one.load(1, True)
+        assert one.bench.links()[0].result == {"Gain": one.by_hand[1]}
+        one.turn()
+        assert one.bench.links()[1].start == {"Gain": one.by_hand[1]}
     finally:
         one.teardown()
 

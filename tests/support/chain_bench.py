@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,11 @@ class ChainBench:
 
     # --- what must be so at any moment
 
-    def check_constants(self) -> dict[int, str]:
-        """Constants are stored exactly for what is concluded; return them by run."""
+    def check_constants(self, by_hand: Mapping[int, str] | None = None) -> dict[int, str]:
+        """Constants are stored exactly for what is concluded, or was loaded by hand; return them by run."""
         expected = {number(link): link.result["Gain"] for link in self.links() if link.state in FINAL}
+        assert all(expected.get(run, gain) == gain for run, gain in (by_hand or {}).items())
+        expected |= by_hand or {}
         with self.workspace.db.read() as conn:
             names = set(conn.execute(sa.select(schema.tag.c.name)).scalars())
             held = tags.intervals(conn, "gt/Gain") if names else []

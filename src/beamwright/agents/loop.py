@@ -23,7 +23,17 @@ from beamwright.agents.tracker import Tracker
 from beamwright.batch.scheduler import Scheduler
 from beamwright.core import plugins
 from beamwright.core.errors import ConflictError, ProductionFailedError
-from beamwright.production import closing, installing, jobs, live, publishing, release, tasks, timeouts
+from beamwright.production import (
+    closing,
+    inspection,
+    installing,
+    jobs,
+    live,
+    publishing,
+    release,
+    tasks,
+    timeouts,
+)
 from beamwright.production.experiment import Experiment
 from beamwright.production.facts import production_facts
 from beamwright.production.source import Source
@@ -54,7 +64,8 @@ class Produce:
 
     ``on_turn`` is called after each round of turns, with the number of things that were done in it. Jobs run
     under the installed ``release``, or under the one that runs here. ``beside`` are other productions of the
-    same workspace and experiment that are worked on at the same time, such as a reprocessing.
+    same workspace and experiment that are worked on at the same time, such as a reprocessing. ``tell`` is
+    given what a person should know at the start.
     """
 
     workspace: Workspace
@@ -66,6 +77,7 @@ class Produce:
     production_id: int = 0
     release: str = ""
     beside: Sequence[Produce] = ()
+    tell: Callable[[str], None] = lambda text: None
     _overtaken: dict[int, int] = field(default_factory=dict, init=False)
 
     def run(self) -> int:
@@ -102,6 +114,9 @@ class Produce:
             facts = production_facts(self.experiment, self.spec)
         else:
             facts = installing.facts(self.workspace, self.spec, current)
+            parts = self.experiment.distributions
+            if said := installing.check_agents(self.workspace, self.spec, parts, current, here):
+                self.tell(f"{self.spec.name}: {said}")
         with self.workspace.db.begin() as conn:
             now = self.workspace.clock.now()
             self.production_id = tasks.start(conn, self.spec, facts, current, now)
@@ -109,6 +124,7 @@ class Produce:
             publishing.load_constants(conn, self.spec, self.experiment, now)
             current_plan = tasks.plan(conn, self.production_id)
             publishing.check_chains(conn, current_plan, self.experiment, now)
+            inspection.check_gates(conn, self.spec, self.experiment)
             closing.declare_datasets(conn, current_plan, now)
             jobs.prepare_again(conn, self.production_id, "the production was started again", now)
 

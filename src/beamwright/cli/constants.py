@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from beamwright.cli.common import (
+    by_option,
     decided,
     dry_run_option,
     reader,
     reading,
+    reason_option,
     say,
     write_document,
     write_rows,
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from beamwright.production.interventions import Why
 
 FILE = click.Path(dir_okay=False, path_type=Path)
-by_option = click.option("--by", default="", help="Who does it [default: the user].")
-reason_option = click.option("--reason", required=True, help="Why; kept in the history for ever.")
 version_option = click.option("--version", type=click.IntRange(0), help="This version [default: the newest].")
 
 
@@ -36,12 +36,14 @@ def parse_interval(text: str) -> Interval:
 
     Raises: UsageError.
     """
-    from beamwright.core.runs import Interval
+    from beamwright.core.runs import RUN_MAX, Interval
 
     series, _, runs = text.rpartition("/")
     first, dots, last = runs.partition("..")
-    if not series or not first.isdigit() or not (last.isdigit() if dots else True):
-        raise UsageError(f"{text!r} is no interval", hint="write SERIES/RUN or SERIES/FIRST..LAST")
+    ends = [first, last] if dots else [first]
+    if not series or not all(end.isdecimal() and len(end) < 20 and int(end) <= RUN_MAX for end in ends):
+        hint = f"write SERIES/RUN or SERIES/FIRST..LAST; runs go up to {RUN_MAX}"
+        raise UsageError(f"{text!r} is no interval", hint=hint)
     return Interval.runs(series, int(first), int(last or first))
 
 
@@ -191,15 +193,23 @@ def _sides(conn: sa.Connection, text: str) -> dict[str, Any]:
     from beamwright.conditions.snapshot import role_of
     from beamwright.db import views
 
-    name, _, number = text.partition("@")
-    if number and not number.isdigit():
-        raise UsageError(f"{text!r} names no version", hint="write NAME@VERSION, or NAME for the newest")
-    version = int(number) if number else None
+    name, version = _versioned(text)
     if any(row["name"] == name for row in views.global_tags(conn)):
         held = tags.members(conn, name, version)
         return {role_of(tag): tags.intervals(conn, tag, v) for tag, v in held.items()}
     tag = tags.tag_of(conn, name)
     return {role_of(tag): tags.intervals(conn, tag, version)}
+
+
+def _versioned(text: str) -> tuple[str, int | None]:
+    """Read ``NAME@VERSION``, or ``NAME`` for the newest.
+
+    Raises: UsageError.
+    """
+    name, at, number = text.partition("@")
+    if at and not (number.isdecimal() and len(number) < 10):
+        raise UsageError(f"{text!r} names no version", hint="write NAME@VERSION, or NAME for the newest")
+    return name, int(number) if at else None
 
 
 @click.command("tag")
@@ -216,8 +226,8 @@ def tag(
     from beamwright.conditions import tags
 
     def make(conn: sa.Connection, why: Why) -> dict[str, Any]:
-        origin, _, number = (source or "").partition("@")
-        held = tags.members(conn, origin, int(number) if number.isdigit() else None) if origin else {}
+        origin, version = _versioned(source or "")
+        held = tags.members(conn, origin, version) if origin else {}
         tags.create_global_tag(conn, name, why.now, why.actor)
         return {"global_tag": name, "version": tags.sweep(conn, name, held, why.now), "tags": held}
 
@@ -234,18 +244,30 @@ def tag(
 def freeze(
     global_tag: str, force: bool, by: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool
 ) -> None:
-    """Freeze a global tag for ever; refuse while processed runs would resolve otherwise, naming them."""
+    """Freeze a global tag for ever; refuse while processed runs would resolve otherwise, naming them.
+
+    What was processed under other global tags and would get other constants under this one is listed: that is
+    what a reprocessing with it changes.
+    """
     from beamwright.production import loading
 
     with reader(folder) as conn:
         for one in loading.outdated(conn, global_tag):
             say(f"{one.step} {one.interval}: {one.reason}")
+        others = loading.otherwise(conn, global_tag)
+    for production, one in others:
+        say(f"{production}/{one.step} {one.interval}: {one.reason}")
 
     def close(conn: sa.Connection, why: Why) -> str:
         return loading.freeze(conn, global_tag, why, force)
 
     merkle = decided(folder, close, by=by, reason=reason, dry_run=dry_run)
-    write_document({"global_tag": global_tag, "state": "frozen", "merkle": merkle}, as_json)
+    document: dict[str, Any] = {"global_tag": global_tag, "state": "frozen", "merkle": merkle}
+    told = [
+        {"production": name, "step": one.step, "interval": str(one.interval), "reason": one.reason}
+        for name, one in others
+    ]
+    write_document(document | ({"otherwise": told} if as_json else {}), as_json)
 
 
 @click.command("check")

@@ -55,7 +55,6 @@ def ls(folder: Path | None, as_json: bool) -> None:
 @reading
 def show(name: str, deadline: str | None, folder: Path | None, as_json: bool) -> None:
     """Show a production: its file, tasks and run × step grid, how long runs took, when it will be done."""
-    from beamwright.catalog.processing import times
     from beamwright.cli.constants import parse_date
     from beamwright.db import views
     from beamwright.production import projection, tasks
@@ -68,13 +67,12 @@ def show(name: str, deadline: str | None, folder: Path | None, as_json: bool) ->
         with workspace.db.read() as conn:
             found = pick(views.productions(conn), "name", "production", name)
             shown = grid.grid(conn, found)
-            reached = latency.latencies(
-                shown, times(conn, found["id"]), workspace.settings.goals, workspace.clock.now()
-            )
+            goals, now = workspace.settings.goals, workspace.clock.now()
+            reached = latency.reached(conn, found, shown, goals, now)
             rows = []
             if by is not None or found["finished"] is None:
                 plan = tasks.plan(conn, found["id"])
-                rows = projection.project(conn, plan, workspace.clock.now(), by)
+                rows = projection.project(conn, plan, now, by)
     finally:
         workspace.db.close()
     document = {key: value for key, value in found.items() if key != "id"} | {"grid": shown}

@@ -51,7 +51,8 @@ def compile_document(workspace: Workspace, production: str | None) -> dict[str, 
     with workspace.db.read() as conn:
         row = views.find_production(conn, production)
         figures = _figures(conn, row)
-        return document.build(conn, row, figures=figures, workspace=workspace.root)
+        told: dict[str, Any] = {"goals": workspace.settings.goals, "now": workspace.clock.now()}
+        return document.build(conn, row, figures=figures, workspace=workspace.root, **told)
 
 
 def _figures(conn: sa.Connection, production: dict[str, Any]) -> list[dict[str, Any]]:

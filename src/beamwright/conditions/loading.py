@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from beamwright.core.errors import ConditionsError, FormatError
 
 KEY = "channel"
 SHOWN = 8
+# Python's own int() and float() take digits of any script, and underscores between them.
+_CHANNEL = re.compile(r"[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ def load_file(path: Path, before: Arrays | None = None, max_bad: int = 0) -> Pay
     Raises: FormatError naming lines and channels, ConditionsError for more than ``max_bad`` bad channels.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"{path} cannot be read: {error}", hint="give a text file") from error
     if path.suffix == ".json":
@@ -52,13 +57,10 @@ def read_table(text: str, source: str) -> tuple[list[str], list[Row]]:
 
     Raises: FormatError that names each wrong line and its channel.
     """
-    lines = [(n, line.partition("#")[0].strip()) for n, line in enumerate(text.splitlines(), 1)]
+    lines = [(n, line.partition("#")[0].strip(" \t")) for n, line in enumerate(text.split("\n"), 1)]
     has_commas = "," in next((line for _, line in lines if line), "")
     filled = [(n, _words(line, has_commas)) for n, line in lines if line]
-    if not filled or filled[0][1][0] != KEY or len(filled[0][1]) < 2:
-        first = f"{source}:{filled[0][0]}" if filled else source
-        raise FormatError(f"{first}: no names of columns", hint=f"begin with a line like `{KEY} gain`")
-    names = filled[0][1][1:]
+    names = _names(filled[0][1] if filled else [], f"{source}:{filled[0][0]}" if filled else source)
     rows: list[Row] = []
     problems: list[str] = []
     seen: dict[int, int] = {}
@@ -87,12 +89,25 @@ def bad_channels(names: Sequence[str], rows: Sequence[Row], before: Arrays | Non
 
 def _words(line: str, has_commas: bool) -> list[str]:
     """Return what blanks part, or commas where the line of names has them; an empty word may stand there."""
-    return [word.strip() for word in line.split(",")] if has_commas else line.split()
+    return [word.strip(" \t") for word in line.split(",")] if has_commas else re.split("[ \t]+", line)
+
+
+def _names(words: Sequence[str], place: str) -> list[str]:
+    """Return the names of the columns of values."""
+    if len(words) < 2 or words[0] != KEY:
+        raise FormatError(f"{place}: no names of columns", hint=f"begin with a line like `{KEY} gain`")
+    strange = next((word for n, word in enumerate(words) if not word.isprintable() or word in words[:n]), "")
+    if strange or "" in words:
+        message = (
+            f"{place}: {strange!r} stands twice, or is no name" if strange else f"{place}: a name is empty"
+        )
+        raise FormatError(message, hint="give each column a name of its own")
+    return list(words[1:])
 
 
 def _row(number: int, words: list[str], names: list[str], seen: dict[int, int]) -> tuple[str, Row | None]:
     """Return what is wrong with a line, or its row."""
-    if not words[0].isdigit():
+    if not _CHANNEL.fullmatch(words[0]):
         return f"{words[0]!r} is no channel", None
     channel = int(words[0])
     if channel in seen:
@@ -100,13 +115,10 @@ def _row(number: int, words: list[str], names: list[str], seen: dict[int, int]) 
     seen[channel] = number
     if len(words) != len(names) + 1:
         return f"channel {channel} has {len(words) - 1} values for {len(names)} columns", None
-    values = []
     for name, word in zip(names, words[1:], strict=True):
-        try:
-            values.append(float(word))
-        except ValueError:
+        if not _NUMBER.fullmatch(word):
             return f"channel {channel}: {name} is {word!r}, which is no number", None
-    return "", Row(number, channel, tuple(values))
+    return "", Row(number, channel, tuple(map(float, words[1:])))
 
 
 def _check_bad(source: str, bad: dict[int, str], limit: int) -> None:
@@ -121,7 +133,18 @@ def _check_bad(source: str, bad: dict[int, str], limit: int) -> None:
 def _document(text: str, source: str) -> Payload:
     import json
 
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} stands in it")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in seen:
+                refuse(f"{name!r} twice in one object")
+            seen[name] = value
+        return seen
+
     try:
-        return Payload.json(json.loads(text))
-    except ValueError as error:
+        return Payload.json(json.loads(text, parse_constant=refuse, object_pairs_hook=once))
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{source} is no JSON: {error}", hint="correct the line that it names") from error

@@ -7,7 +7,7 @@ uses, of each member, the version that its latest sweep up to v named.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, cast
@@ -176,14 +176,17 @@ def append(
     return version
 
 
-def withdraw(conn: sa.Connection, tag: str, interval: Interval, now: float) -> int:
+def withdraw(
+    conn: sa.Connection, tag: str, interval: Interval, now: float, keep: Collection[str] = ()
+) -> int:
     """Take what a tag holds in an interval out of its next version; return that version.
 
-    Older versions answer as before; with nothing to take out the version stays.
+    What comes from one of the origins in ``keep`` stays. Older versions answer as before; with nothing to
+    take out the version stays.
     """
     row = _tag(conn, tag, lock=True)
     _check_own(conn, "tag", tag)
-    held = _intervals(conn, row.id, int(row.version), interval)
+    held = [v for v in _intervals(conn, row.id, int(row.version), interval) if v.origin not in keep]
     if not held:
         return int(row.version)
     version = int(row.version) + 1
@@ -195,9 +198,16 @@ def withdraw(conn: sa.Connection, tag: str, interval: Interval, now: float) -> i
 def intervals(
     conn: sa.Connection, tag: str, version: int | None = None, overlapping: Interval | None = None
 ) -> list[Validity]:
-    """Return the intervals of a version of a tag (the newest) in key order: all, or those that meet one."""
+    """Return the intervals of a version of a tag (the newest) in key order: all, or those that meet one.
+
+    Raises: UnknownNameError, ConditionsError for a version that there is not yet.
+    """
     row = _tag(conn, tag)
-    return _intervals(conn, row.id, row.version if version is None else version, overlapping)
+    wanted = row.version if version is None else version
+    if not 0 <= wanted <= row.version:
+        hint = f"its versions go up to {row.version}"
+        raise ConditionsError(f"tag {tag} has no version {wanted}", hint=hint)
+    return _intervals(conn, row.id, wanted, overlapping)
 
 
 def tag_of(conn: sa.Connection, name: str) -> str:

@@ -306,7 +306,7 @@ def conclude(
         )
         note(conn, link, reason)
         if _settle(conn, link, bool(fitted), on_reject, reason, now):
-            _remember(conn, link, publish_link(conn, global_tag, link, chain.generation, outcomes, now))
+            remember(conn, link, publish_link(conn, global_tag, link, chain.generation, outcomes, now))
     set_accumulated(conn, chain, [])
 
 
@@ -357,7 +357,8 @@ def publish_link(
     return {role: outcome.payload_id for role, outcome in outcomes.items()} | by_hand
 
 
-def _remember(conn: sa.Connection, link: Link, result: Constants) -> None:
+def remember(conn: sa.Connection, link: Link, result: Constants) -> None:
+    """Keep what a concluded link's interval has, which is what the next link starts from."""
     table = schema.chain_link
     conn.execute(sa.update(table).where(table.c.id == link.id).values(result=result))
 

@@ -9,17 +9,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from beamwright.core.errors import StateError
+from beamwright.core.errors import ConfigError, StateError, nearest
 from beamwright.core.histogram import HistogramSet
 from beamwright.core.messages import HISTOGRAMS
 from beamwright.core.runs import Interval
 from beamwright.db import schema
+from beamwright.production.experiment import Experiment
 from beamwright.production.inputs import verified_path
 from beamwright.production.progress import RunKey
+from beamwright.production.spec import ProductionSpec
 from beamwright.production.tasks import Plan, Task
 from beamwright.production.units import row_interval
 from beamwright.quality import verdicts
 from beamwright.quality.checks import Reported
+from beamwright.quality.references import load_references
 
 
 def tier_of(task: Task) -> str:
@@ -33,6 +36,32 @@ def gate(conn: sa.Connection, task: Task, interval: Interval) -> str:
         if left := _not_good(conn, run, task.step.verdict):
             return f"run {run[0]}:{run[1]} waits for a good verdict: {left}"
     return ""
+
+
+def check_gates(conn: sa.Connection, spec: ProductionSpec, experiment: Experiment) -> list[str]:
+    """Return what the steps of a production wait for that only a person will judge, in words.
+
+    Raises: ConfigError for a subject that nobody judges in pass 1, and that is nearly one of those that are.
+    """
+    asked = [(step.name, subject) for step in spec.step for subject in step.verdict]
+    if not asked:
+        return []
+    known, told = _judged_subjects(conn, spec, experiment), []
+    for step, subject in asked:
+        message = f"step {step!r} waits for a good verdict on {subject!r}, which nothing of pass 1 judges"
+        hint = nearest(subject, known)
+        if subject not in known and hint.startswith("did you mean"):
+            raise ConfigError(message, hint=f"{hint} (`beamwright quality set --new` begins a subject)")
+        told += [f"{message}: a person has to (`beamwright quality set`)"] if subject not in known else []
+    return told
+
+
+def _judged_subjects(conn: sa.Connection, spec: ProductionSpec, experiment: Experiment) -> set[str]:
+    """Return what references judge by pass 1 of a production, and what was ever judged at its tier."""
+    references = verdicts.references_of(conn, experiment.name) or load_references(experiment.references)
+    pass1 = {"", *(step.name for step in spec.step if step.kind == "calibrate")}
+    limits = (*references.histogram, *references.figure)
+    return {one.subject for one in limits if one.step in pass1} | verdicts.subjects(conn, "raw")
 
 
 def _runs_of(conn: sa.Connection, interval: Interval) -> list[RunKey]:

@@ -129,7 +129,8 @@ def skip_back(conn: sa.Connection, place: Place, why: Why) -> list[Link]:
     """Open a new generation of a chain from a run on; return the links that it invalidates.
 
     Their constants are withdrawn, so that what they cover is uncovered until the chain has rolled again. Runs
-    before stay as they are. Chains that read these constants are skipped back with it.
+    before stay as they are, and so does what people decided: constants that were loaded by hand, runs that
+    are held before they began. Chains that read these constants are skipped back with it.
     Raises: StateError when nothing from the run on has begun, or a global tag is frozen.
     """
     _check_open(conn, place)
@@ -145,7 +146,7 @@ def skip_back(conn: sa.Connection, place: Place, why: Why) -> list[Link]:
 
 
 def _begun(place: Place) -> list[Link]:
-    return [li for li in place.chain.links if li.interval.first[0] >= place.run and li.state != "waiting"]
+    return [li for li in place.chain.links if li.interval.first[0] >= place.run and li.has_begun]
 
 
 def _dependents(conn: sa.Connection, place: Place) -> list[Place]:
@@ -231,9 +232,13 @@ def _held(place: Place) -> list[Link]:
 
 
 def _check_turn(place: Place, link: Link) -> None:
-    """Refuse to conclude a link out of order: the constants that it would carry are not known yet."""
+    """Refuse to conclude a link out of order: the constants that it would carry are not known yet.
+
+    Earlier ones that accumulate until more has come are passed over: what they started from is carried.
+    """
     links = place.chain.links
-    earlier = next((one for one in links[: links.index(link)] if one.state not in chain.FINAL), None)
+    left = (one for one in links[: links.index(link)] if one.state not in chain.FINAL)
+    earlier = next((one for one in left if one.state != "accumulating" or one.fit_unit_id is not None), None)
     if earlier is not None:
         raise StateError(
             f"{place} is held before its turn: {earlier.interval} is {earlier.state}",
@@ -324,5 +329,7 @@ def _withdraw(conn: sa.Connection, place: Place, now: float) -> None:
     for global_tag in place.global_tags:
         held = tags.members(conn, global_tag)
         names = [f"{global_tag}/{role}" for role in place.task.facts.tags]
-        versions = {name: tags.withdraw(conn, name, interval, now) for name in names if name in held}
+        versions = {
+            name: tags.withdraw(conn, name, interval, now, keep=("loaded",)) for name in names if name in held
+        }
         tags.sweep(conn, global_tag, versions, now)

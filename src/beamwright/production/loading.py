@@ -47,6 +47,7 @@ def load(
     row = (interval, payload_id, "loaded", why.reason)
     version = tags.append(conn, tag, [row], why.now, replace=force)
     tags.sweep(conn, global_tag, {tag: version}, why.now)
+    _take_up(conn, global_tag, role, interval, payload_id, why)
     data = {"interval": interval.document(), "payload": payload_id, "version": version}
     history.record(conn, "tag", tag, "loaded", actor=why.actor, reason=why.reason, at=why.now, data=data)
     return Loaded(tag, version, payload_id, outdated(conn, global_tag))
@@ -66,6 +67,19 @@ def check_order(conn: sa.Connection, global_tag: str, role: str, interval: Inter
                     f"{plan.spec.name}/{task.step.name} has not calibrated",
                     hint="start there or later; --force replaces what is there and makes outputs stale",
                 )
+
+
+def _take_up(
+    conn: sa.Connection, global_tag: str, role: str, interval: Interval, payload_id: str, why: Why
+) -> None:
+    """Let concluded links that end in the interval give what was loaded: the next ones start from it."""
+    for _, task in _calibrating(conn, global_tag, role):
+        for one in chain.read(conn, task.id):
+            for link in one.links:
+                end = Interval(one.series, link.interval.last, link.interval.last)
+                if link.state in chain.FINAL and interval.covers(end):
+                    chain.remember(conn, link, link.result | {role: payload_id})
+                    chain.note(conn, link, f"{role} was loaded by hand: {why.reason}")
 
 
 def freeze(conn: sa.Connection, global_tag: str, why: Why, force: bool = False) -> str:
@@ -91,8 +105,17 @@ def outdated(conn: sa.Connection, global_tag: str) -> list[Stale]:
         one
         for plan in _plans(conn)
         if global_tag in {dataset.global_tag for dataset in plan.spec.dataset}
-        for one in redoing.stale(conn, plan)
+        for one in redoing.stale(conn, plan, global_tag)
     ]
+
+
+def otherwise(conn: sa.Connection, global_tag: str) -> list[tuple[str, Stale]]:
+    """Return, with its production, what was processed under other global tags and would resolve otherwise
+    under this one: what a reprocessing with it changes.
+    """
+    tags.members(conn, global_tag)  # whether it is there
+    plans = _plans(conn)
+    return [(plan.spec.name, one) for plan in plans for one in redoing.otherwise(conn, plan, global_tag)]
 
 
 def _next(one: chain.Chain) -> Position:

@@ -30,12 +30,32 @@ class Stale:
     collections: tuple[str, ...]
 
 
-def stale(conn: sa.Connection, plan: Plan) -> list[Stale]:
-    """Return what resolves otherwise now than when it was made, and all that was made from it, by unit."""
+def stale(conn: sa.Connection, plan: Plan, global_tag: str = "") -> list[Stale]:
+    """Return what resolves otherwise now than when it was made, and all that was made from it, by unit.
+
+    With a global tag: what resolves otherwise under that one, of what was made under it.
+    """
     units = _units(conn, plan)
     reasons = dict.fromkeys(_orphans(conn, plan), "its input was done again")
-    reasons |= {row.id: found for row in units if (found := _difference(conn, row))}
+    made_under = [row for row in units if global_tag in ("", row.definition.get("global_tag"))]
+    reasons |= {row.id: found for row in made_under if (found := _difference(conn, row))}
     _spread(conn, {row.id: row for row in units}, reasons)
+    return _told(conn, plan, units, reasons)
+
+
+def otherwise(conn: sa.Connection, plan: Plan, global_tag: str) -> list[Stale]:
+    """Return what was made under other global tags and would get other constants under this one."""
+    reasons = {}
+    units = [row for row in _units(conn, plan) if row.definition.get("global_tag") not in (None, global_tag)]
+    for row in units:
+        reads = row.definition["reads"]
+        found = tags.resolve(conn, global_tag, reads, row_interval(row)) if reads else None
+        if found is not None and not found.gaps and found.hash != row.resolved_hash:
+            reasons[row.id] = f"it was made with other constants, under {row.definition['global_tag']}"
+    return _told(conn, plan, units, reasons)
+
+
+def _told(conn: sa.Connection, plan: Plan, units: Sequence[Any], reasons: dict[int, str]) -> list[Stale]:
     names = _collections(conn, reasons)
     steps = {task.id: step for step, task in plan.tasks.items()}
     return [

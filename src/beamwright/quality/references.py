@@ -38,10 +38,15 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from beamwright.core.canonical import content_hash
-from beamwright.core.errors import ConfigError
+from beamwright.core.errors import ConfigError, nearest
 from beamwright.core.settings import Declaration, declare, parse_toml
 
 Range = tuple[float, float]
+QUANTITIES = {
+    "mean": "mean", "width": "width", "outside": "fraction outside", "dead": "fraction dead",
+    "hot": "fraction hot", "p_value": "p-value", "kolmogorov": "kolmogorov", "anderson": "anderson",
+}  # fmt: skip
+"""What the checks of a histogram call what its limits ask for."""
 
 
 class _Limits(Declaration):
@@ -80,6 +85,11 @@ class HistogramLimits(_Limits):
                 raise ValueError(f"the range {low}..{high} runs backwards")
         return self
 
+    def quantities(self) -> set[str]:
+        """Return what is checked, as the checks call it."""
+        found = {name for name in QUANTITIES if getattr(self, name) is not None}
+        return {QUANTITIES[name] for name in found} or {"entries"}
+
 
 class FigureLimits(_Limits):
     """Between what a figure should lie, ends included."""
@@ -91,6 +101,10 @@ class FigureLimits(_Limits):
         if not self.range[0] <= self.range[1]:
             raise ValueError(f"the range {self.range[0]}..{self.range[1]} runs backwards")
         return self
+
+    def quantities(self) -> set[str]:
+        """Return what is checked, as the check calls it."""
+        return {"value"}
 
 
 class TrendLimits(Declaration):
@@ -142,18 +156,39 @@ def read_references(text: str, source: str) -> References:
 def load_references(paths: Iterable[Path]) -> References:
     """Read several files as one; the highest version stands for all.
 
-    Raises: ConfigError, also when two files judge one quantity of one subject.
+    Raises: ConfigError, also when two files judge one quantity of one subject, or a trend follows nothing.
     """
     found = [read_references(path.read_text(), str(path)) for path in paths]
     histograms = tuple(limits for part in found for limits in part.histogram)
     figures = tuple(limits for part in found for limits in part.figure)
+    trends = tuple(limits for part in found for limits in part.trend)
+    version = max((part.version for part in found), default=1)
+    return check_whole(References(version=version, histogram=histograms, figure=figures, trend=trends))
+
+
+def check_whole(references: References) -> References:
+    """Return references that judge each quantity once, and follow the trends of such quantities alone.
+
+    Raises: ConfigError with the nearest name.
+    """
     seen: set[tuple[str, str, str, str]] = set()
-    for limits in (*histograms, *figures):
+    judged: dict[str, dict[str, set[str]]] = {}
+    every: list[HistogramLimits | FigureLimits] = [*references.histogram, *references.figure]
+    for limits in every:
         key = (type(limits).__name__, limits.subject, limits.step, limits.name)
         if key in seen:
             message = f"{limits.name} of {limits.subject} has two references"
             raise ConfigError(message, hint="keep one of them")
         seen.add(key)
-    trends = tuple(limits for part in found for limits in part.trend)
-    version = max((part.version for part in found), default=1)
-    return References(version=version, histogram=histograms, figure=figures, trend=trends)
+        judged.setdefault(limits.subject, {}).setdefault(limits.name, set()).update(limits.quantities())
+    for trend in references.trend:
+        of_subject = judged.get(trend.subject, {})
+        for kind, name, known in (
+            ("subject", trend.subject, judged),
+            ("name", trend.name, of_subject),
+            ("quantity", trend.quantity, of_subject.get(trend.name, ())),
+        ):
+            if name not in known:
+                message = f"the trend of {trend.name} of {trend.subject} follows the {kind} {name!r}"
+                raise ConfigError(f"{message}, which nothing checks", hint=nearest(name, known))
+    return references

@@ -13,7 +13,7 @@ from beamwright.core.errors import ConflictError, UnknownNameError, UsageError, 
 from beamwright.db import history, schema
 from beamwright.db.engine import insert_id
 from beamwright.quality.checks import Judgement, Past
-from beamwright.quality.references import References, TrendLimits, read_references
+from beamwright.quality.references import References, TrendLimits, check_whole, read_references
 
 VALUES = ("good", "bad", "unknown")
 ALGORITHM = "algorithm"
@@ -195,6 +195,12 @@ def unjudged(conn: sa.Connection, runs: Iterable[tuple[str, int]]) -> list[tuple
     return sorted(set(runs) - judged)
 
 
+def subjects(conn: sa.Connection, tier: str) -> set[str]:
+    """Return what was ever judged on a tier."""
+    table = schema.verdict
+    return set(conn.execute(sa.select(table.c.subject).where(table.c.tier == tier).distinct()).scalars())
+
+
 def put_references(
     conn: sa.Connection, experiment: str, text: str, source: str, *, author: str, reason: str, now: float
 ) -> References:
@@ -202,7 +208,7 @@ def put_references(
 
     Raises: ConfigError, ConflictError where the version is not higher than the one that stands.
     """
-    found, table = read_references(text, source), schema.reference
+    found, table = check_whole(read_references(text, source)), schema.reference
     if not reason.strip():
         raise UsageError("references need a reason", hint="say what has changed")
     newest = sa.select(sa.func.max(table.c.version)).where(table.c.experiment == experiment)
@@ -242,10 +248,9 @@ def good_runs(
 
     Raises: UnknownNameError for a subject of which no verdict speaks, where there are verdicts on the tier.
     """
-    table = schema.verdict
-    subjects = list(conn.execute(sa.select(table.c.subject).where(table.c.tier == tier).distinct()).scalars())
-    if subjects and subject not in subjects:
-        raise UnknownNameError(f"subject of verdicts on tier {tier}", subject, sorted(subjects))
+    table, known = schema.verdict, subjects(conn, tier)
+    if known and subject not in known:
+        raise UnknownNameError(f"subject of verdicts on tier {tier}", subject, known)
     considered = sa.and_(table.c.subject == subject, table.c.tier == tier)
     if as_of is not None:
         considered = sa.and_(considered, table.c.created <= as_of)

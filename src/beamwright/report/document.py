@@ -11,22 +11,29 @@ import sqlalchemy as sa
 
 from beamwright.core.balance import imbalance, terms
 from beamwright.core.runs import Interval
+from beamwright.core.settings import Goals
 from beamwright.db import views
 from beamwright.report import grid as grids
+from beamwright.report.latency import reached
 
 Row = dict[str, Any]
 FORMAT = 1
 
 
 def build(
-    conn: sa.Connection, production: Row, *, figures: list[Row] | None = None, workspace: Path | None = None
-) -> Row:
-    """Return the document of one production; ``figures`` are those of its experiment."""
+    conn: sa.Connection, production: Row, *, figures: list[Row] | None = None, workspace: Path | None = None,
+    goals: Goals | None = None, now: float = 0.0,
+) -> Row:  # fmt: skip
+    """Return the document of one production; ``figures`` are those of its experiment.
+
+    How long runs took is told where there are ``goals`` to hold it against.
+    """
     identity = production["id"]
     units = views.units(conn, identity)
     attempts = views.attempts(conn, identity)
     lines = ledger(conn, identity)
     runs, made = _runs(conn, production), collections(conn, identity)
+    shown = grids.grid(conn, production)
     return {
         "format": FORMAT,
         "production": _production(conn, production),
@@ -35,7 +42,8 @@ def build(
         "summary": _summary(lines, runs, units, attempts, made),
         "runs": runs,
         "steps": _steps(conn, identity, production["spec"]),
-        "grid": grids.grid(conn, production),
+        "grid": shown,
+        "latency": reached(conn, production, shown, goals, now) if goals else [],
         "collections": made,
         "ledger": lines,
         "quarantine": [_quarantined(row) for row in views.quarantined(conn, identity)],

@@ -6,13 +6,18 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import sqlalchemy as sa
+
+from beamwright.catalog import processing
 from beamwright.catalog.processing import Times
 from beamwright.core.settings import Goals
+from beamwright.production.figures import Figures, Table, Value
 from beamwright.report.grid import DONE
 
 Row = dict[str, Any]
 RunKey = tuple[str, int]
 FEEDBACK, FULL = "feedback", "full"
+NAMES = {FEEDBACK: "feedback", FULL: "the end"}
 
 
 def latencies(grid: Row, times: Mapping[RunKey, Times], goals: Goals, now: float) -> list[Row]:
@@ -35,6 +40,44 @@ def latencies(grid: Row, times: Mapping[RunKey, Times], goals: Goals, now: float
         every = [state for _, state in cells[run]]
         found.append(_row(run, FULL, every, at.delivered, at.done, goals.full_h, now))
     return found
+
+
+def reached(conn: sa.Connection, production: Row, grid: Row, goals: Goals, now: float) -> list[Row]:
+    """Return the latencies of a production of which the grid is known."""
+    return latencies(grid, processing.times(conn, production["id"]), goals, now)
+
+
+def drawn(rows: Sequence[Row]) -> Row | None:
+    """Return what the report shows of latencies: the slowest run to each goal, and all runs."""
+    if not rows:
+        return None
+    made = Figures()
+    about = "Hours from the delivery of a run's first chunk to what pass 1 says of it, and to its end."
+    section = made.section("latency", "From delivery to result", about)
+    goals = [goal for goal in (FEEDBACK, FULL) if any(row["goal"] == goal for row in rows)]
+    for goal in goals:
+        mine = [row for row in rows if row["goal"] == goal]
+        slowest = max(mine, key=lambda row: row["hours"])
+        in_time = sum(row["in_time"] is True for row in mine)
+        so_far = "" if slowest["is_done"] else " so far"
+        note = f"run {slowest['series']}/{slowest['run']}{so_far}; {in_time} of {len(mine)} runs in time"
+        name = f"slowest run to {NAMES[goal]}"
+        section.values.append(Value(name, slowest["hours"], "h", high=slowest["goal_h"], note=note))
+    found = {(row["series"], row["run"], row["goal"]): row for row in rows}
+    runs = sorted({(row["series"], row["run"]) for row in rows})
+    told = [
+        [f"{s}/{n}", *(cell for goal in goals for cell in _cells(found.get((s, n, goal))))] for s, n in runs
+    ]
+    columns = ["run", *(name for goal in goals for name in (NAMES[goal], f"{goal} in time"))]
+    units = ["", *(unit for _ in goals for unit in ("h", ""))]
+    section.tables.append(Table.of("By run", columns, told, units=tuple(units)))
+    return made.document()[0]
+
+
+def _cells(row: Row | None) -> tuple[float | None, str | None]:
+    if row is None:
+        return None, None
+    return row["hours"], {True: "yes", False: "no", None: "not yet done"}[row["in_time"]]
 
 
 def summary_lines(rows: Sequence[Row]) -> list[str]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from beamwright.core.balance import terms_among
-from beamwright.report import drawing, svg
+from beamwright.report import drawing, latency, svg
 from beamwright.report.document import flat_figures, interval_text, ledger_totals
 from beamwright.report.markup import Content, Markup, tag
 
@@ -72,6 +72,7 @@ def all_sections(document: Row) -> list[Part]:
             "How far each delivered chunk of a run is, step by step.",
             _grid(document),
         ),
+        *_latency(document),
         Part(
             "graph", "Production", "The graph of steps that the production file declares.", _graph(document)
         ),
@@ -285,6 +286,11 @@ def _folded(figure: Row) -> Markup:
 def _is_numeric(rows: Sequence[Sequence[Any]], column: int) -> bool:
     cells = [row[column] for row in rows if row[column] is not None]
     return bool(cells) and all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in cells)
+
+
+def _latency(document: Row) -> list[Part]:
+    section = latency.drawn(document["latency"])
+    return [Part(section["name"], section["title"], section["text"], drawn(section))] if section else []
 
 
 def _grid(document: Row) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_a_table_is_loaded_and_resolves(call, world: World) -> None:
         ("channel gain\n0 1.5\nx1 1.75\n", "table.txt:3: 'x1' is no channel"),
         ("channel gain\n0 1.5\n0 1.75\n", "table.txt:3: channel 0 stands already in line 2"),
         ("channel gain\n0 1.5 3\n", "table.txt:2: channel 0 has 2 values for 1 columns"),
+        ("channel gain\n0 1.5\n\u00b2 1.75\n", "table.txt:3: '\u00b2' is no channel"),
+        ("channel gain\n0 1.5\n\u0661 1.75\n", "table.txt:3: '\u0661' is no channel"),
+        ("channel gain\n0 1.5\n1 1_75\n", "table.txt:3: channel 1: gain is '1_75', which is no number"),
+        ("channel gain\n0 1.5\n1 1.7\x0c5\n", "table.txt:3: channel 1: gain is '1.7\\x0c5', which is no"),
+        ("channel gain\n0 1.5\n1 1.7\u20285\n", "table.txt:3: channel 1: gain is '1.7\\u20285', which"),
+        ("channel gain\n0 1.5\n1\u00a01.75\n", "table.txt:3: '1\\xa01.75' is no channel"),
+        (f"channel gain\n{10**19} 1.5\n", f"table.txt:2: '{10**19}' is no channel"),
+        ("channel gain gain\n0 1.5 2.5\n", "table.txt:1: 'gain' stands twice, or is no name"),
+        ("channel gain channel\n0 1.5 7\n", "table.txt:1: 'channel' stands twice, or is no name"),
+        ("channel,gain,\n0,1.5,2\n", "table.txt:1: a name is empty"),
+        ("channel gain\n0 1e999\n", "1 bad channels, 0 are allowed: channel 0: line 2: gain not finite"),
         ("0 1.5\n", "table.txt:1: no names of columns"),
         ("channel gain\n", "has no channel"),
         ("channel gain\n0 nan\n", "1 bad channels, 0 are allowed: channel 0: line 2: gain not finite"),
@@ -57,8 +69,32 @@ def test_malformed_constants_are_refused_naming_line_and_channel(
     call, world: World, text: str, message: str
 ) -> None:
     told = put(call, text=text)
-    assert told.code != 0 and message in told.err
+    assert told.code != 0 and message in json.loads(told.err)["message"]
     assert call("conditions", "ls", "--json").rows[0]["name"] == "gt/Gain", "nothing was stored"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1,\n"b" 2}', "no JSON: Expecting ':' delimiter: line 2"),
+        ('{"a": NaN}', "no JSON: NaN stands in it"),
+        ('{"a": 1, "a": 2}', "no JSON: 'a' twice in one object stands in it"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_malformed_documents_are_refused(call, world: World, text: str, message: str) -> None:
+    Path("table.json").write_text(text)
+    told = call("conditions", "put", "gt/Map", "table.json", "--interval", "A/1", *WHY)
+    assert told.code != 0 and message in told.err and "Traceback" not in told.err
+    assert [row["name"] for row in call("conditions", "ls", "--json").rows] == ["gt/Gain"]
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_table(call, world: World) -> None:
+    expected = put(call).document["payload"]
+    assert (
+        put(call, where="A/10..12", text="\ufeff" + TABLE.replace("\n", "\r\n")).document["payload"]
+        == expected
+    )
 
 
 def test_a_table_with_commas_is_the_same(call, world: World) -> None:
@@ -121,6 +157,31 @@ def test_gaps_are_reported(call, world: World) -> None:
 def test_an_interval_that_runs_backwards_is_refused(call, world: World) -> None:
     told = put(call, where="A/9..1")
     assert told.code != 0 and "runs backwards" in told.err
+
+
+@pytest.mark.parametrize("where", ["A/1..99999999999", "A/\u00b2", "A/1..", "/1", f"A/{'9' * 5000}"])
+def test_what_is_no_interval_of_runs_is_refused(call, world: World, where: str) -> None:
+    told = put(call, where=where)
+    assert told.code == 2 and "is no interval" in told.err and "runs go up to 4294967295" in told.err
+
+
+def test_constants_may_hold_to_the_last_run_there_can_be(call, world: World) -> None:
+    assert put(call, where="A/1..4294967295").code == 0
+    rows = call("conditions", "get", "gt", "A/4294967295", "--role", "Map", "--json").rows
+    assert len(rows) == 1 and rows[0]["payload"]
+
+
+def test_a_version_that_there_is_not_is_refused(call, world: World) -> None:
+    for words in (
+        ("diff", "gt/Gain@9", "gt/Gain"),
+        ("diff", "gt@9", "gt"),
+        ("tag", "new", "--from", "gt@9", *WHY),
+    ):
+        told = call("conditions", *words)
+        assert told.code != 0 and "has no version 9" in told.err
+    told = call("conditions", "tag", "new", "--from", "gt@first", *WHY)
+    assert told.code == 2 and "names no version" in told.err
+    assert [row["name"] for row in call("conditions", "ls", "--global", "--json").rows] == ["gt"]
 
 
 def test_tags_and_global_tags_are_listed_with_their_versions(call, world: World) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beamwright.core.errors import ConfigError, SchemaMismatchError
+from beamwright.core.errors import ConfigError
 from beamwright.core.histogram import Axis, Histogram
 from beamwright.quality.checks import (
     Reported,
@@ -22,6 +22,7 @@ from beamwright.quality.references import (
     FigureLimits,
     HistogramLimits,
     References,
+    check_whole,
     load_references,
     read_references,
 )
@@ -68,7 +69,21 @@ def test_dead_and_hot_channels_are_fractions_against_the_median() -> None:
     assert outcomes(channels, dead=0.2, hot=0.1) == ["good", "good"]
     assert outcomes(channels, dead=0.19) == ["bad"]
     assert outcomes(channels, hot=0.05) == ["bad"]
-    assert outcomes(histogram([0, 0, 0, 5]), dead=0.5) == ["unknown"]
+    assert outcomes(histogram([0, 5, 5, 5]), hot=0.5) == ["good"]
+
+
+def test_a_detector_of_which_most_is_silent_is_bad() -> None:
+    silent = check_histogram(histogram([0, 0, 0, 5, 0]), limits(dead=0.5, hot=0.5))
+    assert [check.outcome for check in silent] == ["bad", "unknown"]
+    assert "fraction dead of h is 0.8, above 0.5: bins 0, 1, 2, 4" in silent[0].message
+    assert "the median channel is empty" in silent[1].message
+    assert outcomes(histogram([0, 0, 0, 0], over=9), dead=0.1) == ["bad"]
+
+
+def test_a_mean_of_two_axes_cannot_be_had_and_nothing_fails() -> None:
+    found = Histogram("h", (Axis(2, 0.0, 1.0), Axis(3, 0.0, 1.0)), "", np.ones((4, 5), np.int64))
+    mean, dead = check_histogram(found, limits(mean=(0.0, 1.0), width=(0.0, 1.0), dead=0.0))
+    assert (mean.outcome, dead.outcome) == ("unknown", "good") and "has 2 axes" in mean.message
 
 
 def test_a_missing_histogram_is_unknown() -> None:
@@ -102,9 +117,12 @@ def test_too_few_counts_cannot_be_compared() -> None:
     assert outcomes(histogram([1, 0]), p_value=0.1, reference=(50, 50)) == ["unknown"]
 
 
-def test_a_reference_with_other_bins_is_refused() -> None:
-    with pytest.raises(SchemaMismatchError, match="2 bins, its reference 3"):
-        check_histogram(histogram([1, 2]), limits(p_value=0.1, reference=(1, 2, 3)))
+def test_a_reference_with_other_bins_says_nothing_of_a_run_and_stops_no_production() -> None:
+    found = check_histogram(histogram([1, 2]), limits(p_value=0.1, anderson=0.1, reference=(1, 2, 3)))
+    assert [(check.quantity, check.outcome) for check in found] == [
+        ("p-value", "unknown"), ("anderson", "unknown"),
+    ]  # fmt: skip
+    assert {check.message for check in found} == {"histogram h has 2 bins, its reference 3"}
 
 
 @pytest.mark.parametrize(
@@ -170,6 +188,36 @@ def test_references_are_read_and_named_by_their_content(tmp_path: Path) -> None:
     assert found.hash != read_references(TEXT, "a").hash
     with pytest.raises(ConfigError, match="tot of pmt has two references"):
         load_references([tmp_path / "a.toml", tmp_path / "a.toml"])
+
+
+TREND = """
+[[trend]]
+name = "tot"
+subject = "pmt"
+quantity = "mean"
+p_value = 1e-4
+"""
+
+
+def test_a_trend_follows_what_is_checked_and_nothing_else() -> None:
+    assert check_whole(read_references(TEXT + TREND, "refs.toml")).trend[0].key == ("tot", "mean")
+    for old, new, nearest in (
+        ('"tot"', '"tto"', "follows the name 'tto', which nothing checks"),
+        ('"pmt"', '"ptm"', "follows the subject 'ptm', which nothing checks"),
+        ('"mean"', '"maen"', "follows the quantity 'maen', which nothing checks"),
+        ('"mean"', '"width"', "follows the quantity 'width', which nothing checks"),
+    ):
+        with pytest.raises(ConfigError, match=nearest):
+            check_whole(read_references(TEXT + TREND.replace(old, new), "refs.toml"))
+
+
+def test_each_quantity_has_the_name_that_its_check_has() -> None:
+    every = {"mean": (0.0, 9.0), "width": (0.0, 9.0), "outside": 1.0, "dead": 1.0, "hot": 1.0}
+    shapes = {"p_value": 1e-9, "kolmogorov": 1e-9, "anderson": 0.002, "reference": (50, 60, 50)}
+    asked = limits(**every, **shapes)
+    found = {check.quantity for check in check_histogram(histogram([50, 60, 50]), asked)}
+    assert found == asked.quantities() and len(found) == 8
+    assert limits().quantities() == {check.quantity for check in check_histogram(histogram([1]), limits())}
 
 
 @pytest.mark.parametrize(

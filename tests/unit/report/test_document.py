@@ -26,6 +26,7 @@ VOLATILE = [
     "summary.wall_s",
     "summary.farms",
     "runs[].chunks[].files[].path",
+    "latency",
     "collections[].files[].path",
     "units[].attempts",
 ]

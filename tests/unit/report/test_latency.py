@@ -7,8 +7,9 @@ from typing import Any
 from beamwright.catalog.processing import Times, times
 from beamwright.core.settings import Goals
 from beamwright.db import views
+from beamwright.report import document, html, schema
 from beamwright.report.grid import grid
-from beamwright.report.latency import latencies, summary_lines
+from beamwright.report.latency import drawn, latencies, summary_lines
 
 GOALS = Goals(feedback_h=2, full_h=24)
 HOUR = 3600.0
@@ -69,3 +70,25 @@ def test_times_are_those_of_accepted_work_over_the_run(conn) -> None:
     one = next(iter(sorted(found)))
     assert times(conn, production["id"], *one) == {one: found[one]}
     assert all(t.done is None or t.done >= (t.calibrated or 0.0) for t in found.values())
+
+
+def test_the_report_shows_the_slowest_run_to_each_goal_and_every_run() -> None:
+    rows = [cells(1, pass1="accepted", reco="ok"), cells(2, pass1="accepted", reco="waiting")]
+    at = {("A", 1): Times(0.0, HOUR, 2 * HOUR), ("A", 2): Times(0.0, 3 * HOUR, 3 * HOUR)}
+    shown = drawn(latencies({"columns": COLUMNS, "rows": rows}, at, GOALS, 9 * HOUR))
+    assert shown is not None
+    assert [(v["name"], v["value"], v["verdict"], v["note"]) for v in shown["values"]] == [
+        ("slowest run to feedback", 3.0, "bad", "run A/2; 1 of 2 runs in time"),
+        ("slowest run to the end", 9.0, "good", "run A/2 so far; 1 of 2 runs in time"),
+    ]
+    (table,) = shown["tables"]
+    assert table["rows"] == [["A/1", 1.0, "yes", 2.0, "yes"], ["A/2", 3.0, "no", 9.0, "not yet done"]]
+    assert drawn([]) is None
+
+
+def test_the_page_of_a_production_holds_its_latency(conn) -> None:
+    (production,) = views.productions(conn)
+    built = document.build(conn, production, goals=GOALS, now=9 * HOUR)
+    schema.check(built)
+    assert "From delivery to result" in html.page(built) and built["latency"]
+    assert "From delivery to result" not in html.page(document.build(conn, production))

@@ -8,7 +8,7 @@ import numpy as np
 
 from beamwright.production.figures import Curve, Figures, Plot, Table, Value
 from drift.calibrations import ALIGNMENT, OFFSETS
-from drift.pulls import GLOBAL_TAG, pulls
+from drift.pulls import GLOBAL_TAG, moments, pulls
 from drift.truth import truth
 
 if TYPE_CHECKING:
@@ -36,11 +36,10 @@ def _against_truth(access: Access, made: Figures, role: str, column: str) -> Non
     if not values.size:
         return
     spread = 3.0 / np.sqrt(values.size)
-    mean, width = float(values.mean()), float(values.std())
-    section.values.append(Value(f"mean pull, {role}", mean, expected=0.0, low=-spread, high=spread))
-    section.values.append(
-        Value(f"width of pulls, {role}", width, expected=1.0, low=1 - spread, high=1 + spread)
-    )
+    names, truths = ("mean pull", "width of pulls"), (0.0, 1.0)
+    for (value, error), name, expected in zip(moments(values), names, truths, strict=True):
+        limits = {"expected": expected, "low": expected - spread, "high": expected + spread}
+        section.values.append(Value(f"{name}, {role}", value, note=f"± {error:.3f}", **limits))
     rows = [(o.run, len(o.values), float(o.values.mean()), float(o.values.std()), o.distance) for o in found]
     columns = ("run", "constants", "mean pull", "width", "largest distance")
     section.tables.append(Table.of("Pulls by run", columns, rows, units=("", "", "", "", UNITS[role])))

@@ -50,16 +50,21 @@ def pulls(access: Access, role: str) -> list[Pulls]:
 
 def table(found: list[Pulls]) -> list[str]:
     """Return lines that show pulls run by run, and all together."""
-    lines = [f"{'constants':<12} {'run':>4} {'number':>6} {'mean':>7} {'width':>6} {'largest':>8}"]
+    lines = [f"{'constants':<12} {'run':>4} {'number':>6} {'mean':>15} {'width':>14} {'largest':>8}"]
     groups = [(one.role, str(one.run), one.values) for one in found]
     for role in dict.fromkeys(one.role for one in found):
         groups.append((role, "all", np.concatenate([one.values for one in found if one.role == role])))
     for role, run, values in groups:
-        largest = np.abs(values).max()
-        lines.append(
-            f"{role:<12} {run:>4} {len(values):>6} {values.mean():>7.3f} {values.std():>6.3f} {largest:>8.2f}"
-        )
+        mean, width = moments(values)
+        told = f"{mean[0]:>7.3f} ± {mean[1]:.3f} {width[0]:>6.3f} ± {width[1]:.3f}"
+        lines.append(f"{role:<12} {run:>4} {len(values):>6} {told} {np.abs(values).max():>8.2f}")
     return lines
+
+
+def moments(values: Floats) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return mean and width of pulls, each with its error: near 0 and 1 where errors are true."""
+    width, number = float(values.std(ddof=1)), len(values)
+    return (float(values.mean()), width / number**0.5), (width, width / (2.0 * (number - 1)) ** 0.5)
 
 
 def _fitted(access: Access, role: str) -> set[int]:
