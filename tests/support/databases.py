@@ -96,7 +96,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sqlite_database(sqlite_template: Path, tmp_path: Path) -> Iterator[Database]:
     path = tmp_path / "beamwright.db"
     shutil.copyfile(sqlite_template, path)
-    made = Database(path, busy_seconds=1.0)
+    made = Database(path, busy_seconds=60.0)
     yield made
     made.close()
 
@@ -197,7 +197,7 @@ def postgresql_new(postgresql_server: Server) -> Iterator[sa.URL]:
 @pytest.fixture
 def postgresql_database(postgresql_server: Server) -> Iterator[Database]:
     url = postgresql_server.take()
-    made = Database(url, busy_seconds=1.0)
+    made = Database(url, busy_seconds=60.0)
     yield made
     made.close()
     postgresql_server.give_back(url)
