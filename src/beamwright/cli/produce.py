@@ -107,6 +107,10 @@ def _jobs(
         here = releases.current(experiment.distributions)
         current = installing.find(workspace, release).release if release else here
         installing.check_farms(workspace, spec, current, here)
+        if current != here and (
+            said := installing.check_agents(workspace, spec, experiment.distributions, current, here)
+        ):
+            say(said)
         return preview(workspace, spec, experiment, facts, current)
     finally:
         workspace.db.close()
@@ -123,7 +127,7 @@ def _beside(
         message = f"production {spec.name} of {spec.experiment} cannot run beside {first.name}"
         raise UsageError(message, hint="name another production of the same experiment")
     given = experiment.deliveries(spec.deliveries) if spec.deliveries else []
-    return Produce(workspace, spec, experiment, workers, list(given), release=release)
+    return Produce(workspace, spec, experiment, workers, list(given), release=release, tell=say)
 
 
 def finish(
@@ -153,7 +157,9 @@ def finish(
                 say(line)
         with Watch(workspace.db, spec.name) as watch:
             others = [_beside(workspace, one, spec, experiment, workers, release) for one in beside]
-            made = Produce(workspace, spec, experiment, workers, list(given), watch.turn, release=release)
+            made = Produce(
+                workspace, spec, experiment, workers, list(given), watch.turn, release=release, tell=say
+            )
             replace(made, beside=others).run()
         watch.show()
         document = compile_document(workspace, spec.name)

@@ -28,7 +28,7 @@ from typing import Any
 from beamwright import durable
 from beamwright.core.canonical import canonical_json
 from beamwright.core.errors import ConfigError, ReleaseError, UnknownNameError, UsageError, nearest
-from beamwright.production.release import EXACT, OWN, plain, short
+from beamwright.production.release import EXACT, OWN, contents, is_code, plain, short
 from beamwright.production.spec import ProductionSpec
 from beamwright.production.tasks import Facts
 from beamwright.production.workspace import Workspace
@@ -214,6 +214,47 @@ def check_farms(workspace: Workspace, spec: ProductionSpec, release: str, here: 
                 f"{names}",
                 hint=f"`beamwright release install {farms[0] if farms else 'FARM'} {short(release)}`",
             )
+
+
+def check_agents(
+    workspace: Workspace, spec: ProductionSpec, experiment: Iterable[str], release: str, here: str
+) -> str:
+    """Return what is to be said of agents that run here for jobs under another release, "" for nothing.
+
+    ``experiment`` are its distributions. Constants are what agents load and chains begin with: a production
+    that makes some needs agents with the code of its release. Raises: ReleaseError.
+    """
+    folder = anywhere(workspace, release)
+    differing, unknown = _compared(folder, experiment)
+    if not differing and not unknown:
+        return ""
+    command = f"`{interpreter(folder)} {' '.join(COMMAND)} produce FILE`"
+    who = f"agents run under {short(here)} here, jobs under {short(release)}"
+    if not differing:
+        return f"{who}; whether the code of {unknown[0]} is the same cannot be told: it is not installed here"
+    more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+    what = f"{who}, whose experiment differs in {differing[0]}{more}"
+    makers = [step.name for step in spec.step if step.kind == "calibrate"]
+    if makers or spec.constants:
+        whose = f"step {makers[0]!r} makes" if makers else "it loads"
+        hint = f"let the release itself do all: {command}"
+        raise ReleaseError(f"production {spec.name}: {whose} constants, and {what}", hint=hint)
+    return f"{what}; {command} does all under one"
+
+
+def _compared(folder: Path, experiment: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the files in which an installed release differs from what is here, and what is not here."""
+    differing: set[str] = set()
+    unknown: list[str] = []
+    records = {_name(path.parent): path for path in _site(folder).glob("*.dist-info/RECORD")}
+    for name in sorted(experiment):
+        mine, record = contents(name), records.get(plain(name))
+        if mine is None or record is None:
+            unknown.append(name)
+            continue
+        theirs = {file: digest for file, digest in _rows(record) if is_code(file)}
+        differing |= {file for file in mine.keys() | theirs.keys() if mine.get(file) != theirs.get(file)}
+    return sorted(differing), unknown
 
 
 def facts(workspace: Workspace, spec: ProductionSpec, release: str) -> dict[str, Facts]:

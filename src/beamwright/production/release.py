@@ -40,6 +40,27 @@ def current(distributions: Iterable[str]) -> str:
     return _current(tuple(sorted({OWN, *distributions})))
 
 
+def contents(name: str) -> dict[str, str] | None:
+    """Return the sha256 of each file of a distribution's code as it would be imported here.
+
+    None: it is not installed.
+    """
+    found = _installed().get(plain(name))
+    if found is None:
+        return None
+    trees = _trees_of(name, found.distribution)
+    paths = {} if trees else _recorded(found.distribution)
+    for root in trees.values():
+        paths |= {f"{root.name}/{n}" if root.is_dir() else n: path for n, path in _tree_files(root).items()}
+    here = {file: path for file, path in paths.items() if is_code(file) and path.is_file()}
+    return {file: _sha256(path) for file, path in here.items()}
+
+
+def is_code(name: str) -> bool:
+    """Tell whether a file that an installer recorded is of the software itself."""
+    return not _SKIPPED.search(name) and not _LOCAL.search(name)
+
+
 def is_exact(release: str) -> bool:
     """Tell whether a release names installed software, not a tree that is worked on."""
     return release.startswith(EXACT)
@@ -170,10 +191,15 @@ def _hash_trees(trees: Mapping[str, Path]) -> str:
 
 def _hash_tree(root: Path) -> str:
     """Return the hash of all files of a source tree, or of one file."""
+    return content_hash({name: _sha256(path) for name, path in _tree_files(root).items()})
+
+
+def _tree_files(root: Path) -> dict[str, Path]:
+    """Return the files of a source tree by their names below it, or one file."""
     paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
     base = root.parent if root.is_file() else root
-    named = ((path.relative_to(base).as_posix(), path) for path in paths)
-    return content_hash({name: _sha256(path) for name, path in named if not _SKIPPED.search(name)})
+    named = {path.relative_to(base).as_posix(): path for path in paths}
+    return {name: path for name, path in named.items() if not _SKIPPED.search(name)}
 
 
 def _recorded(distribution: metadata.Distribution) -> dict[str, Path]:
