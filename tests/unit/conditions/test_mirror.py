@@ -31,6 +31,7 @@ from beamwright.core.errors import (
 from beamwright.core.runs import Interval
 from beamwright.db import history, schema
 from beamwright.db.engine import Database
+from beamwright.db.migrations import guards
 from beamwright.fsck import conditions as judged
 from beamwright.fsck.model import Context
 from beamwright.testing.strategies import intervals, payloads
@@ -403,3 +404,108 @@ def check_whole(database: Database, source: sa.Connection) -> None:
                 ]
             assert len(tags.get_payloads(conn, {x.payload_id for x in tags.intervals(conn, name)})) <= 4
         assert conn.execute(sa.select(schema.global_tag)).all() == []
+
+
+# --- killed while it writes
+
+
+class Died(Exception):
+    """Stands for the end of the process."""
+
+
+def die_at(database: Database, target: int) -> list[int]:
+    """Let a database fail before its n-th statement or commit; return the count so far."""
+    count = [0]
+
+    def step(*_: Any) -> None:
+        count[0] += 1
+        if count[0] == target:
+            raise Died
+
+    sa.event.listen(database._writer, "before_cursor_execute", step)
+    sa.event.listen(database._writer, "commit", step)
+    return count
+
+
+def grown(source: Database) -> None:
+    """Let the source add, replace, withdraw and freeze."""
+    publish(source, "g", (run(7), 5.0), at=40.0)
+    publish(source, "g", (run(2), 6.0), at=50.0, replace=True)
+    with source.begin() as conn:
+        tags.sweep(conn, "g", {"g/Scale": tags.withdraw(conn, "g/Scale", run(1), 60.0)}, 60.0)
+        tags.freeze(conn, "g", 70.0)
+
+
+@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_mirror_that_dies_at_any_statement_shows_whole_versions_alone_and_goes_on(
+    sqlite_template: Path, tmp_path: Path, stride: int
+) -> None:
+    source = copied(sqlite_template, tmp_path / "source.db")
+    for at, (where, value, replace) in enumerate(((run(1), 1.0, False), (run(2), 2.0, False)), 1):
+        publish(source, "g", (where, value), at=10.0 * at, replace=replace)
+    begun = copied(sqlite_template, tmp_path / "begun.db")
+    pull(begun, source)
+    before = content(begun)
+    begun.close()
+    grown(source)
+    target, is_over = 1, False
+    while not is_over:
+        mirror = copied(tmp_path / "begun.db", tmp_path / f"{target}.db")
+        with source.read() as conn:
+            paged = Paged(source, conn)
+            paged.name = source.name
+            count = die_at(mirror, target)
+            try:
+                Mirror(mirror, paged, lambda: 99.0).pull()
+            except Died:
+                shown = content(mirror)
+                assert shown[0] in (before[0], content(source)[0]), "a global tag is as it was, or whole"
+                assert judge(mirror) == []
+            is_over = count[0] < target
+            count[0] = -(10**9)
+            Mirror(mirror, paged, lambda: 99.0).pull()
+        assert content(mirror) == content(source), f"died at {target}"
+        mirror.close()
+        target += stride
+    assert target > 20
+    source.close()
+
+
+def copied(template: Path, path: Path) -> Database:
+    shutil.copyfile(template, path)
+    return Database(path)
+
+
+def test_a_mirror_of_a_mirror_says_what_the_source_says(
+    database: Database, elsewhere: Database, sqlite_template: Path, tmp_path: Path
+) -> None:
+    middle = copied(sqlite_template, tmp_path / "middle.db")
+    pull(middle, elsewhere)
+    assert pull(database, middle) == [(0, 3, 6, 4)]
+    grown(elsewhere)
+    assert pull(database, middle) == [(3, 3, 0, 0)], "what the one between has not"
+    pull(middle, elsewhere)
+    pull(database, middle)
+    assert content(database) == content(middle) == content(elsewhere)
+    assert content(database)[0][0] == "frozen" and judge(database) == []
+    with pytest.raises(ConflictError, match="global tag g is made here"):
+        pull(elsewhere, middle)
+    with pytest.raises(ConflictError, match="is a mirror of the one at"):
+        pull(database, elsewhere)
+    middle.close()
+
+
+def test_what_was_tampered_with_between_is_refused_by_name_at_the_far_end(
+    database: Database, elsewhere: Database, sqlite_template: Path, tmp_path: Path
+) -> None:
+    middle, bad = copied(sqlite_template, tmp_path / "middle.db"), constants(4)
+    pull(middle, elsewhere)
+    with middle.begin() as conn:
+        guards.release(conn, "payload")
+        changed = sa.update(schema.payload).where(schema.payload.c.id == bad.id)
+        conn.execute(changed.values(data=constants(5).data))
+    with pytest.raises(ChecksumError, match=bad.id):
+        pull(database, middle)
+    with database.read() as conn:
+        assert conn.execute(sa.select(schema.global_tag)).all() == []
+    middle.close()
