@@ -244,7 +244,7 @@ def insert_ids(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappin
     if connection.dialect.name == "sqlite":  # nobody else writes now, and its RETURNING goes row by row
         first = int(connection.execute(sa.select(sa.func.max(table.c.id))).scalar() or 0) + 1
         keys = list(range(first, first + len(rows)))
-        writing.insert(connection, table, [{"id": key, **row} for key, row in zip(keys, rows, strict=True)])
+        writing.insert(connection, table, rows, keys)
         return keys
     statement = sa.insert(table).returning(table.c.id, sort_by_parameter_order=True)
     return [int(key) for key in connection.execute(statement, list(rows)).scalars()]

@@ -24,17 +24,21 @@ _AT_ONCE = 500
 _ENCODE = json.JSONEncoder().encode
 
 
-def insert(conn: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows of the same columns; documents are encoded here.
+def insert(
+    conn: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], ids: Sequence[int] = ()
+) -> None:
+    """Insert rows of the same columns, with ids where they are given; documents are encoded here.
 
     Raises: sqlalchemy.exc.IntegrityError.
     """
     if not rows:
         return
-    if conn.dialect.name == "postgresql" and len(rows) < _MANY:
+    if conn.dialect.name == "postgresql" and len(rows) < _MANY and not ids:
         conn.execute(sa.insert(table), list(rows))
         return
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+    if ids:
+        columns["id"] = ids
     bulk.load(conn, table, _defaults(table) | encoded(table, columns))
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,14 @@ from beamwright.production import jobs
 ACTOR = "importer"
 Stamp = tuple[str, int, int]
 _POSITION = ("run", "section", "event")
+# What a collection has from its unit as it stands there.
+_COPIED = (
+    "series",
+    "config_hash",
+    "resolved_hash",
+    *(f"{e}_{p}" for e in ("first", "last") for p in _POSITION),
+)
+_copied = attrgetter(*_COPIED)
 # What replicas have gone through that a wrapper put in place and the importer has read in full.
 _PLACED = ("copying", "present", "verified")
 
@@ -118,14 +127,22 @@ def _record(
 
 
 def _file(output: _Output, now: float) -> dict[str, Any]:
-    content = {key: output.content[key] for key in ("size", "sha256", "adler32", "uuid")}
-    lineage = _lineage(output.row, output.unit, output.stream)
+    content, lineage = output.content, _lineage(output.row, output.unit, output.stream)
     if output.sources:
         lineage["sources"] = sorted(output.sources)
-    origin = {"attempt_id": output.row.id, "lineage": lineage}
-    kind = {"kind": output.kind, "tier": output.declared["tier"]}
-    place = {"scope": output.did[0], "name": output.did[1], "created": now}
-    return place | kind | origin | content
+    return {
+        "scope": output.did[0],
+        "name": output.did[1],
+        "created": now,
+        "kind": output.kind,
+        "tier": output.declared["tier"],
+        "attempt_id": output.row.id,
+        "lineage": lineage,
+        "size": content["size"],
+        "sha256": content["sha256"],
+        "adler32": content["adler32"],
+        "uuid": content["uuid"],
+    }
 
 
 def _add_parents(
@@ -168,13 +185,21 @@ def _add_collections(
 
 def _collection(output: _Output, now: float) -> dict[str, Any]:
     unit, definition = output.unit, output.unit.definition
-    ends = {f"{end}_{part}" for end in ("first", "last") for part in _POSITION}
-    copied = {name: getattr(unit, name) for name in ends | {"series", "config_hash", "resolved_hash"}}
-    flags = {name: bool(definition.get(name)) for name in ("is_mc", "is_resampled")}
-    values = {"scope": output.did[0], "name": output.did[1], "stream": output.stream, "state": "valid"}
-    values |= {"unit_id": unit.id, "tier": output.declared["tier"], "events": output.content["events"]}
-    values |= {"global_tag": definition.get("global_tag") or "", "release": output.row.task_release}
-    return values | copied | flags | {"created": now}
+    values = {
+        "scope": output.did[0],
+        "name": output.did[1],
+        "stream": output.stream,
+        "state": "valid",
+        "unit_id": unit.id,
+        "tier": output.declared["tier"],
+        "events": output.content["events"],
+        "global_tag": definition.get("global_tag") or "",
+        "release": output.row.task_release,
+        "is_mc": bool(definition.get("is_mc")),
+        "is_resampled": bool(definition.get("is_resampled")),
+        "created": now,
+    }
+    return values | dict(zip(_COPIED, _copied(unit), strict=True))
 
 
 def _named(conn: sa.Connection, units: Sequence[Any]) -> dict[str, int]:
