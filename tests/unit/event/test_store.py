@@ -203,6 +203,7 @@ def test_a_file_without_metadata_is_refused(tmp_path):
         read_metadata(path)
 
 
+@pytest.mark.forks
 def test_a_forked_child_reads_on(path, whole):
     with CollectionReader([path]) as reader:
         reader.index("event")
