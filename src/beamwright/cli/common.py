@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -48,6 +49,16 @@ workspace_option = click.option(
     envvar="BEAMWRIGHT_WORKSPACE",
     help="The workspace [default: the nearest folder upwards with a beamwright.toml].",
 )
+
+
+def colours() -> bool | None:
+    """Tell whether output may have colours: None where the stream decides, a terminal or not."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+
+
+def can_overwrite(stream: TextIO) -> bool:
+    """Tell whether a stream is a terminal that can write over what it shows."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def turns(every: float, sleep: Callable[[float], None]) -> Iterator[None]:
@@ -144,11 +155,11 @@ def decided(
 
 def write_rows(rows: Iterable[Row], columns: Columns, as_json: bool) -> None:
     """Write a list: JSON lines of whole rows, or a table of ``columns`` (heading: member or function)."""
-    found = list(rows)
     if as_json:
-        for row in found:
+        for row in rows:
             click.echo(dumps(row))
         return
+    found = list(rows)
     if not found:
         click.echo("there are none", err=True)
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from beamwright.cli.common import can_overwrite
 from beamwright.db import views
 from beamwright.report import grid as grids
 from beamwright.report.terminal import cell_text, chunk_name
@@ -53,7 +54,7 @@ class Watch:
         self._live: Any = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty() and not self.quiet:
+        if can_overwrite(sys.stderr) and not self.quiet:
             from rich.console import Console
             from rich.live import Live
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from beamwright.cli.common import colours
 from beamwright.core.errors import BeamwrightError, StorageError, nearest
 
 # name: (module, attribute, what it does); the last must be the first line of the command's own help.
@@ -80,7 +81,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an error is one clear line or, with --json, one document."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        result: Any = cli.main(args=list(arguments), prog_name="beamwright", standalone_mode=False)
+        result: Any = cli.main(
+            args=list(arguments), prog_name="beamwright", standalone_mode=False, color=colours()
+        )
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BeamwrightError as error:
@@ -152,11 +155,10 @@ def _fail(error: BeamwrightError, code: int, as_json: bool) -> int:
 
         click.echo(json.dumps(error.document(), default=str), err=True)
         return code
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
-    for line in error.data.get("excerpt", ()):
-        click.echo(f"  {line}", err=True)
-    if error.hint:
-        click.echo(f"  {click.style('next:', bold=True)} {error.hint}", err=True)
+    lines = [f"{click.style('error:', fg='red', bold=True)} {error.message}"]
+    lines += [f"  {line}" for line in error.data.get("excerpt", ())]
+    lines += [f"  {click.style('next:', bold=True)} {error.hint}"] if error.hint else []
+    click.echo("\n".join(lines), err=True, color=colours())
     return code
 
 

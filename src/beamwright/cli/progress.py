@@ -7,6 +7,8 @@ import time
 
 import click
 
+from beamwright.cli.common import can_overwrite
+
 _BAR = 24
 _TERMINAL_EVERY, _ELSEWHERE_EVERY = 0.1, 10.0  # s
 
@@ -18,7 +20,7 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = can_overwrite(sys.stderr)
         self._begun = self._told = time.monotonic()
         self._is_open = False
 

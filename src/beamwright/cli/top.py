@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from beamwright.cli.common import dumps, open_workspace, reading, turns
+from beamwright.cli.common import can_overwrite, dumps, open_workspace, reading, turns
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,7 +30,7 @@ def top(once: bool, every: float, folder: Path | None, as_json: bool) -> None:
     workspace = open_workspace(folder)
     workspace.db.check()
     try:
-        if once or as_json or not sys.stdout.isatty():
+        if once or as_json or not can_overwrite(sys.stdout):
             write(look(workspace), as_json)
         else:
             _live(workspace, every)
