@@ -14,8 +14,10 @@ from click.testing import CliRunner
 from beamwright.cli.main import cli
 from beamwright.core.errors import ReleaseError, UnknownNameError, UsageError
 from beamwright.production import installing
+from beamwright.production.spec import ProductionSpec, read_spec
 from beamwright.production.workspace import Workspace
 from support import wheels
+from support.toy_production import SPEC
 
 TOY = b"from setup_free import value\n"
 
@@ -93,6 +95,36 @@ def test_an_installation_sees_itself_and_nothing_else(
 def ask(folder: Path, code: str) -> str:
     argv = [str(installing.interpreter(folder)), "-I", "-c", code]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_agents_with_other_code_than_the_jobs_are_told_of_and_make_no_constants(
+    made: tuple[Workspace, installing.Made], house: Path, tmp_path: Path
+) -> None:
+    """Of the experiment's code; the part of an experiment that is here and in a release is beamwright."""
+    workspace, one = made
+    changed = shutil.copytree(house, tmp_path / "house")
+    wheels.ourselves(changed, ["setup-free>=1"], extra=b"x = 1\n")
+    other = installing.make(workspace, house / "lock.txt", changed)
+    folders = [installing.install(workspace, "near", which) for which in (one, other)]
+    makes = read_spec(SPEC, "toy.toml")
+    steps = [step for step in makes.step if step.kind != "calibrate"]
+    reads = makes.model_copy(update={"constants": [], "step": steps})
+
+    def said(spec: ProductionSpec, release: str, *parts: str) -> str:
+        return installing.check_agents(workspace, spec, parts, release, "dev+here")
+
+    assert said(makes, one.release, "beamwright") == ""
+    assert "whether the code of toyexp is the same cannot be told" in said(makes, one.release, "toyexp")
+    told = said(reads, other.release, "beamwright")
+    assert "whose experiment differs in beamwright/extra.py; " in told and str(folders[1]) in told
+    with pytest.raises(
+        ReleaseError, match=r"step 'pass1' makes constants, .* beamwright/extra\.py"
+    ) as caught:
+        said(makes, other.release, "beamwright")
+    assert f"{installing.interpreter(folders[1])} -I -m beamwright.cli.main produce" in caught.value.hint
+    with pytest.raises(ReleaseError, match="it loads constants"):
+        said(reads.model_copy(update={"constants": makes.constants}), other.release, "beamwright")
+    shutil.rmtree(folders[1])
 
 
 def test_what_was_changed_is_named(made: tuple[Workspace, installing.Made]) -> None:
