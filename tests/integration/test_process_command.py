@@ -16,6 +16,7 @@ from beamwright.cli.progress import line
 from beamwright.core.histogram import HistogramSet
 from beamwright.event.collection import CollectionReader
 from beamwright.event.metadata import read_metadata
+from beamwright.event.rntuple import verify
 from beamwright.event.validate import validate_file
 from support import toy
 from support.streams import same_batches
@@ -100,6 +101,8 @@ def test_what_crashes_one_worker_is_quarantined_mended_and_put_back(desk: Desk) 
     assert (whole.events, whole.first, whole.last) == (100, direct.first, direct.last)
     assert whole.lineage.quarantined == () == direct.lineage.quarantined
     assert validate_file(desk.folder / "whole.root")["valid"]
+    proved = [verify(desk.folder / name) for name in ("whole.root", "direct.root")]
+    assert proved[0].checksums == proved[1].checksums  # page for page as if it had never crashed
 
 
 def test_an_output_that_is_there_or_cannot_be_is_refused_by_name(desk: Desk) -> None:

@@ -10,7 +10,7 @@ from beamwright.core.lineage import Lineage
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.store import StreamWriter, Written
-from beamwright.event.table import Jagged, Table
+from beamwright.event.table import Jagged, Table, Values
 
 BANKS = BankSet.from_document(
     {
@@ -65,6 +65,11 @@ def write_stream(path: Path, *batches: Batch, lineage: Lineage = LINEAGE, **opti
         return writer.close()
 
 
+def arrays_of(values: Values) -> list[np.ndarray]:
+    """Return the arrays of a column, offsets of lists before what is in them."""
+    return [values.offsets, *arrays_of(values.values)] if isinstance(values, Jagged) else [values]
+
+
 def same_batches(one: Batch, other: Batch) -> bool:
     """Tell whether two batches hold the same keys and the same bits."""
     if one.run != other.run or one.tables.keys() != other.tables.keys():
@@ -73,9 +78,5 @@ def same_batches(one: Batch, other: Batch) -> bool:
     for name, table in one.tables.items():
         pairs.append((table.offsets, other[name].offsets))
         for column, values in table.columns.items():
-            found = other[name].columns[column]
-            if isinstance(values, Jagged):
-                pairs += [(values.offsets, found.offsets), (values.values, found.values)]
-            else:
-                pairs.append((values, found))
+            pairs += zip(arrays_of(values), arrays_of(other[name].columns[column]), strict=True)
     return all((a is None and b is None) or (a.dtype == b.dtype and np.array_equal(a, b)) for a, b in pairs)

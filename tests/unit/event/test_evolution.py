@@ -10,11 +10,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from beamwright.core.errors import ConfigError, SchemaMismatchError
+from beamwright.core.runs import Interval
 from beamwright.event.banks import BankSet
 from beamwright.event.evolution import Evolution, differences
+from beamwright.event.loop import run_path
+from beamwright.event.path import Output, Path
 from beamwright.event.pointer import PointerWriter
-from beamwright.event.store import CollectionReader, StreamWriter
+from beamwright.event.store import CollectionReader, StreamWriter, merge_collections
 from beamwright.event.table import Jagged, Table
+from beamwright.event.validate import validate_file
 from support.streams import BANKS, LINEAGE, batch, same_batches, write_stream
 
 NEW = {
@@ -106,6 +110,27 @@ def test_files_of_two_versions_are_one_collection(path, tmp_path):
             found = both.read("event", np.arange(300))
             assert sorted(set(found["Hit"].tot.tolist())) == [7, 9]
             assert np.array_equal(found["Hit"].time, reader.read("event", np.arange(300))["Hit"].time)
+
+
+def test_files_of_two_versions_are_merged_by_a_path_that_writes_them_anew(path, tmp_path):
+    first, later = tmp_path / "first.root", tmp_path / "later.root"
+    write_stream(first, batch(3, 0, 200))
+    with CollectionReader([path], banks=WANTED) as reader:
+        with StreamWriter(later, "dst", reader.declarations, LINEAGE) as writer:
+            writer.write(reader.read("event", np.arange(200, 300)))
+            writer.close()
+        whole = reader.read("event", np.arange(300))
+    with pytest.raises(SchemaMismatchError, match="differ: it lacks Head.time.*`beamwright process`"):
+        merge_collections([first, later], tmp_path / "no.root", LINEAGE)
+    with CollectionReader([later, first], banks=WANTED) as both:
+        work = Path("anew", "event", [], [Output("dst", tuple(both.declarations))])
+        run_path(
+            work, both, Interval.runs("44", 0, 99), banks=both.declarations,
+            outputs={"dst": tmp_path / "all.root"}, lineage=lambda _: LINEAGE,
+        )  # fmt: skip
+    assert validate_file(tmp_path / "all.root", {"banks": WANTED})["problems"] == []
+    with CollectionReader([tmp_path / "all.root"]) as reader:
+        assert same_batches(reader.read("event", np.arange(300)), whole)
 
 
 def test_pointers_lead_into_files_of_older_versions(path, tmp_path):

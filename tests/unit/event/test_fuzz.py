@@ -8,16 +8,21 @@ import numpy as np
 import pytest
 
 from beamwright.core.errors import BeamwrightError
+from beamwright.event.banks import BankSet
+from beamwright.event.batch import Batch
 from beamwright.event.pointer import PointerWriter
 from beamwright.event.rntuple import NTupleFile
 from beamwright.event.rntuple.file import page_extents
 from beamwright.event.rntuple.tfile import directory_key
 from beamwright.event.sources import SourceFiles
-from beamwright.event.store import CollectionReader
+from beamwright.event.store import CollectionReader, StreamWriter
+from beamwright.event.table import Table
 from beamwright.event.validate import validate_file
 from support import wide
-from support.streams import BANKS, LINEAGE, batch, same_batches, write_stream
+from support.streams import BANKS, LINEAGE, batch, same_batches
 
+ALL = BankSet([*BANKS.values(), wide.BANKS["Row"]])
+"""Links of both kinds, also to banks with one row, text, booleans, lists of lists."""
 MANY = pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
 
 
@@ -26,16 +31,32 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
 
 
+def events(run, first, last, *, is_empty=False):
+    """Return events with every kind of column; or with rows in none but the bank that has one of them."""
+    found = batch(run, first, last)
+    tables = dict(found.tables) | {"Row": wide.sample(last - first)["Row"]}
+    if is_empty:
+        tables |= {name: Table.empty(ALL[name], found.n) for name in ("Hit", "Track", "Row")}
+    return Batch("event", "44", run, found.section, found.event, tables, banks=ALL)
+
+
 @pytest.fixture(scope="module")
 def data(folder):
-    write_stream(folder / "good.root", batch(3, 0, 60), batch(4, 0, 20), target=4_000)
+    """A file of several clusters, one of them without a row in most columns, one half empty."""
+    with StreamWriter(folder / "good.root", "dst", ALL, LINEAGE, target=4_000) as writer:
+        for part in (events(3, 0, 20), events(3, 20, 360, is_empty=True), events(4, 0, 8)):
+            writer.write(part)
+        writer.close()
+    with NTupleFile(folder / "good.root") as file:
+        rows = [file.read(["Hit"], c.first_entry, c.first_entry + c.n_entries) for c in file.clusters]
+        assert 0 in (len(columns["Hit.t"]) for columns in rows) and len(rows) > 4
     return (folder / "good.root").read_bytes()
 
 
 def banks_read(path):
     """Return what each bank, read by itself, gives: batches, or nothing where it is refused."""
     found = {}
-    for bank in BANKS:
+    for bank in ALL:
         try:
             with CollectionReader([path]) as reader:
                 found[bank] = list(reader.batches([bank]))
@@ -54,7 +75,7 @@ def flipped(data, chooser):
 @MANY
 def test_a_flip_is_found_and_each_bank_is_right_or_refused(folder, data, count):
     expected = banks_read(folder / "good.root")
-    assert len(expected) == 3
+    assert len(expected) == 4
     chooser, target = random.Random(count), folder / f"flipped{count}.root"
     refused = 0
     for _ in range(count):
@@ -65,7 +86,7 @@ def test_a_flip_is_found_and_each_bank_is_right_or_refused(folder, data, count):
             pairs = zip(batches, expected[bank], strict=True)
             assert all(same_batches(one, other) for one, other in pairs), f"bit {bit}, bank {bank}"
             refused -= 1
-        refused += 3
+        refused += 4
     assert refused > count // 4
 
 
@@ -121,9 +142,9 @@ def test_a_flip_in_a_pointer_skim_is_found(folder, data, count):
     with CollectionReader([folder / "good.root"]) as reader:
         skim = folder / f"skim{count}.root"
         with PointerWriter(
-            skim, "p", BANKS, LINEAGE, parents=reader, borrow=("Hit", "Head", "Track")
+            skim, "p", ALL, LINEAGE, parents=reader, borrow=("Hit", "Head", "Track", "Row")
         ) as writer:
-            writer.write(reader.read("event", np.arange(0, 60, 7)))
+            writer.write(reader.read("event", np.arange(0, 26, 3)))
             writer.close()
     sources, chooser = SourceFiles.of([folder / "good.root"]), random.Random(count)
     good, target = skim.read_bytes(), folder / f"flipped{count}.root"

@@ -21,14 +21,18 @@ from beamwright.event.pointer import PointerWriter, promote
 from beamwright.event.rntuple import FileWriter, NTupleFile, seal_cluster
 from beamwright.event.sources import SourceFiles
 from beamwright.event.store import CollectionReader, StreamWriter, merge_collections
-from beamwright.event.table import Table
+from beamwright.event.table import Jagged, Table
 from beamwright.event.validate import validate_file
 from support.streams import BANKS, LINEAGE, batch, same_batches, write_stream
 
 FOUND = {
     "Found": {
         "doc": "The hit that was chosen.",
-        "columns": {"hit": {"type": "link", "to": "Hit"}, "weight": {"type": "f4"}},
+        "columns": {
+            "hit": {"type": "link", "to": "Hit"},
+            "weight": {"type": "f4"},
+            "before": {"type": "link[]", "to": "Hit"},
+        },
     }
 }
 ALL = BankSet.from_document(BANKS.document() | FOUND)
@@ -45,7 +49,9 @@ class Choose(Module):
         counts = part["Hit"].counts
         has = (counts > 0).astype(np.int64)
         hits = counts[counts > 0] - 1
-        part["Found"] = Table.from_counts("Found", has, {"hit": hits, "weight": hits * 0.5})
+        before = Jagged.from_counts(hits, np.concatenate([np.arange(0), *(np.arange(n) for n in hits)]))
+        columns = {"hit": hits, "weight": hits * 0.5, "before": before}
+        part["Found"] = Table.from_counts("Found", has, columns)
         part.select(part.event % 3 == 0, "third")
 
 
@@ -143,11 +149,22 @@ def test_the_bytes_do_not_depend_on_workers_or_batches(tmp_path, parents, output
     assert other["points"].read_bytes() == outputs["points"].read_bytes()
 
 
-def test_links_lead_from_new_banks_across_the_files(outputs, sources):
-    for part in everything(outputs["points"], sources):
+def test_links_lead_from_new_banks_across_the_files_also_when_merged_and_promoted(
+    tmp_path, parents, outputs, sources
+):
+    parts = [skim(tmp_path / path.stem, [path])["points"] for path in parents]
+    lineage = dataclasses.replace(LINEAGE, stream="skim", tier="skim")
+    merged = merge_collections(parts, tmp_path / "merged.root", lineage).file
+    deep = promote(merged, tmp_path / "deep.root", sources).file
+    read = [part for path in (outputs["points"], merged, deep) for part in everything(path, sources)]
+    assert sum(part.n for part in read) == 1200
+    for part in read:
         hits, found = part["Hit"], part["Found"]
         rows = found.follow("hit", hits)
         assert (hits.record_index[rows] == found.record_index).all()
+        before = found.follow("before", hits)
+        assert before.tolist() == [row for last, n in zip(rows, found.hit, strict=True)
+                                   for row in range(last - n, last)]  # fmt: skip
         assert (hits.dom[rows] == (part.event[found.record_index] * 10 + found.hit) % 100).all()
 
 

@@ -113,7 +113,8 @@ def check_mergeable(first: NTupleFile, file: NTupleFile) -> None:
     if file.header_checksum != first.header_checksum:
         raise SchemaMismatchError(
             f"{file.path} and {first.path} differ: {schema_difference(first.schema, file.schema)}",
-            hint="merge files of one stream and one bank version",
+            hint="merge files of one stream and one bank version; `beamwright process` over all of them, "
+            "with the banks as they are declared now, writes them anew as one",
         )
 
 
