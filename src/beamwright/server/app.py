@@ -112,4 +112,5 @@ def _denied() -> Response:
 
 def _document(workspace: Workspace, name: str | None) -> Row:
     with workspace.db.read() as conn:
-        return document.build(conn, views.find_production(conn, name))
+        told: Row = {"goals": workspace.settings.goals, "now": workspace.clock.now()}
+        return document.build(conn, views.find_production(conn, name), **told)

@@ -5,6 +5,7 @@ An ETag is the sha256 of the body, that of a payload its id; who knows it gets 3
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
@@ -15,6 +16,7 @@ from beamwright.core.runs import RUN_MAX, Interval
 from beamwright.production.workspace import Workspace
 
 ROOT = "/conditions/"
+_RANGE = re.compile(r"bytes=([0-9]{1,18})?-([0-9]{1,18})?")
 # For those who asked with their token alone, not for what lies between.
 FOR_EVER = "private, max-age=31536000, immutable"
 ASK_ANEW = "private, no-cache"
@@ -61,14 +63,34 @@ def add_pages(app: FastAPI, workspace: Workspace) -> None:
 
     @app.get(ROOT + "payload/{payload_id}")
     def payload(request: Request, payload_id: str) -> Response:
-        """A payload; its id is the hash of what comes."""
+        """A payload, or the range of its bytes that is asked for; its id is the hash of the whole."""
         with workspace.db.read() as conn:
             if _is_known(request, payload_id) and sharing.has_payload(conn, payload_id):
                 return _answer(request, b"", payload_id, FOR_EVER)
             found = tags.get_payload(conn, payload_id)
         answer = _answer(request, found.data, payload_id, FOR_EVER, "application/octet-stream")
-        answer.headers[sharing.KIND_HEADER] = found.kind
-        return answer
+        answer.headers.update({sharing.KIND_HEADER: found.kind, "Accept-Ranges": "bytes"})
+        part = _part(request, payload_id, len(found.data))
+        return answer if part is None or answer.status_code != 200 else _partial(answer, found.data, part)
+
+
+def _part(request: Request, etag: str, size: int) -> range | None:
+    """Return the one range of bytes that a request asks for; empty when it lies beyond the end."""
+    found = _RANGE.fullmatch(request.headers.get("range", ""))
+    if found is None or request.headers.get("if-range", f'"{etag}"') != f'"{etag}"':
+        return None
+    first, last = found.groups()
+    if first:
+        return range(int(first), min(size, int(last) + 1 if last else size))
+    return range(max(0, size - int(last)), size) if last else None
+
+
+def _partial(answer: Response, data: bytes, part: range) -> Response:
+    headers = {k: v for k, v in answer.headers.items() if k not in ("content-length", "content-type")}
+    if not part:
+        return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{len(data)}"})
+    headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{len(data)}"
+    return Response(data[part.start : part.stop], 206, headers, answer.media_type)
 
 
 def _document(request: Request, document: sharing.Document, cache: str = ASK_ANEW) -> Response:

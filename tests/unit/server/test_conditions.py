@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 pytest.importorskip("fastapi", reason="the extra `server` is not installed")
 
+from beamwright.client import Client
 from beamwright.conditions import tags
 from beamwright.conditions.payload import Payload
+from beamwright.conditions.sharing import RemoteSource
 from beamwright.core.runs import Interval
+from beamwright.db import schema
+from beamwright.db.migrations import guards
 from beamwright.production.workspace import Workspace
 from beamwright.server import auth
-from support.serving import Console
+from support.serving import Console, served
 
 PAYLOAD = Payload.arrays({"gain": np.array([1.5])})
 PATHS = (
@@ -77,6 +84,74 @@ def test_a_payload_is_named_by_its_hash_and_never_sent_to_who_has_it(console: Co
     missing = f"/conditions/payload/{'0' * 64}"
     for header in ({}, {"If-None-Match": f'"{"0" * 64}"'}):
         assert console.get(missing, headers=console.bearer | header).status_code == 404
+
+
+def test_a_part_of_a_payload_is_given_as_asked(console: Console) -> None:
+    path, size = f"/conditions/payload/{PAYLOAD.id}", len(PAYLOAD.data)
+
+    def part(asked: str, **more: str) -> tuple[int, bytes, str | None]:
+        answer = console.get(path, headers=console.bearer | {"Range": asked} | more)
+        return answer.status_code, answer.content, answer.headers.get("content-range")
+
+    assert console.get(path, headers=console.bearer).headers["accept-ranges"] == "bytes"
+    half = size // 2
+    (_, one, told), (_, other, _) = part(f"bytes=0-{half - 1}"), part(f"bytes={half}-")
+    assert one + other == PAYLOAD.data and told == f"bytes 0-{half - 1}/{size}"
+    assert part("bytes=-8") == (206, PAYLOAD.data[-8:], f"bytes {size - 8}-{size - 1}/{size}")
+    assert part(f"bytes=0-{size * 9}")[:2] == (206, PAYLOAD.data)
+    for beyond in (f"bytes={size}-", "bytes=-0", "bytes=5-2"):
+        assert part(beyond) == (416, b"", f"bytes */{size}")
+    for strange in ("bytes=-", "bytes=0-1,3-4", "lines=0-1", f"bytes={'9' * 40}-", "bytes=x-"):
+        assert part(strange)[:2] == (200, PAYLOAD.data)
+    known = f'"{PAYLOAD.id}"'
+    assert part("bytes=0-3", **{"If-Range": known})[0] == 206
+    assert part("bytes=0-3", **{"If-Range": '"other"'})[:2] == (200, PAYLOAD.data)
+    assert part("bytes=0-3", **{"If-None-Match": known})[:2] == (304, b"")
+
+
+def test_a_payload_that_was_tampered_with_is_not_given_and_named(
+    console: Console, workspace: Workspace
+) -> None:
+    with workspace.db.begin() as conn:
+        guards.release(conn, "payload")
+        conn.execute(sa.update(schema.payload).values(data=PAYLOAD.data[:-8] + bytes(8)))
+    answer = console.get(f"/conditions/payload/{PAYLOAD.id}", headers=console.bearer)
+    assert answer.status_code == 422 and f"payload {PAYLOAD.id} has other content" in answer.text
+    assert "etag" not in answer.headers and answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "payload/../../secret", "payload/..%2f..%2fbeamwright.toml", "payload/%2e%2e/%2e%2e/secret",
+        "tag/..%2f..%2f..%2fetc/passwd", "global/%2Fetc%2Fpasswd", "resolve/..%2Fg?series=..&run=1",
+        "payload/%00", "tag/g/Gain%00", "payload/' OR 1=1 --", "global/g'; DROP TABLE tag; --",
+    ],
+)  # fmt: skip
+def test_tricks_with_paths_find_nothing(console: Console, workspace: Workspace, path: str) -> None:
+    answer = console.get(f"/conditions/{path}", headers=console.bearer)
+    assert answer.status_code in (400, 404, 422), answer.text
+    assert workspace.secret.hex() not in answer.text and "root:" not in answer.text
+    assert console.get("/conditions/tag/g/Gain", headers=console.bearer).json()["version"] == 1
+
+
+def test_clients_that_are_slow_keep_nobody_waiting(workspace: Workspace) -> None:
+    long = Payload.opaque(bytes(8_000_000))
+    with workspace.db.begin() as conn:
+        tags.put_payload(conn, long, 2.0)
+    token = auth.token(workspace.secret, auth.CONDITIONS)
+    head = f"GET /conditions/payload/{long.id} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+    with served(workspace) as url, ExitStack() as stack:
+        place = ("127.0.0.1", int(url.rpartition(":")[2]))
+        slow = [stack.enter_context(socket.create_connection(place)) for _ in range(60)]
+        for number, one in enumerate(slow):
+            # Half never end what they ask; half never read what they get.
+            one.sendall(head.encode() + (b"X-Slow: " if number % 2 else b"\r\n"))
+        client = stack.enter_context(closing(Client(url, token)))
+        source = RemoteSource(client)
+        assert source.payload(PAYLOAD.id) == PAYLOAD
+        put(workspace, 2, PAYLOAD)  # nor does what nobody reads hold up who writes
+        assert source.tag("g/Gain", 0)["version"] == 2
 
 
 def test_what_can_change_is_asked_anew_and_what_names_a_version_is_not(
