@@ -127,6 +127,62 @@ def move(target: str, dry_run: bool, folder: Path | None, as_json: bool) -> None
     write_document(document, as_json)
 
 
+@db.command("relocate")
+@click.option(
+    "--from", "former", metavar="DIR", help="Where the workspace was; where its last attempt had it."
+)
+@dry_run_option
+@reading
+def relocate(former: str | None, dry_run: bool, folder: Path | None, as_json: bool) -> int:
+    """Let the database name files where they are, after the workspace's folder was moved or copied.
+
+    Each file that it named in the old folder is read in full in the new one first, and compared with its
+    checksums. Where one is missing, or is another, nothing is changed.
+    """
+    from beamwright.catalog import relocating
+    from beamwright.cli.progress import Progress
+    from beamwright.core.errors import IntegrityError, UsageError
+
+    workspace = open_workspace(folder)
+    _check_own(workspace)
+    new, progress, found = str(workspace.root), Progress(), []
+    with workspace.lock():
+        with workspace.db.read() as conn:
+            old = former or relocating.former_root(conn)
+            if old is None:
+                raise UsageError("nothing tells where the workspace was", hint="say --from DIR")
+            for one in relocating.look(conn, old, new) if old != new else ():
+                found.append(one)
+                progress(len(found), None)
+        progress.close()
+        wrong = [{"path": one.path, "because": relocating.differs(one)} for one in found if not one.is_right]
+        if wrong:
+            write_rows(wrong, {"path": "path", "because": "because"}, as_json)
+            say(f"{len(wrong)} of {len(found)} files are not as registered: nothing was changed")
+            return IntegrityError.exit_code
+        counts = {"replicas": len(found)}
+        if not dry_run and old != new:
+            by = (workspace.clock.now(), _ACTOR)
+            counts = workspace.db.transact(lambda conn: relocating.settle(conn, found, old, new, *by))
+    workspace.db.close()
+    say("a dry run: nothing was changed" if dry_run else "every file was read, and is as registered")
+    write_document({"from": old, "to": new} | counts, as_json)
+    return 0
+
+
+def _check_own(workspace: Workspace) -> None:
+    """Refuse a copy whose settings still name the database file of the original."""
+    url, own = workspace.database_url, workspace.root
+    path = Path(str(url.database))
+    if url.get_backend_name() == "sqlite" and not path.is_relative_to(own) and (own / path.name).is_file():
+        from beamwright.core.errors import ConflictError
+
+        raise ConflictError(
+            f"the settings name {path}, and there is {own / path.name}",
+            hint=f'write url = "sqlite:///{path.name}" into {own}/beamwright.toml',
+        )
+
+
 @db.command("backup")
 @click.argument("path", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @reading

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,52 @@ def test_a_move_switches_the_settings_after_it_has_verified(
     assert {table.name for table in schema.metadata.sorted_tables}
     done = call("db", "move", target)
     assert done.code == 3 and "not empty" in done.err
+
+
+def test_a_copied_workspace_names_its_own_files(world: Workspace, call: Call, tmp_path: Path) -> None:
+    world.db.close()
+    old, new = world.root, tmp_path / "copy"
+    shutil.copytree(old, new)
+    assert call("db", "relocate", "-w", new).code == 2  # no attempt tells where it was
+    told = call("db", "relocate", "-w", new, "--from", old, "--dry-run", "--json")
+    assert (
+        told.code == 0
+        and "nothing was changed" in told.err
+        and set(told.document) == {"from", "to", "replicas"}
+    )
+    told = call("db", "relocate", "-w", new, "--from", old, "--json")
+    assert told.code == 0 and told.document["replicas"] > 2
+    shutil.rmtree(old)
+    assert call("fsck", "--deep", "-w", new).err.count("invariant 6") == 0
+    copied = Workspace.open(new)
+    with copied.db.read() as conn:
+        found = conn.execute(sa.select(schema.replica.c.path)).scalars().all()
+        assert found and all(Path(path).is_relative_to(new) and Path(path).is_file() for path in found)
+    copied.db.close()
+
+
+def test_a_copy_with_a_damaged_file_stays_as_it_was(world: Workspace, call: Call, tmp_path: Path) -> None:
+    world.db.close()
+    old, new = world.root, tmp_path / "copy"
+    shutil.copytree(old, new)
+    (new / "raw" / "run1.raw").write_bytes(b"?")
+    before = (new / "beamwright.db").read_bytes()
+    told = call("db", "relocate", "-w", new, "--from", old, "--json")
+    assert told.code != 0 and "nothing was changed" in told.err
+    assert [row["path"] for row in told.rows] == [str(new / "raw" / "run1.raw")]
+    assert (new / "beamwright.db").read_bytes() == before
+
+
+def test_a_copy_that_names_the_database_of_the_original_is_refused(
+    world: Workspace, call: Call, tmp_path: Path
+) -> None:
+    world.db.close()
+    new = tmp_path / "copy"
+    shutil.copytree(world.root, new)
+    text = with_database((new / "beamwright.toml").read_text(), f"sqlite:///{world.root}/beamwright.db")
+    (new / "beamwright.toml").write_text(text)
+    told = call("db", "relocate", "-w", new, "--from", world.root)
+    assert told.code != 0 and "the settings name" in told.err and "sqlite:///beamwright.db" in told.err
 
 
 def test_a_workspace_at_work_is_not_moved(world: Workspace, call: Call) -> None:
