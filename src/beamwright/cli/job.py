@@ -255,9 +255,11 @@ def _attempt(row: Row) -> Row:
 
 def _handling(command: F) -> F:
     """Add what every command needs that moves jobs by a person's decision."""
+    text = "A state of its own that the task file declares for where this leads."
     for option in (
         by_option,
         reason_option,
+        click.option("--as", "label", default="", metavar="NAME", help=text),
         click.argument("units", metavar="UNIT", nargs=-1, required=True),
     ):
         command = option(command)
@@ -265,39 +267,38 @@ def _handling(command: F) -> F:
 
 
 @job.command("hold")
-@click.option("--as", "label", default="", metavar="NAME", help="A state that the task file declares.")
 @_handling
-def hold(label: str, **options: Any) -> None:
+def hold(**options: Any) -> None:
     """Stop jobs: nothing of them starts, and what runs is ended."""
-    _move("hold", label, **options)
+    _move("hold", **options)
 
 
 @job.command("release")
 @_handling
 def release(**options: Any) -> None:
     """Let held jobs go on."""
-    _move("release", "", **options)
+    _move("release", **options)
 
 
 @job.command("cancel")
 @_handling
 def cancel(**options: Any) -> None:
     """Give jobs up. Their task cannot close until they are retried, or their records are given up too."""
-    _move("cancel", "", **options)
+    _move("cancel", **options)
 
 
 @job.command("retry")
 @_handling
 def retry(**options: Any) -> None:
     """Give failed jobs all their tries anew; plan cancelled ones again."""
-    _move("retry", "", **options)
+    _move("retry", **options)
 
 
 @job.command("ignore")
 @_handling
 def ignore(**options: Any) -> None:
     """Leave failed jobs out for good, approved by whoever is named: their records count as quarantined."""
-    _move("ignore", "", **options)
+    _move("ignore", **options)
 
 
 def _move(

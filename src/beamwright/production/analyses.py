@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from beamwright.catalog import datasets
 from beamwright.core.canonical import content_hash
@@ -29,7 +29,7 @@ from beamwright.db.engine import batched
 from beamwright.production import inputs, installing, redoing, splitting
 from beamwright.production.interventions import Why
 from beamwright.production.publishing import cover
-from beamwright.production.rules import RetryRule
+from beamwright.production.rules import RetryRule, check_states
 from beamwright.production.spec import DatasetSpec, ProductionSpec, StepSpec
 from beamwright.production.splitting import Covered, Item, Run
 from beamwright.production.tasks import Facts, Task
@@ -73,6 +73,12 @@ class AnalysisSpec(Declaration):
     retry: list[RetryRule] = []
     memory_mb: int | None = Field(default=None, gt=0)
     wall_s: float | None = Field(default=None, gt=0)
+
+    @field_validator("retry")
+    @classmethod
+    def _stateless(cls, value: list[RetryRule]) -> list[RetryRule]:
+        check_states(value, ())  # an analysis declares none
+        return value
 
     @property
     def production(self) -> str:

@@ -151,7 +151,10 @@ def _move(row: Any, one: Failure, verdict: Verdict, step: Mapping[str, Any], now
     if is_again:
         then = (("prepared", f"tried again after {reason}"),)
     elif verdict.what == "hold":
-        then = (("held", f"held by a rule of its task after {reason}"),)
+        then, values["label"] = (
+            (("held", f"held by a rule of its task after {reason}"),),
+            verdict.label or None,
+        )
     return history.Move(row.id, row.state, "failed", reason, values, then)
 
 

@@ -27,8 +27,8 @@ class RetryRule(Declaration):
     """What follows a failure of this class, or of any, whose message matches; the first rule that fits holds.
 
     ``more`` multiplies the memory by ``factor``, after a time-out the wall time; ``smaller`` cuts the unit in
-    two; ``exclude`` avoids the node where it failed; ``hold`` leaves it to a person. After ``times`` further
-    tries the job stays failed.
+    two; ``exclude`` avoids the node where it failed; ``hold`` leaves it to a person, in a ``state`` of the
+    task's own where that is said. After ``times`` further tries the job stays failed.
     """
 
     failure: str = ""
@@ -37,6 +37,7 @@ class RetryRule(Declaration):
     times: int = Field(default=3, ge=1, le=MOST)
     delay_s: float | None = Field(default=None, ge=0)
     factor: float = Field(default=2.0, gt=1.0, le=100.0)
+    state: str = ""
 
     @field_validator("failure")
     @classmethod
@@ -83,8 +84,8 @@ class StateSpec(Declaration):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a failed job, after how many seconds, with how many times the memory or wall time, and
-    whether the node is to be avoided.
+    """What becomes of a failed job, after how many seconds, with how many times the memory or wall time,
+    whether the node is to be avoided, and the state of its task's own that it is held in.
     """
 
     what: What
@@ -92,6 +93,23 @@ class Verdict:
     memory: float = 1.0
     wall: float = 1.0
     avoids_node: bool = False
+    label: str = ""
+
+
+def check_states(rules: Sequence[RetryRule], declared: Sequence[StateSpec]) -> None:
+    """Refuse rules that hold jobs in a state that is not there for it.
+
+    Raises: ValueError.
+    """
+    held = [one.name for one in declared if one.stands_for == "held"]
+    for rule in rules:
+        if rule.state and rule.action != "hold":
+            raise ValueError(
+                f"state {rule.state!r} is for rules that hold, and this one says {rule.action!r}"
+            )
+        if rule.state and rule.state not in held:
+            why = f"there is no state {rule.state!r} of its own that stands for 'held'"
+            raise ValueError(f"{why}; {nearest(rule.state, held)}")
 
 
 def own_limits(step: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +127,7 @@ def decide(
         again = count < TRIES.get(failure_class, tries) and sum(earlier.values()) < MOST
         return Verdict("again", _backoff(count)) if again else Verdict("stay")
     if rule.action == "hold":
-        return Verdict("hold")
+        return Verdict("hold", label=rule.state)
     if rule.action == "smaller":
         return Verdict("split")
     if rule.action == "never" or count > rule.times or sum(earlier.values()) > MOST:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from beamwright.core.canonical import content_hash
 from beamwright.core.errors import ConfigError, nearest
 from beamwright.core.settings import Declaration, declare, parse_toml
 from beamwright.production import requests
 from beamwright.production.requests import RequestSpec
-from beamwright.production.rules import RetryRule, StateSpec
+from beamwright.production.rules import RetryRule, StateSpec, check_states
 
 Kind = Literal["calibrate", "process", "merge", "generate", "analyse"]
 
@@ -86,6 +86,11 @@ class StepSpec(Declaration):
     code: str = ""
     banks: str = ""
     outputs: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _declared(self) -> Self:
+        check_states(self.retry, self.state)
+        return self
 
 
 class ProductionSpec(Declaration):

@@ -564,10 +564,13 @@ def test_a_step_has_limits_of_its_own_that_hold_for_what_is_submitted_next(world
 
 
 def test_a_rule_holds_a_job_or_gives_it_up(world: World) -> None:
-    configure(world, retry=[{"failure": "application_error", "action": "hold"}])
+    own = {"name": "parked", "stands_for": "held"}
+    rule = {"failure": "application_error", "action": "hold", "state": "parked"}
+    configure(world, retry=[rule], state=[own])
     want(world, "fail")
     fail_once(world)
     assert world.states(schema.job) == ["held"] * 2 and "rule" in history_of(world, 1)[-1].reason
+    assert [row.label for row in world.rows(schema.job)] == ["parked"] * 2
     configure(world, retry=[{"action": "never"}])
     with world.workspace.db.begin() as conn:
         history.move_all(conn, schema.job, [1, 2], "held", "prepared", actor="operator", at=1500.0)

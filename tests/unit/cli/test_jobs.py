@@ -18,7 +18,8 @@ from beamwright.production import importing, jobs
 from beamwright.production.workspace import Workspace
 from kill.production import COMMANDS, EVENTS, UNIT, make
 
-RULES = {"step": {"retry": [{"action": "never"}], "state": [{"name": "parked", "stands_for": "held"}]}}
+STATES = [{"name": "parked", "stands_for": "held"}, {"name": "hopeless", "stands_for": "excluded"}]
+RULES = {"step": {"retry": [{"action": "never"}], "state": STATES}}
 
 
 @pytest.fixture
@@ -188,6 +189,14 @@ def test_a_person_moves_a_job_and_the_history_says_who_and_why(
     assert (line.target, line.actor, line.reason) == (target, "Ada", "the pump is off")
     shown = call("job", "show", key(workspace), "--json").document
     assert shown["state"] == (more[1] if more else target)
+
+
+def test_a_job_is_moved_into_a_state_of_its_task_s_own(call, workspace: Workspace) -> None:
+    words = ("job", "ignore", key(workspace), "--reason", "no pulse", "--by", "Ada", "--as")
+    assert "stands for held" in call(*words, "parked").err and "hopeless" in call(*words, "hopless").err
+    assert call(*words, "hopeless").code == 0 and state(workspace) == "excluded"
+    assert [row["state"] for row in call("job", "ls", "--state", "hopeless", "--json").rows] == ["hopeless"]
+    assert call("task", "show", "p/pass", "--json").document["states"] == {"hopeless": 1, "prepared": 1}
 
 
 def test_held_jobs_are_released_and_cancelled_ones_planned_again(call, workspace: Workspace) -> None:

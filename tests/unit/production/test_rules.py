@@ -77,6 +77,11 @@ def test_smaller_and_exclude() -> None:
         ('state = [{ name = "held" }]', "built-in"),
         ('state = [{ name = "parked", stands_for = "hold" }]', "did you mean held"),
         ("max_failed = 0.0", "max_failed"),
+        (
+            'state = [{ name = "parked" }]\nretry = [{ action = "hold", state = "praked" }]',
+            "did you mean parked",
+        ),
+        ('retry = [{ action = "more", state = "parked" }]', "is for rules that hold"),
     ],
 )
 def test_a_wrong_rule_is_named_with_the_nearest_right_one(more: str, words: str) -> None:
