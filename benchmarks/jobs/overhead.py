@@ -32,6 +32,7 @@ from beamwright.agents.importer import Importer  # noqa: E402
 from beamwright.agents.submitter import Submitter  # noqa: E402
 from beamwright.agents.tracker import Tracker  # noqa: E402
 from beamwright.batch.local import LocalScheduler  # noqa: E402
+from beamwright.core import garbage  # noqa: E402
 from beamwright.db import schema  # noqa: E402
 from beamwright.production.workspace import Workspace  # noqa: E402
 from kill import production  # noqa: E402
@@ -68,6 +69,7 @@ def run(
         "track": Tracker(workspace, farms),
         "import": Importer(workspace),
     }
+    garbage.seldom()
     start, before = time.perf_counter(), _cpu()
     while _open(workspace):
         done = 0

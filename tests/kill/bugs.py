@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from beamwright.db import history, schema
-from beamwright.production import importing, jobs, registration
+from beamwright.production import failing, importing, registration
 
 
 def plant(name: str) -> None:
@@ -36,9 +36,10 @@ def _finish_early() -> None:
 def _take_vanished_for_done() -> None:
     """Take a job that vanished from the batch system for one that went well."""
 
-    def lose(conn: Any, row: Any, message: str, *, now: float, **_: Any) -> None:
+    def lose(conn: Any, rows: Any, *_: Any, now: float, **__: Any) -> None:
         values: dict[str, Any] = {"actor": "bug", "at": now}
-        history.move(conn, schema.attempt, row.id, row.state, "lost", ended=now, **values)
-        history.move(conn, schema.job, row.job_id, row.job_state, "ok", **values)
+        for row in rows:
+            history.move(conn, schema.attempt, row.id, row.state, "lost", ended=now, **values)
+            history.move(conn, schema.job, row.job_id, row.job_state, "ok", **values)
 
-    jobs.lose = lose
+    failing.lose = lose

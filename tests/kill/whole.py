@@ -6,6 +6,7 @@ Two chunks of one run are delivered, the second once pass 1 has begun on the fir
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,4 +80,11 @@ def produce(root: Path, raw: Path) -> None:
         for d in json.loads((raw / "deliveries").read_bytes())
     ]
     spec = read_spec(SPEC, "toy.toml")
-    Produce(Workspace.open(root), spec, experiments.load(spec.experiment), deliveries=given).run()
+    workspace = Workspace.open(root)
+    workspace.settings.farm["only"].environment.update(_instruments())
+    Produce(workspace, spec, experiments.load(spec.experiment), deliveries=given).run()
+
+
+def _instruments() -> dict[str, str]:
+    """Return what the jobs must have of this process's environment to be killed."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("KILL_", "PYTHON"))}

@@ -34,5 +34,5 @@ class Importer:
         with self.workspace.db.read() as conn:
             rows = [row for row in jobs.unreported(conn, since) if row.job_state != "held"]
         places = (jobs.Places(self.workspace.farm(row.farm), row.unit_key, row.nonce) for row in rows)
-        found = (place.report for place in places if place.report.exists())
+        found = (place.report for place in places if place.has_report())
         return [path for path, _ in zip(found, range(AT_ONCE), strict=False)]

@@ -21,7 +21,7 @@ from beamwright.agents.sealer import Sealer
 from beamwright.agents.submitter import Submitter
 from beamwright.agents.tracker import Tracker
 from beamwright.batch.scheduler import Scheduler
-from beamwright.core import plugins
+from beamwright.core import garbage, plugins
 from beamwright.core.errors import ConflictError, ProductionFailedError
 from beamwright.production import (
     closing,
@@ -90,6 +90,7 @@ class Produce:
             for one in self._all:
                 one._begin()
             schedulers = self._schedulers()
+            garbage.seldom()
             try:
                 self._loop(self._agents(schedulers))
             finally:

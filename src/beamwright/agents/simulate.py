@@ -172,9 +172,9 @@ def made_up(workspace: Workspace, leased: jobs.Lease, failure: str, records: int
     }  # fmt: skip
     key = ticket(workspace.secret, leased.places.nonce, leased.places.unit)
     signed = report | {"signature": signature(report, key)}
-    place = leased.places.output
+    place = leased.places.output_name
     contents: dict[str, Content] = {
-        o["stream"]: _Made(place / o["file"], Digest(o["size"], o["sha256"], o["adler32"]), 0, 0)
+        o["stream"]: _Made(f"{place}/{o['file']}", Digest(o["size"], o["sha256"], o["adler32"]), 0, 0)
         for o in outputs
     }
     return Examined(leased.places.report, signed["signature"], signed, contents)

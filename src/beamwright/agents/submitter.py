@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 
 import sqlalchemy as sa
 
@@ -21,8 +23,8 @@ ACTOR = jobs.ACTOR
 AHEAD = 20
 # So many jobs may wait at a farm for each of its slots, if they are short enough.
 WAITING = 16
-# So many job directories are written at once.
-WRITERS = 8
+# So many job directories are written at once where even the fastest of the first few has to wait for a disk.
+WRITERS, FIRST, SLOW_S = 8, 4, 0.001
 
 
 @dataclass
@@ -121,21 +123,30 @@ class Submitter:
         return len(held) - len(ended) - short
 
     def _write_all(self, leases: Sequence[jobs.Lease]) -> None:
-        """Write job directories side by side, since each waits several times for the disk."""
+        """Write job directories: side by side where each waits for the disk."""
+        installed = cache(lambda farm, release: installing.commands(self.workspace, farm, release))
+        for leased in leases:
+            document = leased.document
+            document["commands"] = installed(leased.farm, document["release"]) or document["commands"]
+        first, rest = leases[:FIRST], leases[FIRST:]
+        if min(self._write(leased) for leased in first) < SLOW_S:
+            for leased in rest:
+                self._write(leased)
+            return
         with ThreadPoolExecutor(WRITERS) as pool:
-            for _ in pool.map(self._write, leases):
+            for _ in pool.map(self._write, rest):
                 pass
 
-    def _write(self, leased: jobs.Lease) -> None:
-        document = leased.document
-        commands = installing.commands(self.workspace, leased.farm, document["release"])
-        document["commands"] = commands or document["commands"]
+    def _write(self, leased: jobs.Lease) -> float:
+        """Write a job directory; return the seconds that this took."""
+        begun = time.perf_counter()
         try:
             jobs.write_job_directory(leased, self.workspace.secret)
         except OSError as error:
             message = f"the job directory {leased.places.job} cannot be written: {error.strerror}"
             hint = "make room on its file system, then run the same command again: the lease is taken back"
             raise StorageError(message, hint=hint) from error
+        return time.perf_counter() - begun
 
     def _submit(self, farm: str, leases: Sequence[jobs.Lease]) -> None:
         if not leases:

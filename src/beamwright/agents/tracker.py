@@ -166,6 +166,8 @@ class Tracker:
 
     def _signs(self, row: Any) -> Signs:
         places = self._places(row)
+        if places.has_report():  # nothing else counts then
+            return Signs(True, False, row.leased)
         try:
             # By the clock of the farm's storage: that of a node may be wrong.
             beat = (places.job / HEARTBEAT_FILE).stat().st_mtime
@@ -173,7 +175,7 @@ class Tracker:
             beat = row.leased
         # In this order: a wrapper that reports between the two still holds its lock.
         is_locked = durable.is_locked(places.job / jobs.LOCK_FILE)
-        return Signs(places.report.exists(), is_locked, beat)
+        return Signs(places.has_report(), is_locked, beat)
 
     def _places(self, row: Any) -> jobs.Places:
         return jobs.Places(self.workspace.farm(row.farm), row.unit_key, row.nonce)

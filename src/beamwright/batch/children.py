@@ -311,7 +311,8 @@ def adopt_orphans() -> None:
 def sweep(group: int) -> None:
     """Kill what a command left behind: its process group, and orphans that came to us; but no runner."""
     _signal_group(group, signal.SIGKILL)
-    for pid in _children(os.getpid()):
+    own = os.getpid()
+    for pid in _children_of_thread(own, own):
         if pid not in _staying:
             with suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
@@ -358,9 +359,13 @@ def _tree(pid: int) -> list[int]:
 def _children(pid: int) -> list[int]:
     found: list[int] = []
     with suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            found.extend(int(p) for p in _read(f"/proc/{pid}/task/{task}/children").split())
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found.extend(_children_of_thread(pid, thread))
     return found
+
+
+def _children_of_thread(pid: int, thread: int | str) -> list[int]:
+    return [int(p) for p in _read(f"/proc/{pid}/task/{thread}/children").split()]
 
 
 def _kilobytes(pid: int, file: str, key: bytes) -> int:

@@ -1,10 +1,13 @@
 """The local scheduler: serving wrappers on this machine, one per slot.
 
-A thread hands each wrapper its next job the moment it is free. Wrappers live in sessions of their own, so
-that an interrupt at the terminal reaches the agents alone. When the process that holds the scheduler is
-killed, its wrappers finish the jobs at hand, report, and end; jobs that were only queued are not started.
-``close`` stops the wrappers instead. Either way a later process finds out from locks and reports; it
-knows none of the ids.
+Wrappers take their jobs from one socket that all of them share: whoever is free takes the next, without
+waiting for this process, which has agents to run. What nobody has taken can be taken back. A thread hears
+what the wrappers say.
+
+Wrappers live in sessions of their own, so that an interrupt at the terminal reaches the agents alone. When
+the process that holds the scheduler is killed, its wrappers finish the jobs at hand, report, and end; jobs
+that were only queued are not started. ``close`` stops the wrappers instead. Either way a later process finds
+out from locks and reports; it knows none of the ids.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import os
 import secrets
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,23 +28,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from beamwright.batch.cluster import environment
 from beamwright.batch.scheduler import VERBS, JobSpec, Status
 from beamwright.batch.script import within
+from beamwright.batch.wrapper import STOP_FILE
 from beamwright.core.errors import SchedulerError
 
 REMEMBERED = 5000
+# So many jobs lie ready for each slot.
+READY = 8
+# What wrappers say is heard together, this often at most.
+PACE_SECONDS = 0.005
+# A wrapper says that it took a job as soon as it has it. After a death, what is not said within this time was
+# taken by the one that died.
+DOUBT_SECONDS = 2.0
 WRAPPER = (sys.executable, "-m", "beamwright.batch.wrapper")
 
 
 @dataclass
 class _Slot:
-    """One serving wrapper and the id of the job that it has; one that was told to end gets no further job."""
+    """One serving wrapper and the id of its job; one that was told to end takes no further job."""
 
     process: subprocess.Popen[bytes]
     job: str = ""
+    has_served: bool = False
     is_ending: bool = False
     buffer: bytes = b""
 
@@ -77,6 +90,9 @@ class LocalScheduler:
         self._name = f"local-{os.getpid()}-{secrets.token_hex(3)}"
         self._numbers = itertools.count(1)
         self._queue: deque[str] = deque()
+        # What lies ready for the wrappers, and what one of them has taken without having said so yet.
+        self._ready: dict[str, None] = {}
+        self._doubtful: dict[str, tuple[float, int]] = {}
         self._past: deque[str] = deque()
         self._directories: dict[str, Path] = {}
         self._status: dict[str, Status] = {}
@@ -84,6 +100,9 @@ class LocalScheduler:
         self._changed = threading.Condition()
         self._closing = False
         self._failure: Exception | None = None
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._ours, self._theirs):
+            end.setblocking(False)
         self._wake_up, self._wake = os.pipe()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_up, selectors.EVENT_READ)
@@ -99,7 +118,10 @@ class LocalScheduler:
                 self._directories[batch_id] = job.directory
                 self._status[batch_id] = Status("queued")
                 self._queue.append(batch_id)
-        os.write(self._wake, b".")
+            self._lay_ready()
+            is_short = len(self._slots) < self.slots
+        if is_short:
+            os.write(self._wake, b".")
         return ids
 
     def poll(self) -> Mapping[str, Status]:
@@ -114,17 +136,21 @@ class LocalScheduler:
             return {batch_id: self._status[batch_id] for batch_id in ids if batch_id in self._status}
 
     def cancel(self, ids: Iterable[str]) -> None:
-        """Take queued jobs out and stop the wrappers of running ones."""
+        """Take queued jobs out and stop running ones; their wrappers end with them."""
         wanted = set(ids)
         with self._changed:
+            self._take_back()
             for batch_id in wanted & set(self._queue):
                 self._queue.remove(batch_id)
-                self._status[batch_id] = Status("finished", -signal.SIGTERM)
-                self._remember(batch_id)
+                self._finished(batch_id, -signal.SIGTERM)
+            for batch_id in wanted & set(self._ready):
+                self._stop(batch_id)
             for slot in self._slots:
                 if slot.job in wanted:
                     slot.is_ending = True
-                    slot.process.terminate()
+                    slot.process.send_signal(signal.SIGUSR1 if self._stop(slot.job) else signal.SIGTERM)
+            self._lay_ready()
+        os.write(self._wake, b".")
 
     def wait(self, seconds: float) -> bool:
         """Wait until some job's status changes, for at most so long; tell whether one did."""
@@ -137,6 +163,7 @@ class LocalScheduler:
             if self._closing:
                 return
             self._closing = True
+            self._take_back()
             self._queue.clear()
             for slot in self._slots:
                 slot.process.terminate()
@@ -145,6 +172,8 @@ class LocalScheduler:
         for slot in self._slots:
             _end(slot.process)
         self._selector.close()
+        self._ours.close()
+        self._theirs.close()
         os.close(self._wake)
         os.close(self._wake_up)
 
@@ -177,70 +206,119 @@ class LocalScheduler:
                 else:
                     self._hear(key.data)
             with self._changed:
-                self._dispatch()
+                if not self._closing:
+                    self._resolve(time.monotonic())
+                    self._lay_ready()
+                    self._man()
+            time.sleep(PACE_SECONDS)
 
-    def _dispatch(self) -> None:
-        """Give queued jobs to idle wrappers; make wrappers as long as there are fewer than slots."""
-        while self._queue and not self._closing:
-            working = [slot for slot in self._slots if not slot.is_ending]
-            slot = next((slot for slot in working if not slot.job), None)
-            if slot is None and len(working) < self.slots:
-                slot = self._new_slot()
-            if slot is None:
+    def _lay_ready(self) -> None:
+        """Put jobs where the wrappers take them from, as far as these shall have some ready."""
+        while self._queue and len(self._ready) < READY * self.slots:
+            batch_id = self._queue[0]
+            request = json.dumps({"id": batch_id, "job": str(self._directories[batch_id])})
+            try:
+                self._ours.send(request.encode())
+            except BlockingIOError:  # it holds no more
                 return
-            self._hand(slot, self._queue.popleft())
+            self._ready[self._queue.popleft()] = None
 
-    def _new_slot(self) -> _Slot:
+    def _take_back(self) -> None:
+        """Queue again what no wrapper has taken."""
+        found = []
+        with suppress(BlockingIOError):
+            while True:
+                found.append(json.loads(self._theirs.recv(1 << 16))["id"])
+        for batch_id in found:
+            del self._ready[batch_id]
+            self._doubtful.pop(batch_id, None)
+        self._queue.extendleft(reversed(found))
+
+    def _man(self) -> None:
+        """Make wrappers while there are fewer than slots, and jobs for them."""
+        working = [slot for slot in self._slots if not slot.is_ending]
+        idle = sum(not slot.job for slot in working)
+        missing = min(self.slots - len(working), len(self._queue) + len(self._ready) - idle)
+        for _ in range(missing):
+            self._new_slot()
+
+    def _new_slot(self) -> None:
+        requests = self._theirs.fileno()
         with open(self._log, "ab") as log:
             process = subprocess.Popen(
-                self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
+                self._argv, stdin=requests, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
                 env=self._environment,
             )  # fmt: skip
         slot = _Slot(process)
         self._slots.append(slot)
         self._selector.register(slot.descriptor, selectors.EVENT_READ, slot)
-        return slot
-
-    def _hand(self, slot: _Slot, batch_id: str) -> None:
-        slot.job = batch_id
-        self._status[batch_id] = Status("running")
-        request = json.dumps({"job": str(self._directories[batch_id])}).encode() + b"\n"
-        assert slot.process.stdin is not None
-        with suppress(BrokenPipeError):  # its end is heard on the other pipe
-            slot.process.stdin.write(request)
-            slot.process.stdin.flush()
-        self._changed.notify_all()
 
     def _hear(self, slot: _Slot) -> None:
-        """Take a wrapper's answer, or its death."""
+        """Take in what a wrapper says, or its death."""
         part = os.read(slot.descriptor, 1 << 16)
         with self._changed:
             if not part:
-                self._buried(slot)
+                self._bury(slot)
                 return
             *lines, slot.buffer = (slot.buffer + part).split(b"\n")
             for line in lines:
-                self._finished(slot, int(json.loads(line)["exit_code"]))
+                self._heard(slot, json.loads(line))
+            self._changed.notify_all()
 
-    def _buried(self, slot: _Slot) -> None:
+    def _heard(self, slot: _Slot, said: Mapping[str, Any]) -> None:
+        """Take in that a wrapper took a job, ended it, or gave it back because it was told to end."""
+        batch_id = said["id"]
+        self._ready.pop(batch_id, None)
+        slot.job, slot.has_served = "", True
+        if said["what"] == "took":
+            slot.job, self._status[batch_id] = batch_id, Status("running")
+        elif said["what"] == "ended":
+            self._finished(batch_id, int(said["exit_code"]))
+        else:
+            self._queue.appendleft(batch_id)
+
+    def _bury(self, slot: _Slot) -> None:
+        """Bury a wrapper with its job; one that never took any, with the next.
+
+        So wrappers that cannot run are not started for ever.
+        """
         self._selector.unregister(slot.descriptor)
         self._slots.remove(slot)
         exit_code = _end(slot.process)
         if slot.job:
-            self._finished(slot, exit_code)
-
-    def _finished(self, slot: _Slot, exit_code: int) -> None:
-        self._status[slot.job] = Status("finished", exit_code)
-        self._remember(slot.job)
-        slot.job = ""
+            self._finished(slot.job, exit_code)
+        self._take_back()
+        for batch_id in self._ready:
+            self._doubtful.setdefault(batch_id, (time.monotonic() + DOUBT_SECONDS, exit_code))
+        if not slot.has_served and self._queue:
+            self._finished(self._queue.popleft(), exit_code)
         self._changed.notify_all()
 
-    def _remember(self, batch_id: str) -> None:
-        """Keep a finished job among the remembered ones, and forget the oldest."""
+    def _resolve(self, now: float) -> None:
+        """Finish what was taken by a wrapper that died before it could say so."""
+        for batch_id, (limit, exit_code) in list(self._doubtful.items()):
+            if batch_id in self._ready and now > limit:
+                del self._ready[batch_id]
+                self._finished(batch_id, exit_code)
+            if batch_id not in self._ready:
+                del self._doubtful[batch_id]
+
+    def _stop(self, batch_id: str) -> bool:
+        """Have the job itself stop, or not begin; tell whether it can be told."""
+        try:
+            (self._directories[batch_id] / STOP_FILE).touch()
+        except OSError:
+            return False
+        return True
+
+    def _finished(self, batch_id: str, exit_code: int) -> None:
+        """Note a job's end, and forget the oldest of those that have ended."""
+        self._status[batch_id] = Status("finished", exit_code)
         self._past.append(batch_id)
         while len(self._past) > REMEMBERED:
             oldest = self._past.popleft()
-            del self._status[oldest], self._directories[oldest]
+            self._status.pop(oldest, None)
+            self._directories.pop(oldest, None)
 
 
 class _Workspace(Protocol):

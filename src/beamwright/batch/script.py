@@ -31,7 +31,7 @@ def preparation(access: Access) -> list[str]:
 
 def within(setup: str, argv: Sequence[str]) -> list[str]:
     """Return the command as it runs after a farm's set-up file, if there is one."""
-    return ["/bin/sh", "-c", '. "$0"; exec "$@"', setup, *argv] if setup else list(argv)
+    return ["/bin/sh", "-c", '. "$0" </dev/null; exec "$@"', setup, *argv] if setup else list(argv)
 
 
 def variables(access: Access) -> Mapping[str, str]:

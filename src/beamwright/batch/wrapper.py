@@ -1,9 +1,9 @@
 """The job wrapper: runs one attempt on a worker, from its inputs' checksums to its signed report.
 
 ``python -m beamwright.batch.wrapper JOBDIR`` runs one job, or those that the file ``pack`` there lists; a
-file ``stop`` in a job's directory ends that one alone. ``--serve`` runs those whose directories come
-in on the standard input, one after the other, through a warm runner (``--fresh``: each in a process of
-its own). A serving wrapper whose scheduler dies finishes the job at hand, reports and ends.
+file ``stop`` in a job's directory ends that one alone. ``--serve`` takes them from the standard input, one
+after the other, and runs them through a warm runner (``--fresh``: each in a process of its own). A serving
+wrapper whose scheduler dies finishes the job at hand, reports and ends.
 
 The wrapper knows the standard library and ``durable`` only, and travels as one archive; what takes long to
 import (``pathlib``, ``dataclasses``, ``typing``, ``subprocess``) it does without. It holds the lock
@@ -18,6 +18,7 @@ import gc
 import hmac
 import json
 import os
+import select
 import signal
 import sys
 import time
@@ -30,9 +31,11 @@ from beamwright.batch.children import Command, Ended, Fresh, FreshJobs, Guard, W
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any
+    from typing import Any, TypeVar
 
     from beamwright.batch.children import Launcher
+
+    Awaited = TypeVar("Awaited")
 
 REPORTED_OK, REPORTED_FAILURE, NOT_REPORTED, NOT_MINE = 0, 1, 74, 75
 PACK_FILE, STOP_FILE = "pack", "stop"
@@ -60,10 +63,14 @@ class JobFailed(Exception):
 
 
 class Stop:
-    """Whether somebody has asked for an end: SIGTERM, SIGINT, or Grid Engine's warning, SIGUSR2."""
+    """Whether somebody has asked for an end: SIGTERM, SIGINT, or Grid Engine's warning, SIGUSR2.
+
+    ``is_leaving`` says whether a serving wrapper takes no further job.
+    """
 
     def __init__(self) -> None:
         self.is_asked = False
+        self.is_leaving = False
         self.is_idle = False
 
     def install(self) -> None:
@@ -79,16 +86,24 @@ class Stop:
         """Return the failure class for stopping now, or nothing."""
         return "node" if self.is_asked else ""
 
-    def idle(self, wait: Callable[[], bytes]) -> bytes:
-        """Wait for something; SIGTERM ends the process meanwhile."""
+    def idle(self, wait: Callable[[], Awaited]) -> Awaited:
+        """Wait for something; who is to end does so meanwhile."""
         self.is_idle = True
         try:
+            if self.is_leaving:
+                raise SystemExit(0)
             return wait()
         finally:
             self.is_idle = False
 
+    def leave(self, *_: Any) -> None:
+        """End after the job at hand."""
+        self.is_leaving = True
+        if self.is_idle:
+            raise SystemExit(0)
+
     def _asked(self, *_: Any) -> None:
-        self.is_asked = True
+        self.is_asked = self.is_leaving = True
         if self.is_idle:
             raise SystemExit(128 + signal.SIGTERM)
 
@@ -434,11 +449,12 @@ def canonical(document: Any) -> bytes:
 
 def signed(report: dict[str, Any], ticket: bytes) -> bytes:
     """Return the report with its signature by the attempt's ticket, as bytes."""
-    members = {name: canonical(name) + b":" + canonical(content) for name, content in report.items()}
-    content = b"{" + b",".join(members[name] for name in sorted(members)) + b"}"
-    signature = hmac.digest(ticket, content, "sha256").hex()
-    members["signature"] = canonical("signature") + b":" + canonical(signature)
-    return b"{" + b",".join(members[name] for name in sorted(members)) + b"}"
+    # Its members stand in the order of their names: those before the signature and those after it.
+    sides = [{n: c for n, c in report.items() if (n < "signature") is side} for side in (True, False)]
+    before, after = (canonical(side)[1:-1] for side in sides)
+    content = b"{" + b",".join(filter(None, (before, after))) + b"}"
+    signature = b'"signature":"%b"' % hmac.digest(ticket, content, "sha256").hex().encode()
+    return b"{" + b",".join(filter(None, (before, signature, after))) + b"}"
 
 
 def run_job(directory: str | Path, choose: Callable[[dict[str, Any]], Launcher], stop: Stop) -> int:
@@ -506,20 +522,46 @@ class Runners:
 
 
 def serve(every: int, is_fresh: bool) -> int:
-    """Run the jobs whose directories come in, one JSON line each; answer each with its exit code."""
+    """Run the jobs that come in on the standard input, a packet each, which other wrappers take from too.
+
+    A line says when one was taken, a further one that it has ended or, where this wrapper was told to end,
+    that it has not begun.
+    """
     stop, runners = Stop(), Runners(every, is_fresh)
     stop.install()
+    signal.signal(signal.SIGUSR1, stop.leave)
     gc.freeze()
     try:
-        while not stop.is_asked and (line := stop.idle(sys.stdin.buffer.readline)):
-            directory = json.loads(line)["job"]
-            exit_code = run_job(directory, runners.choose, stop)
-            os.write(1, canonical({"job": directory, "exit_code": exit_code}) + b"\n")
+        while request := _request(stop):
+            _say({"what": "took", "id": request["id"]})
+            exit_code = run_job(request["job"], runners.choose, stop)
+            _say({"what": "ended", "id": request["id"], "exit_code": exit_code})
     except BrokenPipeError:
         pass  # the scheduler is gone; the report is written
     finally:
         runners.close()
     return 0
+
+
+def _request(stop: Stop) -> dict[str, Any] | None:
+    """Take the next request; nothing once those who ask are gone. A wrapper that is to end does so here."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    while True:
+        (_, events), *_ = stop.idle(poll.poll)
+        if events & select.POLLHUP:
+            return None
+        try:
+            request: dict[str, Any] = json.loads(os.read(0, 1 << 16))
+        except BlockingIOError:  # another one was faster
+            continue
+        if not stop.is_leaving:
+            return request
+        _say({"what": "left", "id": request["id"]})
+
+
+def _say(document: dict[str, Any]) -> None:
+    os.write(1, canonical(document) + b"\n")
 
 
 def main(argv: list[str]) -> int:

@@ -8,6 +8,7 @@ follows from it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -39,14 +40,14 @@ Result = Literal["accepted", "rejected", "superseded", "failed", "duplicate", "w
 class Content:
     """An output as it was read: its digest, and what would change if it were touched afterwards."""
 
-    path: Path
+    path: str
     digest: durable.Digest
     inode: int
     mtime_ns: int
 
     def is_untouched(self) -> bool:
         """Tell whether the file is still the one that was read."""
-        status = self.path.stat()
+        status = os.stat(self.path)
         now = (status.st_size, status.st_ino, status.st_mtime_ns)
         return now == (self.digest.size, self.inode, self.mtime_ns)
 
@@ -102,8 +103,9 @@ def examine(path: Path) -> Examined:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Examined(path, problem=f"the report cannot be read: {error!r}")  # and so has no signature
     try:
-        durable.remove_partial(path.parent)  # a wrapper killed just after its report was published leaves one
-        contents = {o["stream"]: _content(path.parent, o["file"]) for o in report["outputs"]}
+        folder = str(path.parent)
+        durable.remove_partial(folder)  # a wrapper killed just after its report was published leaves one
+        contents = {o["stream"]: _content(folder, o["file"]) for o in report["outputs"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Examined(path, sha256_hex(data), report, problem=f"an output cannot be read: {error}")
     return Examined(path, sha256_hex(data), report, contents)
@@ -177,7 +179,7 @@ def _at_once(workspace: Workspace, examined: Examined, row: Any) -> Outcome | No
     if row is None:
         return Outcome("rejected", examined.problem or "no attempt has this nonce")
     places = jobs.Places(workspace.farm(row.farm), row.unit_key, row.nonce)
-    if examined.path != places.report:
+    if str(examined.path) != places.report_name:
         return Outcome("rejected", f"the report of this attempt belongs to {places.report}")
     if row.state in FINAL:
         return _again(row, examined)
@@ -211,12 +213,12 @@ def _judge(case: _Case, records: Mapping[str, int | None]) -> None:
 # --- finding the attempt -----------------------------------------------------------------------------------
 
 
-def _content(directory: Path, name: str) -> Content:
+def _content(directory: str, name: str) -> Content:
     """Read a file of the report's own directory; its identity is taken before the reading."""
-    path = durable.confined(directory, name)
-    if path.parent != directory:
+    path = durable.confined_name(directory, name)
+    if os.path.dirname(path) != directory:
         raise ValueError(f"{name!r} is no plain file name")
-    status = path.stat()
+    status = os.stat(path)
     return Content(path, durable.hash_file(path), status.st_ino, status.st_mtime_ns)
 
 
@@ -424,4 +426,4 @@ def _end(conn: sa.Connection, workspace: Workspace, cases: Sequence[_Case], now:
 
 
 def _stamps(examined: Examined) -> dict[str, tuple[str, int, int]]:
-    return {s: (str(c.path), c.inode, c.mtime_ns) for s, c in examined.contents.items()}
+    return {s: (c.path, c.inode, c.mtime_ns) for s, c in examined.contents.items()}

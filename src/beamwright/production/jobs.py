@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +61,38 @@ class Places:
     unit: str
     nonce: str
 
-    @property
+    @cached_property
     def job(self) -> Path:
-        return self.farm / f"jobs/{self.nonce[:2]}/{self.nonce}"
+        return Path(f"{self.farm}/jobs/{self.nonce[:2]}/{self.nonce}")
 
     @property
     def output(self) -> Path:
-        return self.farm / f"store/{self.unit[:12]}/{self.nonce}"
+        return Path(self.output_name)
 
     @property
     def scratch(self) -> Path:
-        return self.farm / f"scratch/{self.nonce}"
+        return Path(self.scratch_name)
 
     @property
     def report(self) -> Path:
-        return self.farm / f"store/{self.unit[:12]}/{self.nonce}/{REPORT_FILE}"
+        return Path(self.report_name)
+
+    # All agents ask for these again and again, and making a path takes longer than looking there.
+
+    @property
+    def output_name(self) -> str:
+        return f"{self.farm}/store/{self.unit[:12]}/{self.nonce}"
+
+    @property
+    def scratch_name(self) -> str:
+        return f"{self.farm}/scratch/{self.nonce}"
+
+    @property
+    def report_name(self) -> str:
+        return f"{self.output_name}/{REPORT_FILE}"
+
+    def has_report(self) -> bool:
+        return os.path.exists(self.report_name)
 
 
 @dataclass(frozen=True)
@@ -230,10 +248,11 @@ def renew(conn: sa.Connection, attempt_ids: Sequence[int], deadline: float) -> N
 def write_job_directory(leased: Lease, secret: bytes) -> None:
     """Write the attempt's ticket and, last, its job document."""
     places = leased.places
-    durable.make_directory(places.job)
+    folder = str(places.job)
+    durable.make_directory(folder)
     key = ticket(secret, places.nonce, places.unit)
-    durable.put_once(places.job / TICKET_FILE, key.hex().encode(), mode=0o600, sync=False)
-    durable.put_once(places.job / JOB_FILE, canonical_json(leased.document))
+    durable.put_once(f"{folder}/{TICKET_FILE}", key.hex().encode(), mode=0o600, sync=False)
+    durable.put_once(f"{folder}/{JOB_FILE}", canonical_json(leased.document))
 
 
 def revoke(places: Places) -> bool:
@@ -420,8 +439,8 @@ def _document(
         "conditions": _conditions(workspace, row, definition),
         "streams": streams,
         "limits": limits,
-        "output_directory": str(places.output),
-        "scratch": str(places.scratch),
+        "output_directory": places.output_name,
+        "scratch": places.scratch_name,
         "commands": {name: list(argv) for name, argv in commands.items()},
     }
     return document  # type: ignore[return-value]

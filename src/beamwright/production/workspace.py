@@ -108,9 +108,15 @@ class Workspace:
         """The key from which attempts' tickets are made."""
         return bytes.fromhex((self.root / "secret").read_text().strip())
 
+    @cached_property
+    def _farms(self) -> dict[str, Path]:
+        return {}
+
     def farm(self, name: str) -> Path:
         """Return the folder of a farm."""
-        return self.root / f"farms/{name}"
+        if name not in self._farms:
+            self._farms[name] = self.root / f"farms/{name}"
+        return self._farms[name]
 
     def lock(self) -> durable.FileLock:
         """Return the lock that the one producing process holds.

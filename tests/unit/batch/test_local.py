@@ -64,6 +64,86 @@ def test_a_queued_job_that_is_cancelled_never_starts(tmp_path: Path, scheduler: 
     assert not (second / "lock").exists()
 
 
+def test_a_job_that_lies_ready_is_cancelled_and_those_after_it_keep_their_order(
+    tmp_path: Path, scheduler: LocalScheduler
+) -> None:
+    first, *others = [
+        make_job(tmp_path, name, **(wish("sleep") if name == "first" else {}))
+        for name in ("first", "cancelled", "second", "third")
+    ]
+    ids = scheduler.submit([JobSpec(directory) for directory in (first, *others)])
+    wait_for(lambda: b"sleeping" in read(first / "log"))
+    scheduler.cancel([ids[1]])
+    assert state(scheduler, ids[1]) == "finished"
+    scheduler.cancel([ids[0]])
+    wait_for(lambda: state(scheduler, ids[3]) == "finished")
+    assert not (others[0] / "lock").exists()
+    assert report_of(others[1])["ended"] <= report_of(others[2])["started"]
+
+
+def test_a_long_job_holds_up_none_that_were_submitted_with_it(tmp_path: Path) -> None:
+    long, *short = [make_job(tmp_path, f"job{n}", **(wish("sleep") if n == 0 else {})) for n in range(6)]
+    scheduler = LocalScheduler(2, log=tmp_path / "log")
+    try:
+        ids = scheduler.submit([JobSpec(directory) for directory in (long, *short)])
+        wait_for(lambda: all(state(scheduler, i) == "finished" for i in ids[1:]))
+        assert state(scheduler, ids[0]) == "running"
+    finally:
+        scheduler.close()
+
+
+def test_of_a_cancelled_job_only_that_one_is_stopped(tmp_path: Path) -> None:
+    scheduler = LocalScheduler(1, log=tmp_path / "log")
+    sleeper, after = make_job(tmp_path, "sleeper", **wish("sleep")), make_job(tmp_path, "after")
+    try:
+        ids = scheduler.submit([JobSpec(sleeper), JobSpec(after)])
+        wait_for(lambda: b"sleeping" in read(sleeper / "log"))
+        scheduler.cancel(ids[:1])
+        wait_for(lambda: state(scheduler, ids[1]) == "finished")
+        wait_for(lambda: len(scheduler._slots) == 1)
+        assert report_of(sleeper)["failure_class"] == "node" and report_of(after)["status"] == "ok"
+    finally:
+        scheduler.close()
+
+
+def test_wrappers_that_cannot_run_take_a_job_each_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("beamwright.batch.local.WRAPPER", (sys.executable, "-c", "raise SystemExit(3)"))
+    scheduler = LocalScheduler(1, log=tmp_path / "log")
+    try:
+        ids = scheduler.submit([JobSpec(make_job(tmp_path, name)) for name in "abc"])
+        wait_for(lambda: all(state(scheduler, i) == "finished" for i in ids))
+        assert {scheduler.poll()[i].exit_code for i in ids} == {3}
+    finally:
+        scheduler.close()
+
+
+def test_a_job_that_a_wrapper_took_with_it_into_death_is_finished(tmp_path: Path) -> None:
+    take = "import os, select; select.select([0], [], []); os.read(0, 9999); os.kill(os.getpid(), 9)"
+    scheduler = LocalScheduler(1, log=tmp_path / "log")
+    scheduler._argv = [sys.executable, "-c", take]
+    try:
+        ids = scheduler.submit([JobSpec(make_job(tmp_path, "taken"))])
+        wait_for(lambda: state(scheduler, ids[0]) == "finished")
+        assert scheduler.poll()[ids[0]].exit_code == -9
+    finally:
+        scheduler.close()
+
+
+def test_more_jobs_than_can_lie_ready_all_run(tmp_path: Path) -> None:
+    scheduler = LocalScheduler(2, log=tmp_path / "log")
+    directories = [make_job(tmp_path, f"job{n}") for n in range(50)]
+    try:
+        ids = scheduler.submit([JobSpec(directory) for directory in directories])
+        scheduler.cancel(ids[40:])
+        wait_for(lambda: all(state(scheduler, i) == "finished" for i in ids))
+        assert {scheduler.poll()[i].exit_code for i in ids[:40]} == {0}
+        assert not any((directory / "lock").exists() for directory in directories[40:])
+    finally:
+        scheduler.close()
+
+
 def test_the_death_of_a_wrapper_is_noticed_and_another_takes_over(
     tmp_path: Path, scheduler: LocalScheduler
 ) -> None:
