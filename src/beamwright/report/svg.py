@@ -10,7 +10,7 @@ from beamwright.report.markup import Markup, tag
 
 Row = dict[str, Any]
 WIDTH, HEIGHT = 460, 290
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 14, 12, 44
 COLOURS = 8
 
 
@@ -118,10 +118,10 @@ class _Frame:
     def labels(self, x: str, y: str) -> list[Markup]:
         """Draw the names of the axes."""
         middle = (TOP + HEIGHT - BOTTOM) / 2
-        turned = f"rotate(-90 13 {middle:g})"
+        turned = f"rotate(-90 11 {middle:g})"
         return [
             tag("text", x, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 7, class_="label middle"),
-            tag("text", y, x=13, y=middle, transform=turned, class_="label middle"),
+            tag("text", y, x=11, y=middle, transform=turned, class_="label middle"),
         ]
 
     def band(self, low: float, high: float, name: str) -> Markup:
