@@ -13,13 +13,13 @@ from beamwright.catalog import ledger
 from beamwright.cli.main import run as beamwright
 from beamwright.core.errors import StateError
 from beamwright.core.runs import Interval
-from beamwright.db import schema
+from beamwright.db import lookup, schema
 from beamwright.db.engine import Database
-from beamwright.production import counting, handling, tasks
+from beamwright.production import counting, tasks
 from beamwright.production.spec import ProductionSpec, read_spec
 from beamwright.production.tasks import Facts
 from beamwright.production.units import UnitPlan, add_units
-from support.toy_production import SPEC, ToyProduction
+from support.toy_production import RECO, SMALL, SPEC, ToyProduction, whole_runs
 
 OPEN = SPEC.replace("freeze = true", "freeze = false")
 OTHER = OPEN.replace('path = "reco"', 'path = "reco"\nseed = 7')
@@ -48,7 +48,7 @@ def test_finished_work_stays_until_it_is_asked_for_anew(
     done.produce()
     assert versions(done, "valid") == once and set(once["reco"]) == {1}
     with done.workspace.db.read() as conn:
-        task = handling.find_task(conn, "toy/reco")
+        task = lookup.find_task(conn, "toy/reco")
         assert task.config_version == 2
         assert [row["config_version"] for row in counting.composition(conn, task.id)] == [1]
     monkeypatch.chdir(done.workspace.root)
@@ -68,6 +68,46 @@ def test_finished_work_stays_until_it_is_asked_for_anew(
     assert beamwright(["task", "redo", "toy/reco", "--reason", "again"]) == 0
     assert "there are none" in capsys.readouterr().err
     assert beamwright(["task", "redo", "toy/reco", "--reason", "again", "--run", "3"]) == 2
+
+
+MERGE = """
+[[step]]
+name = "merge"
+kind = "merge"
+inputs = ["reco.dst"]
+target_mb = 1000
+"""
+MORE = """
+[[dataset]]
+name = "more"
+runs = { A = [3] }
+global_tag = "toy-real"
+"""
+
+
+def test_a_dataset_that_is_added_is_worked_on_and_nothing_else_is_done_again(tmp_path: Path) -> None:
+    done = ToyProduction(tmp_path, SMALL + RECO + MERGE, given=whole_runs(tmp_path, 1, 2))
+    done.produce()
+    assert {row.state for row in done.rows(schema.task)} == {"closed"}
+    before = {(row.key, row.id) for row in done.rows(schema.unit)}
+    attempts = len(done.rows(schema.attempt))
+
+    done.text = (
+        (SMALL + RECO + MERGE)
+        .replace("[[step]]", f"{MORE}\n[[step]]", 1)
+        .replace('["raw"]', '["raw", "more"]')
+    )
+    done.given = whole_runs(tmp_path, 3)
+    done.produce()
+    new = [row for row in done.rows(schema.unit) if (row.key, row.id) not in before]
+    assert before <= {(row.key, row.id) for row in done.rows(schema.unit)}
+    assert {row.first_run for row in new if row.kind != "merge"} == {3}
+    assert len(done.rows(schema.attempt)) == attempts + len(new)
+    assert set(versions(done, "valid")["reco"]) == {1}
+    merged = [row for row in done.rows(schema.collection) if row.name.startswith("merge.dst")]
+    assert sum(row.events for row in merged if row.state == "valid") == 3 * 64
+    assert {row.state for row in done.rows(schema.task)} == {"closed"}
+    assert [str(v) for v in fsck.run(done.workspace.db, done.workspace.root)] == []
 
 
 def test_what_was_not_done_of_a_chunk_is_planned_again_beside_what_was(tmp_path: Path) -> None:
