@@ -63,6 +63,7 @@ class Server:
         names = ", ".join(f'"{table.name}"' for table in schema.metadata.sorted_tables)
         with self._connected(url) as conn:
             conn.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+            conn.exec_driver_sql("COMMENT ON TABLE alembic_version IS NULL")  # it may have been left
         self.free.append(url)
 
     def _schema(self, url: sa.URL) -> tuple[str | None, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,11 +100,10 @@ def move(target: str, dry_run: bool, folder: Path | None, as_json: bool) -> None
     """Move everything to an empty database at TARGET, verify it row by row, and use that from then on.
 
     TARGET is postgresql://USER@HOST/NAME or the path of a new SQLite file. The password of a server comes
-    from ~/.pgpass or PGPASSWORD. The database that was left stays as it is.
+    from ~/.pgpass or PGPASSWORD. The database that was left stays as it is, and takes no more writes.
     """
     from beamwright.core.settings import with_database
     from beamwright.db import moving, operations
-    from beamwright.db.engine import Database
 
     workspace = open_workspace(folder)
     url = _target(workspace, target)
@@ -116,13 +117,11 @@ def move(target: str, dry_run: bool, folder: Path | None, as_json: bool) -> None
             write_document(document, as_json)
             return
         now = workspace.clock.now()
-        verified = moving.move(workspace.db, url, now, say)
-        workspace.db.close()
-        moved = Database(url)
+        with closing(workspace.db) as source:
+            verified = moving.move(source, url, now, say, partial(workspace.use_database, text))
         document["tables"], document["rows"] = moving.totals(verified)
-        operations.note(moved, "workspace", "moved", _ACTOR, now, document)
-        moved.close()
-        workspace.use_database(text)
+        operations.note(workspace.db, "workspace", "moved", _ACTOR, now, document)
+        workspace.db.close()
     say(f"every row was verified; the settings name {text} now, {document['from']} is as it was")
     write_document(document, as_json)
 

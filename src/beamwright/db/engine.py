@@ -28,7 +28,7 @@ from beamwright.core.errors import (
     UsageError,
 )
 from beamwright.core.settings import read_settings
-from beamwright.db import holders, writing
+from beamwright.db import holders, left, writing
 
 T = TypeVar("T")
 
@@ -75,18 +75,30 @@ class Database:
     def begin(self) -> Iterator[sa.Connection]:
         """Give a connection in a write transaction: committed at the end, rolled back when an error passes.
 
-        Raises: ConflictError when another process holds the write lock too long, StorageError.
+        Raises: ConflictError when another process holds the write lock too long, or when the database was
+        moved meanwhile, StorageError.
         """
         if getattr(self._local, "writing", False):
             raise UsageError(
                 "this thread has a write transaction open already", hint="pass its connection on"
             )
-        self._local.writing = True
+        self._local.writing, self._local.leaving = True, False
         try:
             with self._writer.begin() as connection:
                 yield connection
+                # Who had to wait for the move to end is past its beginning: so this is asked at the end.
+                if not self._local.leaving and left.is_marked(connection):
+                    raise ConflictError(
+                        f"database {self.name} was moved: nothing is written into it any more",
+                        hint="give the same again: it goes to the database that the settings name now",
+                    )
         finally:
             self._local.writing = False
+
+    def leave(self, connection: sa.Connection) -> None:
+        """Let nobody write here any more, once this write transaction is committed."""
+        left.mark(connection)
+        self._local.leaving = True
 
     def transact(self, work: Callable[[sa.Connection], T]) -> T:
         """Do work in a write transaction; do it anew when the server ended it, or somebody moved a row first.

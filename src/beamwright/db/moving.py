@@ -23,17 +23,27 @@ def _quiet(_message: str) -> None:
     return None
 
 
-def move(source: Database, target: sa.URL, now: float, tell: Told = _quiet) -> dict[str, dict[str, Any]]:
+def move(
+    source: Database,
+    target: sa.URL,
+    now: float,
+    tell: Told = _quiet,
+    switch: Callable[[], object] = lambda: None,
+) -> dict[str, dict[str, Any]]:
     """Copy every table into an empty database and verify it; return rows and sha256 by table.
 
-    Nobody can write to the source meanwhile; it is not changed. When anything goes wrong the target is left
-    as it was.
+    Nobody can write to the source meanwhile, nor when it was left: then ``switch`` says where everything is.
+    Its tables are not changed. When anything goes wrong before that the target is left as it was.
 
     Raises: ConflictError when the source is in use or the target is not empty, FormatError, IntegrityError.
     """
     source.check()
-    with standing_still(source, now) as here, filling(target, migrations.HEAD) as there:
-        return _copied(here, there, tell)
+    with standing_still(source, now) as here:
+        with filling(target, migrations.HEAD) as there:
+            verified = _copied(here, there, tell)
+        switch()
+        source.leave(here)
+    return verified
 
 
 def _copied(here: sa.Connection, there: sa.Connection, tell: Told) -> dict[str, dict[str, Any]]:

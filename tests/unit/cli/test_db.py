@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from beamwright.core.errors import ConflictError
 from beamwright.core.settings import DEFAULT_SETTINGS, Settings, read_settings, with_database
 from beamwright.db import claims, schema
 from beamwright.db.engine import Database
@@ -106,6 +108,43 @@ def test_a_move_switches_the_settings_after_it_has_verified(
     assert {table.name for table in schema.metadata.sorted_tables}
     done = call("db", "move", target)
     assert done.code == 3 and "not empty" in done.err
+
+
+def test_a_list_that_is_registered_while_everything_moves_loses_nothing(
+    world: Workspace, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was acknowledged is where the settings lead; the rest is refused, and the list given again."""
+    from beamwright.catalog import registering
+    from beamwright.catalog.writers import Source
+
+    told: list[int] = []
+    monkeypatch.setattr(registering, "BATCH", 100)
+
+    def records() -> Iterator[tuple[int, dict[str, Any]]]:
+        for n in range(4 * registering.BATCH):
+            if n == 3 * registering.BATCH:
+                assert moved.wait(120)
+            name = f"{n:064x}"
+            yield n, {"name": f"mc:{n}", "size": 1, "sha256": name, "adler32": name[-8:], "tier": "dst"}
+
+    def progress(done: int) -> None:
+        told.append(done)
+        if len(told) == 1:
+            assert call("db", "move", tmp_path / "new.db").code == 0
+            moved.set()
+
+    moved = threading.Event()
+    with pytest.raises(ConflictError, match="was moved"):
+        registering.register(world.db, "file", records(), Source("list", NOW), progress)
+    again = Workspace.open(world.root)
+    assert again.database_url.database == str(tmp_path / "new.db")
+    with again.db.read() as conn:
+        here = conn.execute(sa.select(sa.func.count()).where(schema.file.c.scope == "mc")).scalar_one()
+    assert here == told[-1] == registering.BATCH
+    moved.set()
+    outcome = registering.register(again.db, "file", records(), Source("list", NOW))
+    assert (outcome.new, outcome.equal) == (3 * registering.BATCH, registering.BATCH)
+    again.db.close()
 
 
 def test_a_copied_workspace_names_its_own_files(world: Workspace, call: Call, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,56 @@ def test_nobody_writes_while_it_moves(source: Database, target: sa.URL) -> None:
 
     moving.move(source, target, NOW, intrude)
     assert told
+
+
+def test_nobody_writes_where_everything_was_moved_from(source: Database, target: sa.URL) -> None:
+    """Neither those who opened it before, nor those who waited for the move to end."""
+    switched, waiting, errors = threading.Event(), threading.Event(), list[BaseException]()
+
+    def write() -> None:
+        other = Database(source.url, busy_seconds=300)
+        try:
+            if source.is_postgresql:
+                with other.begin() as conn:
+                    waiting.set()  # it is past its beginning when it begins to wait
+                    conn.execute(sa.insert(schema.workspace).values(name="late", value={}))
+            else:
+                waiting.set()
+                with other.begin() as conn:
+                    conn.execute(sa.insert(schema.workspace).values(name="late", value={}))
+        except ConflictError as error:
+            errors.append(error)
+        other.close()
+
+    late = threading.Thread(target=write)
+
+    def meanwhile(message: str) -> None:
+        if not waiting.is_set():
+            late.start()
+            assert waiting.wait(60)
+
+    before = contents(source)
+    moving.move(source, target, NOW, meanwhile, switched.set)
+    late.join(60)
+    assert switched.is_set() and "was moved" in str(errors[0])
+    with pytest.raises(ConflictError, match="nothing is written into it any more"), source.begin() as conn:
+        conn.execute(sa.insert(schema.workspace).values(name="later", value={}))
+    assert contents(source) == before
+    moved = Database(target)
+    assert contents(moved) == before
+    with moved.begin() as conn:
+        conn.execute(sa.insert(schema.workspace).values(name="there", value={}))
+    moved.close()
+
+
+def test_a_move_that_cannot_be_told_of_leaves_the_database_in_use(source: Database, target: sa.URL) -> None:
+    def fail() -> None:
+        raise OSError("the settings cannot be written")
+
+    with pytest.raises(OSError, match="settings"):
+        moving.move(source, target, NOW, switch=fail)
+    with source.begin() as conn:
+        conn.execute(sa.insert(schema.workspace).values(name="later", value={}))
 
 
 def test_a_target_that_holds_something_is_left_alone(source: Database, target: sa.URL) -> None:
