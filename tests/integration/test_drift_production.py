@@ -133,6 +133,7 @@ def test_the_report_draws_references_and_trends_over_the_runs(done: Done) -> Non
     assert value["x"] == [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12] and trend["verdict"] == "good"
     assert (low["y"], high["y"]) == ([1.5, 1.5], [2.5, 2.5])
     assert figures["quality"]["plots"][0]["verdict"] == "good"
+    assert plots["hits by channel"]["note"].endswith("bad in drift/5"), "a run that is bad alone is named"
 
 
 def test_skipping_back_takes_the_chains_along_that_read_its_constants(done: Done) -> None:

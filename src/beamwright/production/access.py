@@ -176,6 +176,14 @@ class Access:
                     place.append(Checked(row["run"], check["value"], check["low"], check["high"]))
         return found
 
+    def bad_runs(self) -> dict[tuple[str, str], list[str]]:
+        """Return the runs of which the verdicts in force call a check bad, by subject and name."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for row in views.verdicts(self._conn):
+            for name in sorted({check["name"] for check in row["checks"] if check["outcome"] == "bad"}):
+                found.setdefault((row["subject"], name), []).append(f"{row['series']}/{row['run']}")
+        return found
+
     def constants(self, tag: str) -> list[Validity]:
         """Return the constants of a tag (``global tag/role``) in the order of their intervals.
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from beamwright.core.histogram import Histogram
 from beamwright.production.access import Access
 from beamwright.production.figures import Curve, Figures, Plot, Section
-from beamwright.quality.checks import Check, check_histogram
+from beamwright.quality.checks import SHOWN, Check, check_histogram
 from beamwright.quality.references import HistogramLimits, References, TrendLimits
 from beamwright.quality.statistics import change_point
 
@@ -28,8 +28,9 @@ def add_judged(figures: Figures, access: Access, references: References) -> None
         return
     section = next((s for s in figures.sections if s.name == QUALITY), None)
     section = section or figures.section(QUALITY, "Data quality", "Histograms and trends against references.")
+    bad = access.bad_runs()
     for limits, found in drawn:
-        _place(section, limits, found)
+        _place(section, limits, found, bad.get((limits.subject, limits.name), []))
     section.plots += trends
 
 
@@ -52,10 +53,10 @@ def _trends(access: Access, limits: TrendLimits) -> Iterator[Plot]:
         yield Plot.of(title, "run", limits.quantity, curves, marks=marks, verdict=verdict, note=note)
 
 
-def _place(section: Section, limits: HistogramLimits, found: Found) -> None:
+def _place(section: Section, limits: HistogramLimits, found: Found, bad: list[str]) -> None:
     title = next(iter(found.values())).title or limits.name
     plot = next((p for p in section.plots if p.title == title), None)
-    judged = _judged(plot or _overlay(title, found), limits, found)
+    judged = _judged(plot or _overlay(title, found), limits, found, bad)
     if plot is None:
         section.plots.append(judged)
     else:
@@ -80,10 +81,13 @@ def _overlay(title: str, found: Found) -> Plot:
     return Plot.of(title, label, "density" if len(found) > 1 else "entries", curves)
 
 
-def _judged(plot: Plot, limits: HistogramLimits, found: Found) -> Plot:
+def _judged(plot: Plot, limits: HistogramLimits, found: Found, bad: list[str]) -> Plot:
+    """Return the plot of all runs together with what its limits say; runs that are bad alone are named."""
     checks = {name: check_histogram(histogram, limits) for name, histogram in found.items()}
     bands = ((*limits.mean, "where the mean should lie"),) if limits.mean else plot.bands
     told = [f"series {name}: {text}" for name, done in checks.items() if (text := _told(done))]
+    left = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    told += [f"bad in {', '.join(bad[:SHOWN])}{left}"] if bad else []
     note = "; ".join([*([plot.note] if plot.note else []), *told])
     return replace(
         plot,

@@ -62,22 +62,27 @@ def drawn(rows: Sequence[Row]) -> Row | None:
         so_far = "" if slowest["is_done"] else " so far"
         note = f"run {slowest['series']}/{slowest['run']}{so_far}; {in_time} of {len(mine)} runs in time"
         name = f"slowest run to {NAMES[goal]}"
-        section.values.append(Value(name, slowest["hours"], "h", high=slowest["goal_h"], note=note))
+        section.values.append(Value(name, _hours(slowest), "h", high=slowest["goal_h"], note=note))
     found = {(row["series"], row["run"], row["goal"]): row for row in rows}
-    runs = sorted({(row["series"], row["run"]) for row in rows})
-    told = [
-        [f"{s}/{n}", *(cell for goal in goals for cell in _cells(found.get((s, n, goal))))] for s, n in runs
-    ]
-    columns = ["run", *(name for goal in goals for name in (NAMES[goal], f"{goal} in time"))]
-    units = ["", *(unit for _ in goals for unit in ("h", ""))]
-    section.tables.append(Table.of("By run", columns, told, units=tuple(units)))
+    told = []
+    for series, run in sorted({(row["series"], row["run"]) for row in rows}):
+        reached_ones = [found.get((series, run, goal)) for goal in goals]
+        told.append([f"{series}/{run}", *(_hours(row) for row in reached_ones), _state(reached_ones)])
+    columns = ["run", *(NAMES[goal] for goal in goals), "in time"]
+    section.tables.append(Table.of("By run", columns, told, units=("", *("h" for _ in goals), "")))
     return made.document()[0]
 
 
-def _cells(row: Row | None) -> tuple[float | None, str | None]:
-    if row is None:
-        return None, None
-    return row["hours"], {True: "yes", False: "no", None: "not yet done"}[row["in_time"]]
+def _hours(row: Row | None) -> float | None:
+    return None if row is None else float(f"{row['hours']:.3g}")
+
+
+def _state(mine: Sequence[Row | None]) -> str:
+    """Say whether a run reached its goals in time."""
+    late = [NAMES[row["goal"]] for row in mine if row is not None and row["in_time"] is False]
+    if late:
+        return f"not to {' and '.join(late)}"
+    return "yes" if all(row is None or row["in_time"] for row in mine) else "not yet done"
 
 
 def summary_lines(rows: Sequence[Row]) -> list[str]:

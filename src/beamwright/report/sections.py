@@ -44,7 +44,9 @@ KINDS = {
 }
 
 
-FOLDED = 12
+FOLDED, LONG = 12, 60
+CONDITIONS = "Which payload is valid where, and how it came to be."
+JOBS = "A lane per chunk, a colour per step: what ran when, and beside what else."
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,6 @@ def all_sections(document: Row) -> list[Part]:
             "How far each delivered chunk of a run is, step by step.",
             _grid(document),
         ),
-        *_latency(document),
         Part(
             "graph", "Production", "The graph of steps that the production file declares.", _graph(document)
         ),
@@ -92,18 +93,9 @@ def all_sections(document: Row) -> list[Part]:
             "Each term is counted where it happens; none is a difference.",
             _ledger(document),
         ),
-        Part(
-            "conditions",
-            "Conditions",
-            "Which payload is valid where, and how it came to be.",
-            _conditions(document),
-        ),
-        Part(
-            "jobs",
-            "Jobs and timing",
-            "A lane per chunk, a colour per step: what ran when, and beside what else.",
-            _jobs(document),
-        ),
+        Part("conditions", "Conditions", CONDITIONS, _conditions(document)),
+        *_latency(document),
+        Part("jobs", "Jobs and timing", JOBS, _jobs(document)),
     ]
 
 
@@ -350,12 +342,13 @@ def _chain(document: Row) -> list[Markup]:
     ]
     caption = "Rolling constants: each chunk starts from what the one before it gave"
     chain = table(("step", "chunk", "state", *roles, "why"), rows, caption=caption)
-    return [chain, *_fits(links)]
+    return [_unfolded(chain, len(rows), "the links of the chains"), *_fits(links)]
 
 
-def _chunk(link: Row) -> list[Content]:
+def _chunk(link: Row) -> Markup:
     tail = tag("span", f" chunk {link['sequence']}", class_="faint") if link["sequence"] != 1 else ""
-    return [tag("span", f"series {link['series']} ", class_="faint"), tag("b", link["run"]), tail]
+    head = tag("span", f"series {link['series']} ", class_="faint")
+    return tag("div", head, tag("b", link["run"]), tail, class_="w")
 
 
 def _constants(before: str | None, after: str | None) -> Markup:
@@ -393,22 +386,27 @@ def _verdicts(document: Row) -> list[Markup]:
     verdicts = document["quality"]
     if not verdicts:
         return []
-    subjects = sorted({v["subject"] for v in verdicts})
-    places = dict.fromkeys((v["series"], v["run"], v["tier"]) for v in verdicts)
-    held = {(v["series"], v["run"], v["tier"], v["subject"]): v for v in verdicts}
+    subjects = sorted({(v["subject"], v["tier"]) for v in verdicts})
+    held = {(v["series"], v["run"], v["subject"], v["tier"]): v for v in verdicts}
     rows = [
-        [f"{series} {run}", tier, *(_verdict(held.get((series, run, tier, subject))) for subject in subjects)]
-        for series, run, tier in places
+        [f"{series} {run}", *(_verdict(held.get((series, run, *subject))) for subject in subjects)]
+        for series, run in dict.fromkeys((v["series"], v["run"]) for v in verdicts)
     ]
-    author = ", ".join(sorted({v["author"] for v in verdicts}))
-    matrix = table(("run", "tier", *subjects), rows, caption=f"Verdicts by {author}")
+    caption = f"Verdicts by {', '.join(sorted({v['author'] for v in verdicts}))}"
+    heads, tiers = zip(("run", ""), *subjects, strict=True)
+    matrix = _unfolded(table(heads, rows, caption=caption, units=tiers), len(rows), "the verdicts")
     doubts = [
         [f"{v['series']} {v['run']}", v["tier"], v["subject"], pill(v["value"]), v["reason"]]
         for v in verdicts
         if v["value"] != "good"
     ]
     why = table(("run", "tier", "of", "verdict", "why"), doubts, caption="What is not good, and why")
-    return [matrix, why] if doubts else [matrix]
+    return [_unfolded(why, len(doubts), "what is not good, and why"), matrix] if doubts else [matrix]
+
+
+def _unfolded(shown: Markup, rows: int, title: str) -> Markup:
+    """Return a table as it is, or folded where it is very long."""
+    return shown if rows <= LONG else tag("details", tag("summary", f"{title}: {rows} rows"), shown)
 
 
 def _verdict(verdict: Row | None) -> Content:

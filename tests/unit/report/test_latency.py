@@ -82,7 +82,7 @@ def test_the_report_shows_the_slowest_run_to_each_goal_and_every_run() -> None:
         ("slowest run to the end", 9.0, "good", "run A/2 so far; 1 of 2 runs in time"),
     ]
     (table,) = shown["tables"]
-    assert table["rows"] == [["A/1", 1.0, "yes", 2.0, "yes"], ["A/2", 3.0, "no", 9.0, "not yet done"]]
+    assert table["rows"] == [["A/1", 1.0, 2.0, "yes"], ["A/2", 3.0, 9.0, "not to feedback"]]
     assert drawn([]) is None
 
 
