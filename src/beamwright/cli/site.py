@@ -41,6 +41,8 @@ def _lines(farm: dict[str, Any]) -> Iterator[str]:
     jobs = ", ".join(f"{number} {state}" for state, number in sorted(farm["jobs"].items()))
     state = f"answers, {jobs or 'no jobs'}" if farm["answers"] else f"fails: {farm['message']}"
     yield f"farm {farm['farm']} ({farm['scheduler']}, {farm['slots']} slots) {state}"
+    for reason, number in sorted(farm["waiting"].items()):
+        yield f"  {number} of the queued: {reason}"
     if farm["hint"]:
         yield f"  next: {farm['hint']}"
     for verb, told in farm["verbs"].items():

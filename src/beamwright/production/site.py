@@ -30,6 +30,7 @@ def _checked(workspace: Workspace, name: str) -> dict[str, Any]:
             "message": error.message,
             "hint": error.hint,
             "jobs": {},
+            "waiting": {},
             "verbs": {},
         }
     try:
@@ -39,11 +40,14 @@ def _checked(workspace: Workspace, name: str) -> dict[str, Any]:
 
 
 def _answer(scheduler: Scheduler) -> dict[str, Any]:
+    """Tell how many jobs a farm has by state, and of those that wait what the batch system says of them."""
     try:
-        jobs = Counter(status.state for status in scheduler.poll().values())
+        told = scheduler.poll().values()
     except BeamwrightError as error:
-        return {"answers": False, "message": error.message, "hint": error.hint, "jobs": {}}
-    return {"answers": True, "message": "", "hint": "", "jobs": dict(jobs)}
+        return {"answers": False, "message": error.message, "hint": error.hint, "jobs": {}, "waiting": {}}
+    jobs = Counter(status.state for status in told)
+    waiting = Counter(status.reason for status in told if status.state == "queued" and status.reason)
+    return {"answers": True, "message": "", "hint": "", "jobs": dict(jobs), "waiting": dict(waiting)}
 
 
 def _verbs(scheduler: Scheduler) -> dict[str, dict[str, str | None]]:

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from beamwright.batch.scheduler import JobSpec
+from beamwright.batch.slurm import make
 from beamwright.cli.main import cli
 from beamwright.production.workspace import Workspace
+from beamwright.testing.payload import make_job
 from support.slurm import RealSlurm
 
 SETTINGS = '[farm.here]\nslots = 2\n\n[farm.there]\nscheduler = "{scheduler}"\ntimeout_s = 20\n'
@@ -27,6 +30,18 @@ def test_farms_that_answer_are_listed_with_what_shows_each_verb(slurm: RealSlurm
     assert "farm there (slurm, 1 slots) answers, no jobs" in done.output
     assert "submit   real server: this machine\n" in done.output
     assert "history  real server (jobcomp/filetxt)" in done.output and "squeue)" in done.output
+
+
+def test_what_the_batch_system_says_of_jobs_that_wait_is_told(slurm: RealSlurm, tmp_path: Path) -> None:
+    text = SETTINGS.format(scheduler="slurm") + 'options = ["--hold"]\n'
+    workspace = Workspace.create(tmp_path / "workspace", text)
+    workspace.db.close()
+    scheduler = make(workspace, "there", workspace.settings.farm["there"])
+    ids = scheduler.submit([JobSpec(make_job(tmp_path, f"job{n}")) for n in range(2)])
+    where = ["-w", str(workspace.root)]
+    done = CliRunner().invoke(cli, ["site", "check", *where], standalone_mode=False)
+    scheduler.cancel(ids)
+    assert "answers, 2 queued\n  2 of the queued: PENDING: JobHeldUser\n" in done.output
 
 
 @pytest.mark.parametrize(

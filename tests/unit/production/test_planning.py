@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import chain
+from types import SimpleNamespace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from beamwright.core.runs import Interval, after
 from beamwright.core.settings import Farm
 from beamwright.production.broker import Candidate, assign
-from beamwright.production.merging import cut
+from beamwright.production.merging import compatible, cut
 from beamwright.production.splitting import Item, part_name, ranges
 
 WHOLE = Interval.sections("a", 7)
@@ -31,6 +34,25 @@ def test_ranges_cover_the_item_exactly_and_hold_what_they_say(keys: list[tuple[i
     for interval, count in found:
         inside = [key for key in ordered if interval.first <= (7, *key) <= interval.last]
         assert len(inside) == count and (count or 0) <= size
+
+
+KINDS = {
+    "series": ["a", "b"], "release": ["sha256:1", "sha256:2"], "config_hash": ["c", "d"],
+    "global_tag": ["open", "frozen"], "is_mc": [False, True], "is_resampled": [False, True],
+}  # fmt: skip
+COLLECTION = st.fixed_dictionaries({name: st.sampled_from(of) for name, of in KINDS.items()})
+
+
+@given(st.lists(COLLECTION, max_size=30))
+def test_nothing_is_merged_across_releases_configurations_constants_or_kinds_of_data(
+    found: list[dict[str, object]],
+) -> None:
+    rows = [SimpleNamespace(**one) for one in found]
+    groups = list(compatible(rows).values())
+    assert sorted(map(id, chain.from_iterable(groups))) == sorted(map(id, rows))
+    kinds = [{tuple(getattr(row, name) for name in KINDS) for row in group} for group in groups]
+    assert [len(kind) for kind in kinds] == [1] * len(groups)
+    assert len(set().union(*kinds)) == len(groups)
 
 
 def test_an_item_without_an_index_is_one_unit() -> None:
