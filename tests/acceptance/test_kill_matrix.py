@@ -9,6 +9,7 @@ passes, event framework, merge) takes its share.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,15 +32,27 @@ def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def survive(harness: Harness, points: list[Point], expected: dict[str, str]) -> None:
-    """Kill at each of the points; all must be well afterwards, and nearly all points be reached."""
-    failures, fired = {}, 0
+    """Kill at each of the points; all must be well afterwards."""
+    failures, missed = {}, []
     for point in points:
-        problems, has_fired = harness.kill(point, expected)
-        fired += has_fired
-        if problems:
-            failures[f"{point} ({point.what})"] = problems
+        for place in nearer(point):
+            problems, has_fired = harness.kill(place, expected)
+            if problems:
+                failures[f"{place} ({place.what})"] = problems
+            if has_fired:
+                break
+        else:
+            missed.append(str(point))
     assert not failures
-    assert fired >= 0.8 * len(points)
+    assert not missed
+
+
+def nearer(point: Point) -> Iterator[Point]:
+    """Give the point, then those to take where it is not reached: how far a process comes depends on time."""
+    yield point
+    for part in (2, 4):
+        yield replace(point, operation=1 + point.operation // part, what="nearer")
+    yield Point(point.role, 1, 1, "the first")
 
 
 def test_a_sample_of_the_kill_matrix(harness: Harness) -> None:
