@@ -172,7 +172,7 @@ LINES = SQUEUE.read_text().splitlines(keepends=True)
 PBS = QSTAT_PBS.read_text()
 JOBS, XML = SQUEUE.read_text(), QSTAT.read_text()
 NAMELESS = XML.replace("<queue_info>", "<queue_info><job_list><JB_name>bwrec</JB_name></job_list>", 1)
-SPOILT = {
+SPOILT: dict[str, tuple[Dialect, str, str]] = {
     "Slurm, a line that was cut": (Slurm(), JOBS, f"  12_\n{JOBS}"),
     "Slurm, an id that is none": (Slurm(), JOBS, LINES[0].replace("6_0", "???") + JOBS),
     "Slurm, a status that is none": (Slurm(), JOBS, f" 99_0 FAILED many None\n{JOBS}"),
@@ -197,17 +197,18 @@ def test_a_record_that_cannot_be_read_hides_no_other(name: str) -> None:
 
 
 def test_a_list_of_which_no_record_can_be_read_is_no_answer() -> None:
-    for dialect, text in (
+    answers: tuple[tuple[Dialect, str], ...] = (
         (Slurm(), "502 Bad Gateway\n"),
         (Lsf(), '{"RECORDS": [{"JOBID": "x"}]}'),
         (HtCondor(), '[{"ClusterId": 1}]'),
         (HtCondor(), '{"error": "busy"}'),
-    ):
+    )
+    for dialect, text in answers:
         with pytest.raises(AnswerError):
             polled(dialect, text)
 
 
-STRANGE = {
+STRANGE: dict[str, tuple[Dialect, str, str]] = {
     "Slurm": (Slurm(), LINES[0].replace("CANCELLED", "EXPEDITING"), "6_0"),
     "Grid Engine": (GridEngine(), QSTAT.read_text().replace("<state>dr<", "<state>z<"), "12.1"),
     "PBS": (Pbs(), PBS.replace('"job_state":\t"R"', '"job_state":\t"Z"'), "105.pbshost"),

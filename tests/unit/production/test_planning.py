@@ -36,7 +36,7 @@ def test_ranges_cover_the_item_exactly_and_hold_what_they_say(keys: list[tuple[i
         assert len(inside) == count and (count or 0) <= size
 
 
-KINDS = {
+KINDS: dict[str, list[object]] = {
     "series": ["a", "b"], "release": ["sha256:1", "sha256:2"], "config_hash": ["c", "d"],
     "global_tag": ["open", "frozen"], "is_mc": [False, True], "is_resampled": [False, True],
 }  # fmt: skip
