@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from beamwright.agents.loop import Produce
 from beamwright.agents.monitor import Monitor
 from beamwright.cli.main import run as command
 from beamwright.core.histogram import Axis, HistogramSet
@@ -19,8 +20,9 @@ from beamwright.db.engine import insert_id
 from beamwright.fsck import run as fsck
 from beamwright.production import live
 from beamwright.production.access import Access
+from beamwright.production.spec import read_spec
 from beamwright.production.workspace import Workspace
-from support import toy_production
+from support import mortal, toy_production
 from support.toy_production import ToyProduction
 
 SPEC = """
@@ -76,6 +78,33 @@ def test_a_run_is_shown_while_its_jobs_run_and_hidden_afterwards(
     assert fsck(toy.workspace.db, toy.workspace.root) == []
     assert command(["quality", "watch", "-w", str(tmp_path / "workspace")]) == 0
     assert "production slow has no run under way" in capsys.readouterr().err
+
+
+def test_what_a_killed_attempt_had_filled_is_shown_until_it_dies_and_counts_nowhere(tmp_path: Path) -> None:
+    given = [toy_production.deliver(tmp_path / "raw", 1, 1, range(5000))]
+    text = SPEC.replace("toy_production", "mortal").replace('path = "slow"', 'path = "mortal"')
+    text += f'parameters = {{ Mortal = {{ folder = "{tmp_path}" }} }}\n'
+    toy, seen = ToyProduction(tmp_path, text, SETTINGS, given), list[int]()
+
+    def look(done: int) -> None:
+        for row in live.shown(toy.workspace, "slow"):
+            seen.append(row["histograms"]["charge"].entries)
+            if row["partial"]:
+                (tmp_path / "shown").touch()
+
+    Produce(toy.workspace, read_spec(text, "slow"), mortal.experiment, 1, given, look).run()
+    with toy.workspace.db.read() as conn:
+        final = Access(conn, "slow").histograms("pass2")["charge"].entries
+    assert (tmp_path / "died").exists() and seen and seen[0] > 0 and max(seen) <= final
+    states = [row.state for row in toy.rows(schema.attempt)]
+    assert states.count("accepted") == 2 and len(states) == 3, (
+        "one attempt died, and its unit was tried again"
+    )
+    undisturbed = ToyProduction(tmp_path / "again", SPEC, SETTINGS, given)
+    undisturbed.produce()
+    with undisturbed.workspace.db.read() as conn:
+        assert Access(conn, "slow").histograms("pass2")["charge"].entries == final
+    assert fsck(toy.workspace.db, toy.workspace.root) == []
 
 
 # --- what counts, on planted attempts
