@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from beamwright.core.settings import DEFAULT_SETTINGS, Settings, read_settings, 
 from beamwright.db.engine import Database, located
 
 SETTINGS_FILE = "beamwright.toml"
+_STARTING_S = 10.0
 _FOLDERS = ("inbox", "inbox/done", "inbox/rejected", "snapshots", "indexes", "farms", "reports", "logs")
 
 
@@ -130,8 +132,11 @@ class _Lock(durable.FileLock):
     """The workspace's lock, whose refusal says what to do."""
 
     def __enter__(self) -> durable.FileLock:
+        # What a process was just starting when it was killed holds its lock until it runs its own program.
+        patience = _STARTING_S if _has_ended(self.holder()) else 0.0
         try:
-            return super().__enter__()
+            self.acquire(patience)
+            return self
         except BlockingIOError as error:
             holder = self.holder() or "another process"
             message = f"the workspace {Path(self.path).parent} is in use by process {holder}"
@@ -140,8 +145,18 @@ class _Lock(durable.FileLock):
             ) from error
 
 
+def _has_ended(holder: str) -> bool:
+    """Tell whether there was such a process on this machine."""
+    try:
+        os.kill(int(holder), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, PermissionError):
+        return False
+    return False
+
+
 def _write_secret(path: Path) -> None:
-    import os
     import secrets
 
     if path.exists():
