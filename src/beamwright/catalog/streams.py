@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from beamwright.core.errors import BeamwrightError, ConfigError, FormatError, UsageError
 
 MAX_LINE = 1 << 20
 _ROWS = 5000
+_GZIP = b"\x1f\x8b"
 
 Record = dict[str, Any]
 
@@ -43,7 +46,8 @@ class Line:
 def read_records(path: Path, position: list[int] | None = None) -> Iterator[tuple[int, Record | Line]]:
     """Yield (line or row number, record) of a ``.jsonl`` or ``.parquet`` file; ``-`` is standard input.
 
-    ``position`` is a list of one number that is kept at the bytes (rows for Parquet) read so far.
+    Lines may be gzipped. ``position`` is a list of one number that is kept at the bytes (rows for Parquet)
+    read so far.
 
     Raises: FormatError.
     """
@@ -54,12 +58,27 @@ def read_records(path: Path, position: list[int] | None = None) -> Iterator[tupl
     if str(path) == "-":
         import sys
 
-        yield from read_lines(sys.stdin.buffer, "standard input", place)
+        yield from _unpacked(sys.stdin.buffer, "standard input", place)
         return
-    if path.suffix not in (".jsonl", ".ndjson"):
+    if Path(path.name.removesuffix(".gz")).suffix not in (".jsonl", ".ndjson"):
         raise UsageError(f"{path.name} is no list of records", hint="give a .jsonl or .parquet file, or -")
     with path.open("rb") as stream:
-        yield from read_lines(stream, path.name, place)
+        yield from _unpacked(stream, path.name, place)
+
+
+def _unpacked(stream: Any, name: str, position: list[int]) -> Iterator[tuple[int, Line]]:
+    """Yield the lines of a stream, which may be gzipped whatever it is called."""
+    if stream.peek(2)[:2] != _GZIP:
+        yield from read_lines(stream, name, position)
+        return
+    number, plain, unpacked = 0, [0], cast("IO[bytes]", gzip.GzipFile(fileobj=stream))
+    try:
+        for number, line in read_lines(unpacked, name, plain):
+            position[0] = stream.tell() if stream.seekable() else plain[0]
+            yield number, line
+    except (EOFError, OSError, zlib.error) as error:
+        hint = "what came before is registered; give the same again when it is whole"
+        raise FormatError(f"{name} is cut or damaged after line {number}: {error}", hint=hint) from error
 
 
 def size_of(path: Path) -> int:
@@ -101,8 +120,16 @@ def _broken(name: str, number: int, line: bytes, error: Exception) -> Beamwright
 
 
 def _parquet(path: Path, position: list[int]) -> Iterator[tuple[int, Record]]:
-    number = 0
-    for batch in _opened(path).iter_batches(batch_size=_ROWS):
+    number, batches = 0, _opened(path).iter_batches(batch_size=_ROWS)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, ValueError) as error:
+            told = str(error).partition("\n")[0]
+            hint = "what came before is registered; give the same again when it is whole"
+            raise FormatError(f"{path.name} is damaged after row {number}: {told}", hint=hint) from error
+        if batch is None:
+            return
         for row in batch.to_pylist():
             number += 1
             yield number, _nested(row)

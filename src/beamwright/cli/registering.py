@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _ABOUT = """Register {subject}s that others made, from a list or one record.
 
-    A list is a .jsonl or .parquet file, or - for standard input; each record is described in the reference of
-    records. What is registered alike is passed over, so that a list which was cut is simply given again; what
-    contradicts is refused by name and line, and what came before it stays.
+    A list is a .jsonl or .parquet file, or - for standard input; lines may be gzipped. Each record is
+    described in the reference of records. What is registered alike is passed over, so that a list which was
+    cut is simply given again; what contradicts is refused by name and line, and what came before it stays.
     """
 
 
@@ -45,7 +45,7 @@ def register_command(subject: str) -> click.Command:
         "place",
         metavar="FILE",
         type=click.Path(path_type=Path, allow_dash=True),
-        help="The list: .jsonl, .parquet or -.",
+        help="The list: .jsonl (also .jsonl.gz), .parquet or -.",
     )
     @click.option("--record", metavar="JSON", help="One record, as JSON.")
     @dry_run_option

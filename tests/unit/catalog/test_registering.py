@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -264,6 +266,55 @@ def test_a_stream_that_was_cut_is_taken_up_again(
     assert register(kinds, "file", read_records(path, place), SOURCE) == Outcome(new=10, equal=25)
     assert place == [path.stat().st_size]
     assert count(kinds, schema.metadata_number) == 35
+
+
+@pytest.mark.parametrize("name", ["list.jsonl.gz", "list.jsonl"])
+def test_a_gzipped_stream_that_was_cut_is_taken_up_again(
+    kinds: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The stream itself tells that it is gzipped, whatever its file is called."""
+    monkeypatch.setattr(registering, "BATCH", 10)
+    lines = [json.dumps(file(n)) + "\n" for n in range(3000)]
+    path, whole = tmp_path / name, gzip.compress("".join(lines).encode())
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FormatError, match=rf"{name} is cut or damaged after line \d+.*what came before"):
+        register(kinds, "file", read_records(path), SOURCE)
+    there = count(kinds, schema.file)
+    assert 0 < there < 3000
+    path.write_bytes(whole)
+    place = [0]
+    assert register(kinds, "file", read_records(path, place), SOURCE) == Outcome(3000 - there, there)
+    assert place == [len(whole)]
+    path.write_bytes(whole[:-20] + b"x" * 20)
+    with pytest.raises(FormatError, match="is cut or damaged"):
+        list(read_records(path))
+
+
+def test_standard_input_may_be_gzipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.dumps(file(1)).encode() + b"\n"
+    for data in (text, gzip.compress(text), b""):
+        stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(data)))
+        monkeypatch.setattr("sys.stdin", stdin)
+        lines = [line.data for _, line in read_records(Path("-")) if isinstance(line, Line)]
+        assert lines == ([text] if data else [])
+
+
+def test_a_table_that_is_damaged_within_is_taken_up_again(kinds: Database, tmp_path: Path) -> None:
+    pa, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
+    rows = [{**file(n), "replicas": None, "metadata": None} for n in range(9000)]
+    rows = [{name: row[name] for name in ("name", "size", "sha256", "adler32", "tier")} for row in rows]
+    path = tmp_path / "list.parquet"
+    parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=3000, write_page_checksum=False)
+    whole = path.read_bytes()
+    column = parquet.ParquetFile(path).metadata.row_group(2).column(2)
+    start = column.dictionary_page_offset or column.data_page_offset
+    path.write_bytes(whole[:start] + b"\xff" * 400 + whole[start + 400 :])
+    with pytest.raises(FormatError, match=r"list.parquet is damaged after row \d+.*what came before"):
+        register(kinds, "file", read_records(path), SOURCE)
+    there = count(kinds, schema.file)
+    assert there in (5000, 6000)
+    path.write_bytes(whole)
+    assert register(kinds, "file", read_records(path), SOURCE) == Outcome(9000 - there, there)
 
 
 def test_bytes_that_are_no_text_are_refused_by_line(kinds: Database, tmp_path: Path) -> None:
