@@ -15,9 +15,10 @@ from beamwright.core.errors import FormatError, SchemaMismatchError
 from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.evolution import Evolution
-from beamwright.event.keys import Index
+from beamwright.event.keys import Ascending, Index
 from beamwright.event.metadata import FileMetadata, metadata_of
 from beamwright.event.reader import OneKindReader
+from beamwright.event.regular import Regular, Stretches
 from beamwright.event.rntuple import ColumnData, Keeper, NTupleFile
 from beamwright.event.sources import Borrower, SourceFiles
 from beamwright.event.table import Table
@@ -26,6 +27,8 @@ from beamwright.event.tuples import KEYS, PARENTS, SOURCES, tables_of
 BATCH = 4096
 MAX_GAP = 2000
 """Records not asked for that are read along rather than starting another read."""
+PIECE = 1 << 18
+"""Keys that are read at a time to see whether they are regular."""
 MAX_OPEN = 200
 """Files of a collection that are open at the same time."""
 
@@ -133,20 +136,33 @@ class CollectionReader(OneKindReader):
         """Return the keys of all records in key order."""
         self._check_record(record)
         if self._index is None:
-            parts = [
-                _keys_of(file, metadata) for file, metadata in zip(self.files, self.metadata, strict=True)
-            ]
-            columns = (_joined([part[name] for part in parts]) for name in KEYS)
             size = _joined([_record_bytes(file) for file in self.files])
-            self._index = Index.build(*columns, name=str(self.files[0].path), size=size)
+            regular = self._regular_index(size)
+            self._index = self._make_index(size) if regular is None else regular
         return self._index
+
+    def _regular_index(self, size: NDArray[np.int64]) -> Index | None:
+        """Return the index where keys count up in the order of the files, which takes next to no memory."""
+        parts = []
+        for file, metadata in zip(self.files, self.metadata, strict=True):
+            part = _regular_keys(file, metadata)
+            if part is None:
+                return None
+            parts.append(part)
+        run, section, event = (Regular.joined(columns) for columns in zip(*parts, strict=True))
+        return Index.regular(run, section, event, size)
+
+    def _make_index(self, size: NDArray[np.int64]) -> Index:
+        parts = [_keys_of(file, metadata) for file, metadata in zip(self.files, self.metadata, strict=True)]
+        columns = (_joined([part[name] for part in parts]) for name in KEYS)
+        return Index.build(*columns, name=str(self.files[0].path), size=size)
 
     def read(self, record: str, positions: NDArray[np.int64], banks: Iterable[str] | None = None) -> Batch:
         """Return the records at ascending positions of the index, of one run, with the named banks or all."""
         index = self.index(record)
         positions = np.asarray(positions, np.int64)
         chosen = self.declarations if banks is None else self.declarations.subset(banks)
-        run = int(index.run[positions[0]]) if len(positions) else 0
+        run = index.run_of(int(positions[0])) if len(positions) else 0
         batch = self._read_run(index, positions, run, chosen)
         return self.read_entries(index.entry[positions], run, chosen) if batch is None else batch
 
@@ -155,16 +171,14 @@ class CollectionReader(OneKindReader):
         n = len(positions)
         if not n or self.points or self.built or positions[-1] - positions[0] != n - 1:
             return None
-        span = slice(int(positions[0]), int(positions[0]) + n)
-        entry = index.entry[span]
-        first, last = int(entry[0]), int(entry[-1])
+        first = int(positions[0])
         number = int(np.searchsorted(self._starts, first, "right")) - 1
-        if last - first != n - 1 or last >= self._starts[number + 1] or not index.is_in_order:
+        if not index.is_in_order or first + n > self._starts[number + 1]:
             return None
         start = first - int(self._starts[number])
         names = self._names(number, banks)[len(KEYS) :]
         columns = self.files[number].read(names, start, start + n)
-        columns |= {"section": index.section[span], "event": index.event[span]}
+        columns["section"], columns["event"] = index.keys(first, first + n)
         return self._batch(run, columns, number, banks)
 
     def read_entries(self, entries: NDArray[np.int64], run: int, banks: BankSet) -> Batch:
@@ -180,8 +194,7 @@ class CollectionReader(OneKindReader):
     def batches(self, banks: Iterable[str] | None = None, size: int = BATCH) -> Iterator[Batch]:
         """Yield all records in key order, in batches that do not cross a run."""
         index, chosen = self.index(self.record), None if banks is None else tuple(banks)
-        ends = np.flatnonzero(np.diff(index.run)) + 1
-        for part in np.split(np.arange(len(index)), ends):
+        for part in np.split(np.arange(len(index)), index.run_cuts(Ascending(0, len(index)))):
             for start in range(0, len(part), size):
                 yield self.read(self.record, part[start : start + size], chosen)
 
@@ -285,6 +298,21 @@ def _keys_of(file: NTupleFile, metadata: FileMetadata) -> ColumnData:
         return file.read(KEYS)
     run = np.broadcast_to(np.uint32(metadata.runs[0]), file.n_entries)
     return {"run": run, **file.read(KEYS[1:])}
+
+
+def _regular_keys(file: NTupleFile, metadata: FileMetadata) -> list[Regular] | None:
+    """Return the columns of keys as stretches, None where they are too many; the memory is used again."""
+    n, columns = file.n_entries, [Stretches(0, "u4"), Stretches(0, "u4"), Stretches(1, "u8")]
+    names = KEYS[len(metadata.runs) == 1 :]
+    for start in range(0, n, PIECE):
+        keys = file.read(names, start, start + PIECE)
+        pairs = zip(KEYS, columns, strict=True)
+        if not all(column.add(keys[name]) for name, column in pairs if name in keys):
+            return None
+    found = [column.column() for column in columns]
+    if len(metadata.runs) == 1:
+        found[0] = Regular(np.zeros(1, np.int64), np.array(metadata.runs, np.uint32), n, 0)
+    return found
 
 
 def _record_bytes(file: NTupleFile) -> NDArray[np.int64]:

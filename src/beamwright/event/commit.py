@@ -145,8 +145,7 @@ class Commit:
         events = [batch.parent_event for batch in batches if batch.parent_event is not None]
         section = np.concatenate([*sections, np.zeros(0, np.uint32)])
         event = np.concatenate([*events, np.zeros(0, np.uint64)])
-        index = self._plan.index
-        is_parent = are_among(index.section[positions], index.event[positions], section, event)
+        is_parent = are_among(*self._plan.index.keys_at(positions), section, event)
         self._read[stream].written += distinct(section, event)
         self._read[stream].filtered += int((~is_parent).sum())
 

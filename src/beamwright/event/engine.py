@@ -242,13 +242,9 @@ class Engine:
         return batch
 
     def _check_read(self, batch: Batch, positions: NDArray[np.int64], task: Task) -> None:
-        index = self.plan.index
+        section, event = self.plan.index.keys_at(positions)
         same = batch.run == self.plan.run_of(task) and batch.n == len(positions)
-        if not (
-            same
-            and _are_at(batch.section, index.section, positions)
-            and _are_at(batch.event, index.event, positions)
-        ):
+        if not (same and _are_equal(batch.section, section) and _are_equal(batch.event, event)):
             raise FormatError(
                 f"{type(self.reader).__name__} gives other {self.plan.record} records than its index says, "
                 f"from {self.plan.key(task.start)} on",
@@ -385,14 +381,10 @@ class _Fence:
             ) from error
 
 
-def _are_at(values: NDArray[Any], of: NDArray[Any], positions: NDArray[np.int64]) -> bool:
-    """Tell whether values are those at positions of an array; views of it need no look."""
-    n = len(values)
-    if n and positions[-1] - positions[0] == n - 1:
-        part = of[positions[0] : positions[0] + n]
-        place = values.__array_interface__["data"][0], values.strides
-        return place == (part.__array_interface__["data"][0], part.strides) or np.array_equal(values, part)
-    return np.array_equal(values, of[positions])
+def _are_equal(values: NDArray[Any], expected: NDArray[Any]) -> bool:
+    """Tell whether arrays are equal; those in one place need no look."""
+    places = [(a.__array_interface__["data"][0], a.strides, a.shape) for a in (values, expected)]
+    return places[0] == places[1] or np.array_equal(values, expected)
 
 
 def _join_deposits(into: Deposits, more: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from beamwright.core.errors import FormatError
 from beamwright.core.runs import EventKey, Interval, Position
+from beamwright.event.regular import Regular, rise
 
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
@@ -54,20 +56,73 @@ class Ascending:
 Places: TypeAlias = NDArray[np.int64] | Ascending
 
 
-@dataclass(frozen=True)
 class Index:
     """The keys of all records of one kind in key order; ``entry`` is where each stands in the file.
 
-    ``size``, where a reader knows it, is the bytes of each record: it only balances batches.
+    ``size``, where a reader knows it, is the bytes of each record: it only balances batches. ``is_in_order``:
+    whether the records lie in the file in the order of their keys. Columns that are regular become arrays
+    when they are asked for as a whole.
     """
 
-    run: U32
-    section: U32
-    event: U64
-    entry: Places
-    size: NDArray[np.int64] | None = None
-    is_in_order: bool = False
-    """Whether the records lie in the file in the order of their keys."""
+    def __init__(
+        self,
+        run: U32 | Regular,
+        section: U32 | Regular,
+        event: U64 | Regular,
+        entry: Places,
+        size: NDArray[np.int64] | None = None,
+        is_in_order: bool = False,
+    ) -> None:
+        self._run, self._section, self._event = run, section, event
+        self.entry, self.size, self.is_in_order = entry, size, is_in_order
+
+    @cached_property
+    def run(self) -> U32:
+        """The run of each record."""
+        return _part(self._run, 0, len(self))
+
+    @cached_property
+    def section(self) -> U32:
+        """The section of each record."""
+        return _part(self._section, 0, len(self))
+
+    @cached_property
+    def event(self) -> U64:
+        """The event number of each record."""
+        return _part(self._event, 0, len(self))
+
+    def run_of(self, position: int) -> int:
+        """Return the run of a record."""
+        return int(self._run[position])
+
+    def keys(self, start: int, stop: int) -> tuple[U32, U64]:
+        """Return section and event of consecutive records."""
+        return _part(self._section, start, stop), _part(self._event, start, stop)
+
+    def keys_at(self, positions: NDArray[np.int64]) -> tuple[U32, U64]:
+        """Return section and event of records at positions that rise."""
+        n = len(positions)
+        if n and positions[-1] - positions[0] == n - 1:
+            return self.keys(int(positions[0]), int(positions[0]) + n)
+        return _at(self._section, positions), _at(self._event, positions)
+
+    def run_cuts(self, kept: Places) -> list[int]:
+        """Return the numbers of the kept records, from 1 on, that are of another run than the one before."""
+        if not len(kept) or self.run_of(int(kept[0])) == self.run_of(int(kept[-1])):
+            return []
+        if isinstance(self._run, Regular) and isinstance(kept, Ascending):
+            cuts = self._run.starts - kept.start
+            return [int(cut) for cut in cuts[(cuts > 0) & (cuts < len(kept))]]
+        runs = _at(self._run, kept[:])
+        return [int(cut) for cut in np.flatnonzero(runs[1:] != runs[:-1]) + 1]
+
+    @classmethod
+    def regular(
+        cls, run: Regular, section: Regular, event: Regular, size: NDArray[np.int64] | None = None
+    ) -> Index | None:
+        """Make it from columns in the order of the file; None where their keys do not rise."""
+        entry = Ascending(0, len(event))
+        return cls(run, section, event, entry, size, True) if rise((run, section, event)) else None
 
     @classmethod
     def build(
@@ -90,7 +145,7 @@ class Index:
         return index
 
     def __len__(self) -> int:
-        return len(self.event)
+        return len(self._event)
 
     def check_unique(self, name: str) -> None:
         """Refuse a key that comes twice."""
@@ -111,25 +166,30 @@ class Index:
         """Return the part of the index that lies in the interval."""
         start, stop = self.span(interval)
         size = None if self.size is None else self.size[start:stop]
-        cut = slice(start, stop)
-        return Index(self.run[cut], self.section[cut], self.event[cut], self.entry[cut], size)
+        return Index(_part(self._run, start, stop), *self.keys(start, stop), self.entry[start:stop], size)
 
     def position(self, key: Position, side: Any = "left") -> int:
         """Return where a key stands or would stand."""
         start, stop = 0, len(self)
-        for column, value in zip((self.run, self.section), key[:2], strict=True):
-            typed = column.dtype.type(value)
-            start, stop = (
-                start + int(np.searchsorted(column[start:stop], typed, "left")),
-                start + int(np.searchsorted(column[start:stop], typed, "right")),
-            )
-        return start + int(np.searchsorted(self.event[start:stop], np.uint64(key[2]), side))
+        for column, value in zip((self._run, self._section), key[:2], strict=True):
+            start, stop = bisect_left(column, value, start, stop), bisect_right(column, value, start, stop)
+        find = bisect_left if side == "left" else bisect_right
+        return find(self._event, key[2], start, stop)
 
     def key(self, series: str, position: int) -> EventKey:
         """Return the key at a position."""
-        return EventKey(
-            series, int(self.run[position]), int(self.section[position]), int(self.event[position])
-        )
+        columns = (self._run, self._section, self._event)
+        return EventKey(series, *(int(column[position]) for column in columns))
+
+
+def _part(column: Any, start: int, stop: int) -> NDArray[Any]:
+    made: NDArray[Any] = column.part(start, stop) if isinstance(column, Regular) else column[start:stop]
+    return made
+
+
+def _at(column: Any, positions: NDArray[np.int64]) -> NDArray[Any]:
+    made: NDArray[Any] = column.at(positions) if isinstance(column, Regular) else column[positions]
+    return made
 
 
 def _unsigned(values: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:

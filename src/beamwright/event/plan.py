@@ -295,15 +295,14 @@ class ConditionsSource:
 def _spans(index: Index, kept: Places, pieces: Sequence[Piece], events: int, size: int) -> list[Span]:
     """Cut the kept records at runs, at pieces, and by number and bytes."""
     cuts = {0, len(kept)}
-    if len(kept) and index.run[kept[0]] != index.run[kept[-1]]:
-        cuts.update((np.flatnonzero(np.diff(index.run[kept[:]])) + 1).tolist())
+    cuts.update(index.run_cuts(kept))
     starts = [_before(kept, index.position(piece.interval.first)) for piece in pieces]
     cuts.update(starts)
     found: list[Span] = []
     ordered = sorted(cuts)
     for start, stop in pairwise(ordered):
         piece = int(np.searchsorted(starts, start, "right")) - 1
-        run = int(index.run[kept[start]])
+        run = index.run_of(int(kept[start]))
         found += [Span(a, b, run, piece) for a, b in _portions(index, kept, start, stop, events, size)]
     return found
 

@@ -93,8 +93,8 @@ def positions_of(
     start = index.position((run, int(section[0]), int(event[0])), "left")
     stop = index.position((run, int(section[-1]), int(event[-1])), "right")
     held = stop - start
-    sections = np.concatenate([index.section[start:stop], section])
-    events = np.concatenate([index.event[start:stop], event])
+    held_sections, held_events = index.keys(start, stop)
+    sections, events = np.concatenate([held_sections, section]), np.concatenate([held_events, event])
     # The sort is stable: where a key is in both, that of the index stands just before the other.
     order = np.lexsort((events, sections))
     own = np.flatnonzero(order >= held)
