@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from beamwright.cli.asking import SHOWN
 from beamwright.cli.common import (
     Columns,
     F,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from beamwright.production.interventions import Why
+    from beamwright.production.listing import Wanted
 
 Row = dict[str, Any]
 
@@ -40,17 +42,57 @@ def job() -> None:
 
 
 @job.command("ls")
-@click.option("--state", help="Jobs in this state only.")
-@click.option("--step", help="Jobs of this step only.")
+@click.option("--state", "states", multiple=True, help="Jobs in this state only; may be repeated.")
+@click.option("--step", default="", help="Jobs of this step only.")
+@click.option("--task", default="", metavar="PRODUCTION/STEP", help="Jobs of this task only.")
+@click.option("--failure", default="", metavar="CLASS", help="Jobs of which an attempt failed in this class.")
+@click.option("--farm", default="", help="Jobs of which an attempt was made at this farm.")
+@click.option("--since", metavar="DATE", help="Jobs of which an attempt began or ended since then (UTC).")
+@click.option("--after", default="", metavar="UNIT", help="Jobs that were made after this one.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
 @reading
-def ls(state: str | None, step: str | None, folder: Path | None, as_json: bool) -> None:
-    """List jobs."""
-    from beamwright.report import text
+def ls(folder: Path | None, as_json: bool, limit: int | None, **asked: Any) -> None:
+    """List jobs, in the order in which they were made."""
+    from beamwright.production import listing
 
     with reader(folder) as conn:
-        found = _jobs(conn)
-        _check_known(conn, state, step, found)
-    rows = [r for r in found if state in (None, r["state"]) and step in (None, r["step"])]
+        wanted = _wanted(conn, **asked)
+        if as_json:
+            write_rows(listing.jobs(conn, wanted, limit), {}, as_json)
+            return
+        most = SHOWN if limit is None else limit
+        rows = list(listing.jobs(conn, wanted, most))
+        left = listing.number(conn, wanted) - len(rows) if len(rows) == most else 0
+    _write_jobs(rows, left)
+
+
+def _wanted(
+    conn: sa.Connection,
+    states: tuple[str, ...],
+    step: str,
+    task: str,
+    since: str | None,
+    after: str,
+    **said: str,
+) -> Wanted:
+    """Return which jobs the options ask for.
+
+    Raises: UnknownNameError, FormatError.
+    """
+    from beamwright.core.clock import seconds_of
+    from beamwright.production import listing
+
+    moment = None if since is None else seconds_of(since, "--since")
+    last = int(find(conn, after)["id"]) if after else 0
+    wanted = listing.Wanted(listing.tasks(conn, step, task), states, since=moment, after=last, **said)
+    listing.check(conn, wanted)
+    return wanted
+
+
+def _write_jobs(rows: list[Row], left: int) -> None:
+    """Write jobs as a table, and how many more there are."""
+    from beamwright.report import text
+
     columns: Columns = {
         "unit": lambda r: r["unit"][:12],
         "step": "step",
@@ -60,24 +102,9 @@ def ls(state: str | None, step: str | None, folder: Path | None, as_json: bool) 
         "failures": "failures",
         "reason": "reason",
     }
-    write_rows(rows, columns, as_json)
-
-
-def _check_known(conn: sa.Connection, state: str | None, step: str | None, rows: list[Row]) -> None:
-    """Refuse a state or a step that no job could have.
-
-    Raises: UnknownNameError.
-    """
-    from beamwright.core.errors import UnknownNameError
-    from beamwright.core.states import states
-    from beamwright.db import views
-
-    known = states("job") | {row["state"] for row in rows}
-    if state is not None and state not in known:
-        raise UnknownNameError("state of jobs", state, known)
-    steps = {row["step"] for row in views.tasks(conn)}
-    if step is not None and step not in steps:
-        raise UnknownNameError("step", step, steps)
+    write_rows(rows, columns, False)
+    if left:
+        say(f"and {left} more: give --limit, or --after {rows[-1]['unit'][:12]} to go on")
 
 
 @job.command("show")
@@ -198,9 +225,10 @@ def log(unit: str, attempt: int | None, where: bool, folder: Path | None, as_jso
 
 def find(conn: Any, unit: str) -> Row:
     """Return the job whose unit's key begins so."""
-    from beamwright.production import counting
+    from beamwright.production import counting, listing
 
-    return pick(counting.find_jobs(conn, unit) or _jobs(conn), "unit", "job", unit)
+    near = counting.find_jobs(conn, unit) or listing.page(conn, listing.Wanted(), SHOWN)
+    return pick(near, "unit", "job", unit)
 
 
 def _chosen(conn: Any, unit: str, number: int | None) -> tuple[Row, Row]:
@@ -219,17 +247,6 @@ def _chosen(conn: Any, unit: str, number: int | None) -> tuple[Row, Row]:
 def _text(logs: list[Path]) -> Iterator[str]:
     for path in logs:
         yield from path.read_text(errors="replace").splitlines()
-
-
-def _jobs(conn: Any) -> list[Row]:
-    from beamwright.db import views
-
-    names = ("production", "step", "kind", "stream", "state", "failures", "reason", "resolved_hash")
-    return [
-        {"id": row["job_id"], "unit_id": row["id"], "unit": row["key"], "interval": views.interval_of(row)}
-        | {name: row[name] for name in names}
-        for row in views.units(conn)
-    ]
 
 
 def _attempt(row: Row) -> Row:

@@ -15,7 +15,6 @@ from beamwright.cli.common import (
     by_option,
     decided,
     dry_run_option,
-    pick,
     reader,
     reading,
     reason_option,
@@ -61,15 +60,15 @@ def show(name: str, with_units: bool, folder: Path | None, as_json: bool) -> Non
     import time
 
     from beamwright.catalog import ledger
-    from beamwright.db import views
-    from beamwright.production import counting, handling
+    from beamwright.db import lookup, views
+    from beamwright.production import counting
 
     with reader(folder) as conn:
-        found = pick([_named(row) for row in views.tasks(conn)], "name", "task", name)
-        row = handling.find_task(conn, name)
+        row = lookup.find_task(conn, name)
+        found = _named(views.tasks(conn, task_id=row.id)[0])
         stands = counting.summary(conn, row, time.time())
         sums = ledger.totals(conn, row.id)
-        units = _units(conn, found) if with_units else {}
+        units = _units(conn, row.id) if with_units else {}
     document = found | stands | {"ledger": sums} | units
     write_document(document, as_json, None if as_json else _lines(document))
 
@@ -103,13 +102,12 @@ def _lines(document: dict[str, Any]) -> list[str]:
     return lines + text.pairs({name: value for name, value in rest.items() if value})
 
 
-def _units(conn: Any, found: dict[str, object]) -> dict[str, Any]:
-    from beamwright.db import views
+def _units(conn: Any, task_id: int) -> dict[str, Any]:
+    from beamwright.production import listing
 
-    names = ("kind", "stream", "key", "state", "failures", "reason")
-    mine = (found["step"], found["production"])
-    rows = [unit for unit in views.units(conn) if (unit["step"], unit["production"]) == mine]
-    return {"units": [{name: unit[name] for name in names} for unit in rows]}
+    names = ("kind", "stream", "state", "failures", "reason")
+    rows = listing.jobs(conn, listing.Wanted((task_id,)))
+    return {"units": [{"key": row["unit"]} | {name: row[name] for name in names} for row in rows]}
 
 
 @task.command("failures")
@@ -124,10 +122,11 @@ def _units(conn: Any, found: dict[str, object]) -> dict[str, Any]:
 @reading
 def failures(name: str | None, by: str, folder: Path | None, as_json: bool) -> None:
     """Count failed attempts by class, and as a share of all that ended; per task, farm and node."""
-    from beamwright.production import counting, handling
+    from beamwright.db import lookup
+    from beamwright.production import counting
 
     with reader(folder) as conn:
-        task_id = int(handling.find_task(conn, name).id) if name else None
+        task_id = int(lookup.find_task(conn, name).id) if name else None
         found, total = counting.failures(conn, task_id), counting.ended(conn, task_id)
     rows = _counted(found, by, total)
     columns: Columns = (
@@ -233,6 +232,7 @@ def redo(
     the new ones.
     """
     from beamwright.core.errors import UsageError
+    from beamwright.db import lookup
     from beamwright.production import handling
 
     wanted = []
@@ -243,7 +243,7 @@ def redo(
         wanted.append((series, int(number)))
 
     def again(conn: sa.Connection, why: Why) -> tuple[list[Any], list[Any]]:
-        found = handling.find_task(conn, name)
+        found = lookup.find_task(conn, name)
         rows = handling.outdated(conn, found, wanted)
         return rows, handling.redo(conn, found, rows, why) if rows else []
 
@@ -263,10 +263,11 @@ def redo(
 def _move_task(
     verb: Any, name: str, by: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool
 ) -> None:
+    from beamwright.db import lookup
     from beamwright.production import handling
 
     def move(conn: sa.Connection, why: Why) -> str:
-        found = handling.find_task(conn, name)
+        found = lookup.find_task(conn, name)
         handling.move_task(conn, found, verb, why)
         return str(found.state)
 
@@ -287,13 +288,14 @@ def _move_jobs(
     from beamwright.cli.job import write_moved
     from beamwright.core.errors import UnknownNameError
     from beamwright.core.messages import FAILURES
+    from beamwright.db import lookup
     from beamwright.production import handling
 
     if failure and failure not in FAILURES:
         raise UnknownNameError("failure class", failure, FAILURES)
 
     def move(conn: sa.Connection, why: Why) -> list[Any]:
-        rows = handling.of_task(conn, int(handling.find_task(conn, name).id), verb, failure)
+        rows = handling.of_task(conn, int(lookup.find_task(conn, name).id), verb, failure)
         return handling.move_jobs(conn, verb, rows, why)
 
     write_moved(verb, decided(folder, move, by=by, reason=reason, dry_run=dry_run), "", as_json)

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from beamwright.core.errors import UnknownNameError
 from beamwright.core.runs import EventKey, Interval, Position
 from beamwright.db import schema
 from beamwright.db.columns import begins
@@ -180,6 +181,33 @@ def users_of(conn: sa.Connection, **values: int) -> list[Row]:
         .order_by(task.c.id, unit.c.key)
     )
     return rows(conn, chosen)
+
+
+def find_task(conn: sa.Connection, name: str) -> Any:
+    """Return the row of the task ``production/step``.
+
+    Raises: UnknownNameError.
+    """
+    task, production = schema.task, schema.production
+    query = sa.select(task, production.c.name.label("production"), production.c.release.label("release"))
+    rows = conn.execute(query.join(production, task.c.production_id == production.c.id)).all()
+    known = {f"{row.production}/{row.step}": row for row in rows}
+    if name not in known:
+        raise UnknownNameError("task", name, known)
+    return known[name]
+
+
+def units_in_states(
+    conn: sa.Connection, task_ids: Iterable[int], states: Iterable[str], limit: int
+) -> tuple[list[Row], int]:
+    """Return the first units of tasks whose jobs are in some states, and how many there are."""
+    unit, task, job = schema.unit, schema.task, schema.job
+    around = job.join(unit, job.c.unit_id == unit.c.id).join(task)
+    conditions = (unit.c.task_id.in_(list(task_ids)), job.c.state.in_(list(states)))
+    chosen = sa.select(unit.c.key, unit.c.kind, task.c.step, job.c.state).select_from(around)
+    number = sa.select(sa.func.count()).select_from(around).where(*conditions)
+    first = rows(conn, chosen.where(*conditions).order_by(job.c.id).limit(limit))
+    return first, int(conn.execute(number).scalar_one())
 
 
 def _by_name(conn: sa.Connection, name: str) -> list[Found]:

@@ -91,8 +91,10 @@ def find_production(conn: sa.Connection, name: str | None = None) -> Row:
     return chosen[0]
 
 
-def tasks(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
-    """Return the tasks in the order of their production, with counts of jobs by state."""
+def tasks(conn: sa.Connection, production_id: int | None = None, task_id: int | None = None) -> list[Row]:
+    """Return the tasks, of one production or one of them, in the order of their production, with counts of
+    jobs by state.
+    """
     chosen = (
         sa.select(task, production.c.name.label("production"))
         .join(production)
@@ -100,15 +102,19 @@ def tasks(conn: sa.Connection, production_id: int | None = None) -> list[Row]:
     )
     if production_id is not None:
         chosen = chosen.where(task.c.production_id == production_id)
+    if task_id is not None:
+        chosen = chosen.where(task.c.id == task_id)
+    found = rows(conn, chosen)
     counts: dict[int, dict[str, int]] = defaultdict(dict)
     counted = (
         sa.select(unit.c.task_id, job.c.state, sa.func.count())
         .join(job)
+        .where(unit.c.task_id.in_([row["id"] for row in found]))
         .group_by(unit.c.task_id, job.c.state)
     )
     for task_id, state, number in conn.execute(counted.order_by(job.c.state)):
         counts[task_id][state] = number
-    return [{**row, "jobs": counts.get(row["id"], {})} for row in rows(conn, chosen)]
+    return [{**row, "jobs": counts.get(row["id"], {})} for row in found]
 
 
 def units(conn: sa.Connection, production_id: int | None = None) -> list[Row]:

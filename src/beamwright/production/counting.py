@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from beamwright.db import schema
-from beamwright.production.handling import shown_state
-from beamwright.production.units import row_interval
+from beamwright.db import schema, views
 
 # A rate is taken over the last so many seconds in which something ended.
 RATE_S = 3600.0
@@ -18,6 +16,20 @@ MESSAGES_SHOWN = 5
 FAILURES_SHOWN = 100
 LEFT = ("prepared", "submitted", "running")
 Row = dict[str, Any]
+
+
+def shown_state(state: str, label: str | None, step: Mapping[str, Any]) -> str:
+    """Return the name of a job's state: the user's own, while it stands for the one that the job is in."""
+    declared = {item["name"]: item["stands_for"] for item in step.get("state") or ()}
+    return label if label and declared.get(label) == state else state
+
+
+def states(conn: sa.Connection, task_id: int) -> dict[str, int]:
+    """Count the units of a task by the state of their jobs."""
+    job, unit = schema.job, schema.unit
+    query = sa.select(job.c.state, sa.func.count()).join(unit, job.c.unit_id == unit.c.id)
+    found = conn.execute(query.where(unit.c.task_id == task_id).group_by(job.c.state).order_by(job.c.state))
+    return {str(state): int(number) for state, number in found}
 
 
 def summary(conn: sa.Connection, task: Any, now: float) -> Row:
@@ -204,7 +216,7 @@ def find_jobs(conn: sa.Connection, key: str) -> list[Row]:
     )  # fmt: skip
     return [
         {"id": r.job_id, "unit_id": r.id, "unit": r.key, "production": r.production, "step": r.step}
-        | {"interval": row_interval(r).document(), "definition": r.definition}
+        | {"interval": views.interval_of(dict(r._mapping)), "definition": r.definition}
         | {name: getattr(r, name) for name in (*taken, *told)}
         | {"state": shown_state(r.state, r.label, r.config.get("step") or {})}
         for r in conn.execute(query)

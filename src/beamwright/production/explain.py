@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,11 +17,13 @@ from beamwright.core.runs import SECTION_MAX, EventKey, Interval
 from beamwright.core.words import number_of
 from beamwright.db import lookup, schema, views
 from beamwright.db.lookup import Found
-from beamwright.production import inspection, placing
+from beamwright.production import counting, inspection, placing
 from beamwright.production.workspace import Workspace
 
 Row = dict[str, Any]
 
+# So many units that are in the way are named.
+SHOWN = 5
 WAITING = {
     "prepared": "it waits for a free slot on a farm",
     "submitted": "its attempt waits in the queue of a farm",
@@ -136,7 +137,7 @@ def _run(conn: sa.Connection, found: Found) -> Explanation:
         told.next.append("deliver the rest of the run, or the end marker")
     told.origin += [_processed(one) for one in processing(conn, row["series"], row["number"])]
     for chunk in chunks:
-        _follow(conn, told, lookup.users_of(conn, chunk_id=chunk["id"]), f"chunk {chunk['sequence']}")
+        _follow(told, lookup.users_of(conn, chunk_id=chunk["id"]), f"chunk {chunk['sequence']}")
         _follow_links(conn, told, chunk["id"])
     for reason in inspection.gates(conn, row["series"], row["number"]):
         told.holds.append(reason)
@@ -156,7 +157,7 @@ def _chunk(conn: sa.Connection, found: Found) -> Explanation:
     told = Explanation("chunk", found.name, what)
     told.origin = [f"file {f['name']} ({f['role']}), sha256 {f['sha256'][:16]}" for f in files]
     told.origin += [f"it was delivered at {_time(row['created'])}", *_told(conn, "chunk", row["id"])]
-    _follow(conn, told, lookup.users_of(conn, chunk_id=row["id"]), "it")
+    _follow(told, lookup.users_of(conn, chunk_id=row["id"]), "it")
     _follow_links(conn, told, row["id"])
     return _finished(told, "nothing: every unit that takes it is done")
 
@@ -164,9 +165,8 @@ def _chunk(conn: sa.Connection, found: Found) -> Explanation:
 def _task(conn: sa.Connection, found: Found) -> Explanation:
     row = lookup.one(conn, schema.task, found.id)
     production = lookup.one(conn, schema.production, row["production_id"])
-    units = [u for u in views.units(conn, production["id"]) if u["task_id"] == row["id"]]
-    states = Counter(u["state"] for u in units)
-    number = number_of(len(units), "unit")
+    states = counting.states(conn, row["id"])
+    number = number_of(sum(states.values()), "unit")
     what = (
         f"Task {found.name} is a {row['kind']} step; it is {row['state']} with {number} "
         f"({_counts(states) or 'none yet'}), configuration version {row['config_version']}."
@@ -174,7 +174,7 @@ def _task(conn: sa.Connection, found: Found) -> Explanation:
     told = Explanation("task", found.name, what)
     told.origin = [f"production {production['name']} declares it; release {production['release']}"]
     told.origin += _told(conn, "task", row["id"])
-    _follow(conn, told, [u for u in units if u["state"] in WAITING], "it")
+    _follow_tasks(conn, told, [row["id"]])
     if row["state"] == "active" and not told.holds:
         told.holds.append(
             "its inputs are not complete: runs of its datasets are open, or earlier steps are at work"
@@ -396,10 +396,11 @@ def _production(conn: sa.Connection, found: Found) -> Explanation:
     state = f"finished at {_time(row['finished'])}" if row["finished"] else "not finished"
     what = f"Production {found.name} of experiment {row['experiment']} is {state}; release {row['release']}."
     told = Explanation("production", found.name, what, _told(conn, "production", row["id"]))
-    for task in views.tasks(conn, row["id"]):
+    tasks = views.tasks(conn, row["id"])
+    for task in tasks:
         jobs = _counts(task["jobs"]) or "no job yet"
         told.origin.append(f"task {found.name}/{task['step']} ({task['kind']}) is {task['state']}: {jobs}")
-    _follow(conn, told, [u for u in views.units(conn, row["id"]) if u["state"] in WAITING], "it")
+    _follow_tasks(conn, told, [task["id"] for task in tasks])
     if not row["finished"] and not told.next:
         told.next.append("run `beamwright produce FILE` again: it goes on from here and says what is missing")
     return _finished(told, f"nothing: `beamwright report {found.name}` writes its report")
@@ -464,14 +465,21 @@ def _processed(one: Row) -> str:
     )
 
 
-def _follow(conn: sa.Connection, told: Explanation, units: Sequence[Row], who: str) -> None:
-    """Say which units are in the way."""
+def _follow(told: Explanation, units: Sequence[Row], who: str, number: int | None = None) -> None:
+    """Say which units are in the way; ``number`` is how many there are where these are the first of them."""
     waiting = [u for u in units if u["state"] in WAITING]
-    for unit in waiting[:5]:
+    for unit in waiting[:SHOWN]:
         told.holds.append(f"{who} waits for {_unit_name(unit)}, {unit['state']}: {WAITING[unit['state']]}")
-    if len(waiting) > 5:
-        told.holds.append(f"and {len(waiting) - 5} more units")
+    left = (len(waiting) if number is None else number) - SHOWN
+    if left > 0:
+        told.holds.append(f"and {left} more units")
     told.next += [f"`beamwright explain {unit['key'][:12]}`" for unit in waiting[:1]]
+
+
+def _follow_tasks(conn: sa.Connection, told: Explanation, task_ids: Sequence[int]) -> None:
+    """Say which units of tasks are in the way."""
+    first, number = lookup.units_in_states(conn, task_ids, WAITING, SHOWN)
+    _follow(told, first, "it", number)
 
 
 def _follow_links(conn: sa.Connection, told: Explanation, chunk_id: int) -> None:

@@ -118,26 +118,6 @@ def redo(conn: sa.Connection, task: Any, rows: Sequence[Any], why: Why) -> list[
     return redoing.redo(conn, plan(conn, int(task.production_id)), why)
 
 
-def find_task(conn: sa.Connection, name: str) -> Any:
-    """Return the row of the task ``production/step``.
-
-    Raises: UnknownNameError.
-    """
-    task, production = schema.task, schema.production
-    query = sa.select(task, production.c.name.label("production"), production.c.release.label("release"))
-    rows = conn.execute(query.join(production, task.c.production_id == production.c.id)).all()
-    known = {f"{row.production}/{row.step}": row for row in rows}
-    if name not in known:
-        raise UnknownNameError("task", name, known)
-    return known[name]
-
-
-def shown_state(state: str, label: str | None, step: Mapping[str, Any]) -> str:
-    """Return the name of a job's state: the user's own, while it stands for the one that the job is in."""
-    declared = {item["name"]: item["stands_for"] for item in step.get("state") or ()}
-    return label if label and declared.get(label) == state else state
-
-
 def _check_label(conn: sa.Connection, task_id: int, label: str, target: str) -> None:
     config = conn.execute(sa.select(schema.task.c.config).where(schema.task.c.id == task_id)).scalar_one()
     declared = {item["name"]: item["stands_for"] for item in (config.get("step") or {}).get("state") or ()}
