@@ -87,7 +87,8 @@ class Database:
             with self._writer.begin() as connection:
                 yield connection
                 # Who had to wait for the move to end is past its beginning: so this is asked at the end.
-                if not self._local.leaving and left.is_marked(connection):
+                is_kept = connection.in_transaction()  # and not taken back, as by a dry run
+                if is_kept and not self._local.leaving and left.is_marked(connection):
                     raise ConflictError(
                         f"database {self.name} was moved: nothing is written into it any more",
                         hint="give the same again: it goes to the database that the settings name now",
