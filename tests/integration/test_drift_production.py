@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,29 @@ def test_constants_of_a_production_lie_around_the_truth_as_their_errors_say(done
     assert len(values) == 4 and all(value["verdict"] == "good" for value in values)
 
 
+ALONE = """
+from drift.calibrations import Alignment, TimeOffsets
+from drift.experiment import constants as sets
+from drift.reader import BANKS, DriftReader
+
+calibrations = [Alignment(), TimeOffsets()]
+constants = {one.tag: one.payload for one in sets("drawn")}
+banks, reader = BANKS, DriftReader
+"""
+
+
+def test_calibrations_give_alone_on_a_file_what_they_give_in_a_production(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "steering.py").write_text(ALONE)
+    (raw,) = (one.files[0].path for one in done.given if one.run == 1)
+    words = ["-i", raw, "--series", "drift", "--run", "1", "--rounds", "8", "--tolerance", "0.0005", "--json"]
+    assert command(["calibrate", str(tmp_path / "steering.py"), *words]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["constants"] == done.links("offsets")[1].result | done.links("align")[1].result
+    assert told["converged"] and told["rounds"] == 3
+
+
 def test_the_alignment_of_a_run_waits_for_the_offsets_of_that_run(done: Done) -> None:
     entry = schema.history
     begun, covered = {}, {}
@@ -87,7 +111,7 @@ def test_the_alignment_of_a_run_waits_for_the_offsets_of_that_run(done: Done) ->
         if chains[link.chain_id] == "align" and row.target == "collecting":
             begun.setdefault(link.first_run, row.id)
         if chains[link.chain_id] == "offsets" and row.target in ("accepted", "carried"):
-            covered[link.first_run] = row.id
+            covered.setdefault(link.first_run, row.id)
     assert begun and all(covered[run] < first for run, first in begun.items())
 
 

@@ -125,7 +125,8 @@ class Produce:
             publishing.load_constants(conn, self.spec, self.experiment, now)
             current_plan = tasks.plan(conn, self.production_id)
             publishing.check_chains(conn, current_plan, self.experiment, now)
-            inspection.check_gates(conn, self.spec, self.experiment)
+            for line in inspection.check_gates(conn, self.spec, self.experiment):
+                self.tell(f"{self.spec.name}: {line}")
             closing.declare_datasets(conn, current_plan, now)
             jobs.prepare_again(conn, self.production_id, "the production was started again", now)
 

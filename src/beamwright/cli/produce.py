@@ -145,16 +145,12 @@ def finish(
     from beamwright.agents.loop import Produce
     from beamwright.cli.live import Watch
     from beamwright.cli.report import compile_document, write_html
-    from beamwright.production.inspection import check_gates
     from beamwright.report import terminal
 
     given = (
         experiment.deliveries(spec.deliveries) if deliveries is None and spec.deliveries else deliveries or []
     )
     try:
-        with workspace.db.read() as conn:
-            for line in check_gates(conn, spec, experiment):
-                say(line)
         with Watch(workspace.db, spec.name) as watch:
             others = [_beside(workspace, one, spec, experiment, workers, release) for one in beside]
             made = Produce(
