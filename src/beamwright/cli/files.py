@@ -49,6 +49,7 @@ def validate(
     as_json: bool,
 ) -> int:
     """Check output files in full."""
+    from beamwright.cli.progress import each
     from beamwright.core.errors import ValidationError
     from beamwright.event.banks import BankSet
     from beamwright.event.sources import SourceFiles
@@ -56,7 +57,7 @@ def validate(
 
     found = SourceFiles.of(sources) if sources else None
     wanted = _expected(expected) | ({"banks": BankSet.load(*banks)} if banks else {})
-    verdicts = work.validate(list(files), wanted, found)
+    verdicts = [work.validate([path], wanted, found)[0] for path in each(files, "files")]
     if folder is not None:
         _write_verdicts(folder, verdicts)
     for path, verdict in zip(files, verdicts, strict=True):
@@ -80,6 +81,7 @@ def merge(files: tuple[Path, ...], output: Path, interleave: bool, dry_run: bool
     from dataclasses import replace
 
     from beamwright.cli.process import one_thread_each
+    from beamwright.cli.progress import each
 
     one_thread_each()
     from beamwright.durable import hash_file
@@ -91,7 +93,7 @@ def merge(files: tuple[Path, ...], output: Path, interleave: bool, dry_run: bool
     if dry_run:
         say(f"would merge {sum(m.events for m, _ in described)} records of {len(files)} files into {output}")
         return
-    parents = tuple(sorted(hash_file(path).sha256 for path in files))
+    parents = tuple(sorted(hash_file(path).sha256 for path in each(files, "files")))
     join = interleaving.interleave if interleave else merge_collections
     interval = joined_interval(m.lineage for m, _ in described)
     lineage = replace(described[0][0].lineage, parents=parents, interval=interval, quarantined=())

@@ -14,11 +14,14 @@ from beamwright.cli.common import Columns, open_workspace, reading, say, write_r
 @reading
 def fsck(deep: bool, folder: Path | None, as_json: bool) -> int:
     """Check the invariants on database and storage, read-only."""
+    from functools import partial
+
     from beamwright import fsck as checker
+    from beamwright.cli.progress import each
     from beamwright.core.errors import IntegrityError
 
     workspace = open_workspace(folder)
-    found = checker.run(workspace.db, workspace.root, deep=deep)
+    found = checker.run(workspace.db, workspace.root, deep=deep, each=partial(each, unit="files"))
     rows = [violation.document() for violation in found]
     if rows or as_json:
         columns: Columns = {"invariant": "invariant", "object": "object", "what is wrong": "message"}

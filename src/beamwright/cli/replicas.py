@@ -113,6 +113,7 @@ def verify(
 
     from beamwright.catalog import replicas, verifying
     from beamwright.catalog.asking import Question
+    from beamwright.cli.progress import each
     from beamwright.core.errors import IntegrityError
 
     workspace, counts, bad = open_workspace(folder), Counter[str](), list[Row]()
@@ -120,8 +121,8 @@ def verify(
         with db.read() as conn:
             places = replicas.at(_endpoints(workspace, conn), place)
             rows = verifying.waiting(conn, Question.of("file", where, None, limit=limit), places)
-        for start in range(0, 0 if dry_run else len(rows), _READ_AT_ONCE):
-            seen = [verifying.read(row) for row in rows[start : start + _READ_AT_ONCE]]
+        unread = each([] if dry_run else rows, "files")
+        while seen := [verifying.read(row) for row in islice(unread, _READ_AT_ONCE)]:
             settle = partial(verifying.settle, seen=seen, actor=getpass.getuser(), now=workspace.clock.now())
             db.transact(settle)
             counts.update(one.outcome for one in seen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ class Context:
     now: float
     deep: bool
     on_storage: bool = True
+    each: Callable[[Sequence[Any]], Iterable[Any]] = iter
+    """Goes through files that are read in full; who started the check may tell how far it is."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from beamwright.fsck import accounts, conditions, storage, system, work
 from beamwright.fsck.model import Check, Context, Source, Violation
@@ -33,15 +35,20 @@ CHECKS = (
 
 
 def run(
-    db: Source, root: Path, deep: bool = False, now: float | None = None, on_storage: bool = True
+    db: Source,
+    root: Path,
+    deep: bool = False,
+    now: float | None = None,
+    on_storage: bool = True,
+    each: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> list[Violation]:
     """Return every violation, by invariant.
 
     All checks see one state of the database. ``deep`` reads and hashes every file as well; without
-    ``on_storage`` the database alone is judged.
+    ``on_storage`` the database alone is judged. ``each`` goes through the files that are read.
     """
     at = time.time() if now is None else now
     checks = [check for check in CHECKS if on_storage or not check.on_storage]
     with db.read() as conn:
-        context = Context(conn, root, at, deep, on_storage)
+        context = Context(conn, root, at, deep, on_storage, each)
         return [violation for check in checks for violation in check.run(context)]

@@ -43,7 +43,8 @@ def unchanged(context: Context) -> Iterator[Finding]:
         replica, replica.c.file_id == file.c.id
     )
     here = sa.and_(replica.c.state == "verified", replica.c.endpoint.in_(_here(context)))
-    for row in context.conn.execute(query.where(here)).all():
+    rows = context.conn.execute(query.where(here)).all()
+    for row in context.each(rows) if context.deep else rows:
         for problem in _replica_problems(context, row):
             yield f"file {row.scope}:{row.name}", f"{row.path} {problem}"
 
