@@ -29,6 +29,8 @@ MAX_GAP = 2000
 """Records not asked for that are read along rather than starting another read."""
 PIECE = 1 << 18
 """Keys that are read at a time to see whether they are regular."""
+COMPILE_BYTES = 4 << 30
+"""Bytes of columns in memory from which on compiled loops save more time than numba takes to load."""
 MAX_OPEN = 200
 """Files of a collection that are open at the same time."""
 
@@ -65,6 +67,7 @@ class CollectionReader(OneKindReader):
         self._borrower = self._make_borrower(sources) if first.points else None
         self._starts = np.cumsum([0, *(file.n_entries for file in self.files)])
         self._index: Index | None = None
+        self._bytes: list[int] = []
 
     @classmethod
     def open(cls, paths: Mapping[str, Path], **options: Any) -> Self:
@@ -136,10 +139,34 @@ class CollectionReader(OneKindReader):
         """Return the keys of all records in key order."""
         self._check_record(record)
         if self._index is None:
-            size = _joined([_record_bytes(file) for file in self.files])
+            sizes = [_record_bytes(file) for file in self.files]
+            self._bytes = [int(part[0]) * len(part) for part in sizes if len(part)]
+            size = _joined(sizes)
             regular = self._regular_index(size)
             self._index = self._make_index(size) if regular is None else regular
         return self._index
+
+    def expect(self, banks: Iterable[str]) -> bool:
+        """Prepare for reading these banks of most records, and tell whether by compiled loops.
+
+        These read the same bits, and are taken where there are so many that it pays to load numba.
+        """
+        self.index(self.record)
+        if self.points or sum(self._bytes) < COMPILE_BYTES:
+            return False
+        own = self._held(self.declarations.subset(banks))
+        read = 0
+        for file, evolution in zip(self.files, self._evolutions, strict=True):
+            held = file.field_bytes()
+            read += sum(held[bank][1] for bank in evolution.needed(own))
+        if read < COMPILE_BYTES:
+            return False
+        try:
+            from beamwright.event.rntuple import compiled
+        except ImportError:
+            return False
+        compiled.use()
+        return True
 
     def _regular_index(self, size: NDArray[np.int64]) -> Index | None:
         """Return the index where keys count up in the order of the files, which takes next to no memory."""

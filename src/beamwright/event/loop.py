@@ -74,6 +74,8 @@ def run_path(
     """
     wanted = wanted_outputs(path, outputs, sinks is not None)
     read_banks = check_path(path, reader, banks, snapshot)
+    if isinstance(reader, CollectionReader):
+        reader.expect(read_banks)
     plan = make_plan(
         reader.index(path.record), reader.series, path.record, interval,
         pieces_of(snapshot, path.conditions, interval),

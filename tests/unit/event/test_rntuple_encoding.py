@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import lzma
+import os
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from beamwright.core.errors import FormatError
 from beamwright.event.rntuple import encoding as encoding_module
 from beamwright.event.rntuple.encoding import ENCODINGS, decode, decode_part, decompress, encode
 from beamwright.event.rntuple.encoding import compress as compress_in_parts
+from support import streams
 
 
 def compress(data: bytes, level: int) -> bytes:
@@ -169,3 +172,42 @@ def test_kernels_bring_compiled_loops_and_nothing_else_loads_numba():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+READING = """
+import sys
+import numpy as np
+from beamwright.core.runs import Interval
+from beamwright.event import collection
+from beamwright.event.loop import run_path
+from beamwright.event.path import Output, Path
+from beamwright.event.rntuple import encoding
+from beamwright.event.store import CollectionReader
+from support.streams import BANKS, LINEAGE, batch, write_stream
+
+folder, limit = sys.argv[1], int(sys.argv[2])
+collection.COMPILE_BYTES = limit or collection.COMPILE_BYTES
+write_stream(f"{folder}/{limit}-in.root", batch(3, 0, 3000), target=20_000)
+with CollectionReader([f"{folder}/{limit}-in.root"]) as reader:
+    assert reader.expect([]) is False and "numba" not in sys.modules
+    run_path(
+        Path("copy", "event", [], [Output("dst", ("Hit", "Head"))]), reader, Interval.runs("44", 0, 99),
+        banks=BANKS, outputs={"dst": f"{folder}/{limit}.root"}, lineage=lambda _: LINEAGE,
+    )
+print("compiled" if encoding.set_loops(encoding.ARRAYS) is not encoding.ARRAYS else "arrays")
+"""
+
+
+def test_much_reading_is_done_by_compiled_loops_with_the_same_result(tmp_path):
+    pytest.importorskip("numba", reason="numba is not installed")
+    paths = os.pathsep.join([str(Path(streams.__file__).parents[1]), *filter(None, sys.path)])
+    found = []
+    for limit in (0, 100_000):
+        done = subprocess.run(
+            [sys.executable, "-c", READING, str(tmp_path), str(limit)], capture_output=True, text=True,
+            check=False, env=os.environ | {"PYTHONPATH": paths},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found.append((done.stdout.strip(), (tmp_path / f"{limit}.root").read_bytes()))
+    assert [how for how, _ in found] == ["arrays", "compiled"]
+    assert found[0][1] == found[1][1]
