@@ -181,6 +181,34 @@ class FreshJobs:
         self._warm.close()
 
 
+class Runners:
+    """The warm runner for consecutive jobs of one kind; another release or experiment gets a new one.
+
+    With ``is_fresh``, each job has a process of its own, and the runner only reads outputs.
+    """
+
+    def __init__(self, every: int, is_fresh: bool = False) -> None:
+        self._every = every
+        self._is_fresh = is_fresh
+        self._key: tuple[Any, ...] = ()
+        self._launcher: Launcher | None = None
+
+    def choose(self, job: dict[str, Any]) -> Launcher:
+        """Return the launcher that serves this job."""
+        command = job["commands"]["process"]
+        key = (*command, job["release"], job["experiment"])
+        if self._launcher is None or key != self._key:
+            self.close()
+            warm = Warm([*command, "--serve"], self._every)
+            self._key, self._launcher = key, FreshJobs(warm) if self._is_fresh else warm
+        return self._launcher
+
+    def close(self) -> None:
+        """End the runner."""
+        if self._launcher is not None:
+            self._launcher.close()
+
+
 class _Process:
     """A process in a session of its own that ends with us; ``streams`` are its first three descriptors."""
 
@@ -326,6 +354,25 @@ def exceeds(pid: int, memory_mb: float) -> bool:
     if sum(_kilobytes(p, "status", b"VmRSS:") for p in pids) <= limit:
         return False
     return sum(_kilobytes(p, "smaps_rollup", b"Pss:") for p in pids) > limit
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has ended for want of memory, as our control group counts them."""
+    count = 0
+    with suppress(OSError, ValueError):
+        for line in _read("/proc/self/cgroup").decode().splitlines():
+            _, controllers, path = line.split(":", 2)
+            files = {"": f"{path}/memory.events", "memory": f"/memory{path}/memory.oom_control"}
+            if controllers in files:
+                with suppress(OSError, ValueError):
+                    words = _read(f"/sys/fs/cgroup{files[controllers]}").split()
+                    count += int(words[words.index(b"oom_kill") + 1])
+    return count
+
+
+def host() -> str:
+    """Return the name of this node: that by which its batch system can be asked to avoid it."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
 def _content(descriptor: int) -> str:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from beamwright import durable
-from beamwright.batch.children import Command, Ended, Fresh, FreshJobs, Guard, Warm, adopt_orphans
+from beamwright.batch.children import Command, Ended, Fresh, Guard, Runners, adopt_orphans, host, oom_kills
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -233,6 +233,7 @@ class Attempt:
 
     def _process(self) -> None:
         argv = [*self.job["commands"]["process"], "--job", f"{self.directory}/job.json"]
+        kills = oom_kills()
         ended = self._child(self.launcher.run, argv)
         self.exit_code = ended.exit_code
         self.payload = self._read_payload()
@@ -240,6 +241,9 @@ class Attempt:
             raise JobFailed(ended.stopped, f"{self._stopped(ended.stopped)} while the application ran")
         if ended.exit_code < 0:
             name = signal.Signals(-ended.exit_code).name
+            if ended.exit_code == -signal.SIGKILL and oom_kills() > kills:
+                limit = f"its limit here is {float(self.job['limits']['memory_mb']):g} MB"
+                raise JobFailed("memory", f"the node ended the application for want of memory; {limit}")
             raise JobFailed(self._full() or "application_crash", f"the application was killed by {name}")
         if self.payload is None:
             message = f"the application ended with exit code {ended.exit_code} and left no report"
@@ -437,11 +441,6 @@ class Attempt:
         self.timings[name] = self.timings.get(name, 0.0) + seconds
 
 
-def host() -> str:
-    """Return the name of this node: that by which its batch system can be asked to avoid it."""
-    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
-
-
 def canonical(document: Any) -> bytes:
     """Return the document as canonical JSON, as ``core.canonical`` writes it."""
     return _ENCODER.encode(document).encode()
@@ -491,34 +490,6 @@ def run_pack(directory: str, stop: Stop) -> int:
             codes.append(NOT_MINE)
     runners.close()
     return NOT_REPORTED if NOT_REPORTED in codes else max(codes, default=NOT_MINE)
-
-
-class Runners:
-    """The warm runner for consecutive jobs of one kind; another release or experiment gets a new one.
-
-    With ``is_fresh``, each job has a process of its own, and the runner only reads outputs.
-    """
-
-    def __init__(self, every: int, is_fresh: bool = False) -> None:
-        self._every = every
-        self._is_fresh = is_fresh
-        self._key: tuple[Any, ...] = ()
-        self._launcher: Launcher | None = None
-
-    def choose(self, job: dict[str, Any]) -> Launcher:
-        """Return the launcher that serves this job."""
-        command = job["commands"]["process"]
-        key = (*command, job["release"], job["experiment"])
-        if self._launcher is None or key != self._key:
-            self.close()
-            warm = Warm([*command, "--serve"], self._every)
-            self._key, self._launcher = key, FreshJobs(warm) if self._is_fresh else warm
-        return self._launcher
-
-    def close(self) -> None:
-        """End the runner."""
-        if self._launcher is not None:
-            self._launcher.close()
 
 
 def serve(every: int, is_fresh: bool) -> int:

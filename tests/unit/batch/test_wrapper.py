@@ -160,6 +160,48 @@ def test_the_memory_limit_ends_the_payload(tmp_path: Path) -> None:
     assert failure(make_job(tmp_path, limits=limits, **wish("eat"))) == ("memory", message)
 
 
+@pytest.fixture
+def small_node(tmp_path: Path) -> Iterator[Path]:
+    """A control group with 150 MB for its processes, as batch systems make them."""
+    roots = {"memory": "memory.limit_in_bytes", "": "memory.max"}
+    for root, limit in roots.items():
+        group = Path("/sys/fs/cgroup") / root / f"beamwright-{os.getpid()}-{tmp_path.name}"
+        try:
+            group.mkdir()
+            (group / limit).write_text(str(150 << 20))
+        except OSError:
+            with suppress(OSError):
+                group.rmdir()
+            continue
+        break
+    else:
+        pytest.skip("no control group can be made here")
+    yield group
+    wait_for(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+def test_what_the_kernel_ends_for_want_of_memory_fails_in_class_memory(
+    tmp_path: Path, small_node: Path
+) -> None:
+    directory = make_job(tmp_path, **wish("eat"))
+    join = f'echo $$ >{small_node}/cgroup.procs && exec "$@"'
+    argv = ["/bin/sh", "-c", join, "sh", sys.executable, "-m", "beamwright.batch.wrapper", str(directory)]
+    assert subprocess.run(argv).returncode == wrapper.REPORTED_FAILURE
+    report = report_of(directory)
+    assert (
+        report["failure_class"] == "memory"
+        and "want of memory; its limit here is 1000 MB" in report["message"]
+    )
+    killed = make_job(tmp_path, "killed", **wish("sleep"))
+    process = subprocess.Popen([*argv[:-1], str(killed)])
+    wait_for(lambda: b"sleeping" in read(killed / "log"))
+    for pid in processes_in(tmp_path / "scratch" / "killed"):
+        os.kill(pid, signal.SIGKILL)
+    assert process.wait(120) == wrapper.REPORTED_FAILURE
+    assert report_of(killed)["failure_class"] == "application_crash"  # somebody did it, and not for memory
+
+
 def test_what_a_payload_leaves_running_is_ended(tmp_path: Path) -> None:
     directory = make_job(tmp_path, **wish("daemon"))
     code = subprocess.run(
