@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,21 @@ def test_references_of_the_code_are_shown_until_others_are_put(
     assert "[[histogram]]" in capsys.readouterr().out
     assert command(["quality", "references", "show", "orca", "--version", "99", *where]) == 2
     assert "valid names: 1" in capsys.readouterr().err
+
+
+def test_references_are_put_for_an_experiment_that_there_is_and_as_text(
+    gated: tuple[ToyProduction, Experiment, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, where = tmp_path / "limits.toml", ["--reason", "x", "-w", str(gated[0].root / "workspace")]
+    file.write_text(WIDER)
+    assert command(["quality", "references", "put", "orac", str(file), "--dry-run", *where]) == 2
+    assert "did you mean orca?" in capsys.readouterr().err
+    name = "support.toy_production:experiment"
+    assert command(["quality", "references", "put", name, str(file), "--dry-run", "--json", *where]) == 0
+    assert json.loads(capsys.readouterr().out)["experiment"] == toy_production.experiment.name
+    file.write_bytes(WIDER.encode() + b"# caf\xe9\n")
+    assert command(["quality", "references", "put", name, str(file), *where]) == 2
+    assert "limits.toml:8: byte 0xe9 is no UTF-8 text" in capsys.readouterr().err
 
 
 def test_a_trend_is_followed_through_the_verdicts_on_earlier_runs(

@@ -227,15 +227,18 @@ def put(
     experiment: str, file: Path, by: str, reason: str, dry_run: bool, folder: Path | None, as_json: bool
 ) -> None:
     """Let a file of references stand for an experiment, instead of those that its code brings."""
+    from beamwright.core.settings import decoded
+    from beamwright.production.experiment import load
     from beamwright.quality import verdicts
 
-    said = (experiment, file.read_text(), str(file))
+    name = load(experiment).name
+    said = (name, decoded(file.read_bytes(), str(file)), str(file))
 
     def take(conn: sa.Connection, why: Why) -> Any:
         return verdicts.put_references(conn, *said, author=why.actor, reason=why.reason, now=why.now)
 
     found = decided(folder, take, by=by, reason=reason, dry_run=dry_run)
-    document = {"experiment": experiment, "version": found.version, "hash": found.hash}
+    document = {"experiment": name, "version": found.version, "hash": found.hash}
     write_document(document | {"subjects": list(found.subjects())}, as_json)
 
 

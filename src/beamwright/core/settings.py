@@ -23,6 +23,19 @@ class Declaration(BaseModel):
 D = TypeVar("D", bound=BaseModel)
 
 
+def decoded(data: bytes, source: str) -> str:
+    """Return the text of a file that a person wrote.
+
+    Raises: ConfigError, with the line of the first byte that is no UTF-8 text.
+    """
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        message = f"{source}:{line}: byte {data[error.start]:#04x} is no UTF-8 text"
+        raise ConfigError(message, hint="save the file as UTF-8") from error
+
+
 def parse_toml(text: str, source: str) -> dict[str, Any]:
     """Read TOML.
 

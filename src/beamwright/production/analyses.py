@@ -23,7 +23,7 @@ from beamwright.core.canonical import content_hash
 from beamwright.core.errors import ConfigError, UnknownNameError
 from beamwright.core.messages import HISTOGRAMS
 from beamwright.core.owners import owner
-from beamwright.core.settings import Declaration, declare, parse_toml
+from beamwright.core.settings import Declaration, declare, decoded, parse_toml
 from beamwright.db import history, schema
 from beamwright.db.engine import batched
 from beamwright.production import inputs, installing, redoing, splitting
@@ -92,7 +92,7 @@ def load_spec(path: Path) -> AnalysisSpec:
     Raises: ConfigError.
     """
     try:
-        text = path.read_text()
+        text = decoded(path.read_bytes(), str(path))
     except OSError as error:
         raise ConfigError(f"there is no analysis file {path}", hint="give the path of a TOML file") from error
     spec = declare(AnalysisSpec, parse_toml(text, str(path)), str(path))

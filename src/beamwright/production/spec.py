@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from beamwright.core.canonical import content_hash
 from beamwright.core.errors import ConfigError, nearest
-from beamwright.core.settings import Declaration, declare, parse_toml
+from beamwright.core.settings import Declaration, declare, decoded, parse_toml
 from beamwright.production import requests
 from beamwright.production.requests import RequestSpec
 from beamwright.production.rules import RetryRule, StateSpec, check_states
@@ -142,7 +142,7 @@ def read_spec(text: str, source: str) -> ProductionSpec:
 def load_spec(path: Path) -> ProductionSpec:
     """Read a production file from disk."""
     try:
-        return read_spec(path.read_text(), str(path))
+        return read_spec(decoded(path.read_bytes(), str(path)), str(path))
     except FileNotFoundError as error:
         raise ConfigError(
             f"there is no production file {path}", hint="give the path of a TOML file"

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from beamwright import durable
 from beamwright.core.clock import Clock, Nonces, SystemClock, random_nonce
 from beamwright.core.errors import ConfigError, ConflictError, WorkspaceBusyError
-from beamwright.core.settings import DEFAULT_SETTINGS, Settings, read_settings, with_database
+from beamwright.core.settings import DEFAULT_SETTINGS, Settings, decoded, read_settings, with_database
 from beamwright.db.engine import Database, located
 
 SETTINGS_FILE = "beamwright.toml"
@@ -63,7 +63,7 @@ class Workspace:
             raise ConfigError(
                 f"{root} is no workspace: it has no {SETTINGS_FILE}", hint="make one with `beamwright init`"
             )
-        return cls(root, read_settings(path.read_text(), str(path)))
+        return cls(root, read_settings(decoded(path.read_bytes(), str(path)), str(path)))
 
     @classmethod
     def find(cls, start: Path) -> Workspace:

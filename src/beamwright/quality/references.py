@@ -39,7 +39,7 @@ from pydantic import Field, model_validator
 
 from beamwright.core.canonical import content_hash
 from beamwright.core.errors import ConfigError, nearest
-from beamwright.core.settings import Declaration, declare, parse_toml
+from beamwright.core.settings import Declaration, declare, decoded, parse_toml
 
 Range = tuple[float, float]
 QUANTITIES = {
@@ -158,7 +158,7 @@ def load_references(paths: Iterable[Path]) -> References:
 
     Raises: ConfigError, also when two files judge one quantity of one subject, or a trend follows nothing.
     """
-    found = [read_references(path.read_text(), str(path)) for path in paths]
+    found = [read_references(decoded(path.read_bytes(), str(path)), str(path)) for path in paths]
     histograms = tuple(limits for part in found for limits in part.histogram)
     figures = tuple(limits for part in found for limits in part.figure)
     trends = tuple(limits for part in found for limits in part.trend)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from beamwright.core.errors import ConfigError
 from beamwright.core.settings import DEFAULT_SETTINGS, Settings, read_settings
-from beamwright.production.spec import read_spec
+from beamwright.production.spec import load_spec, read_spec
 
 GOOD = """
 name = "demo"
@@ -40,6 +42,17 @@ def test_a_good_file_is_read_with_defaults() -> None:
     spec = read_spec(GOOD, "demo.toml")
     assert [step.kind for step in spec.step] == ["calibrate", "process", "merge"]
     assert spec.datasets()["raw"].tier == "raw" and spec.steps()["merge"].target_mb == 256
+
+
+def test_a_file_that_is_no_text_is_refused_at_its_line_and_marks_of_other_editors_are_taken(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "demo.toml"
+    file.write_bytes(GOOD.encode().replace(b'"demo"', b'"d\xe9mo"'))
+    with pytest.raises(ConfigError, match=r"demo\.toml:2: byte 0xe9 is no UTF-8 text"):
+        load_spec(file)
+    file.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert load_spec(file).hash == read_spec(GOOD, "demo.toml").hash
 
 
 def test_the_hash_depends_on_content_alone() -> None:
