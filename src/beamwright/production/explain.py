@@ -241,6 +241,8 @@ def _hold(told: Explanation, job: Row, key: str, attempts: list[Row]) -> None:
         told.next.append(f"`beamwright job release {key[:12]} --reason …` lets it go on")
     elif job["state"] in ("prepared", "submitted", "running"):
         told.next.append("wait, or run `beamwright produce FILE` if no process works in this workspace")
+    if job["state"] == "submitted":
+        told.next.append("`beamwright site check` tells what its batch system says of jobs that wait")
 
 
 def _attempt(conn: sa.Connection, found: Found) -> Explanation:

@@ -15,6 +15,7 @@ from beamwright.core.errors import SchedulerError
 from beamwright.testing.payload import has_started, make_job, report_of
 from beamwright.testing.scheduler import PackedConformance, SchedulerConformance, UnreachableConformance
 from support.gridengine import RealGridEngine, missing, running
+from support.scratch import MUCH_MB, TOO_MUCH_MB, explained
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,24 @@ class TestGridEngine(SchedulerConformance):
         seen = (tmp_path / "environment").read_text()
         assert "SITE_TOP=it's here\n" in seen and "SECRET_OF_THE_AGENT" not in seen
 
+    def test_a_job_that_asks_for_more_scratch_space_than_any_node_has_is_not_started(
+        self, grid_engine: RealGridEngine, scheduler: Scheduler, tmp_path: Path
+    ) -> None:
+        grid_engine.declare_scratch("scratch", 2000)
+        asking = connected(tmp_path, disk="scratch")
+        big = make_job(tmp_path, "big")
+        (waits,) = asking.submit([JobSpec(big, disk_mb=TOO_MUCH_MB)])
+        ends = asking.submit([JobSpec(make_job(tmp_path, "much"), disk_mb=MUCH_MB)])
+        assert self.finished(asking, ends) == [Status("finished", 0, "done")]
+        assert asking.poll()[waits].state == "queued" and not has_started(big)
+        asking.cancel([waits])
+        self.until(lambda: waits not in asking.poll())
+        strict = connected(tmp_path, disk="scratch", options=("-w", "e"))  # refuse what can never start
+        fits = strict.submit([JobSpec(make_job(tmp_path, "fits"), disk_mb=MUCH_MB)])
+        assert self.finished(strict, fits) == [Status("finished", 0, "done")]
+        told = explained(tmp_path / "workspace", strict)
+        assert "the last failure was submit" in told and "no suitable queues" in told
+
     @pytest.mark.parametrize(("name", "number"), [("KILL", 9), ("USR2", 12)])
     def test_a_job_that_a_signal_ended_hides_no_other(
         self, grid_engine: RealGridEngine, tmp_path: Path, name: str, number: int
@@ -85,6 +104,22 @@ class TestGridEngine(SchedulerConformance):
             Status("finished", -number, "assumedly after job"),
             Status("finished", 0, "done"),
         ]
+
+    def test_a_suspended_job_goes_on_when_it_is_let_go(
+        self, grid_engine: RealGridEngine, scheduler: Scheduler, tmp_path: Path
+    ) -> None:
+        directory = make_job(tmp_path, "sleeper", "sleep")
+        ids = scheduler.submit([JobSpec(directory)])
+        self.until(lambda: has_started(directory))
+        grid_engine.must("qmod", "-sj", ids[0])
+        self.until(lambda: "s" in scheduler.poll()[ids[0]].reason)
+        assert scheduler.poll()[ids[0]].state == "running"
+        grid_engine.must("qmod", "-usj", ids[0])
+        self.until(lambda: scheduler.poll()[ids[0]].reason == "r")
+        assert durable.is_locked(directory / "lock") and report_of(directory) is None
+        scheduler.cancel(ids)
+        self.until(lambda: report_of(directory) is not None)
+        assert (report_of(directory) or {})["failure_class"] == "node"
 
     @pytest.mark.slow  # a daemon that starts anew looks once a minute after jobs that it has not started
     def test_a_payload_goes_on_without_the_daemon_of_its_node(
