@@ -22,6 +22,9 @@ from beamwright.event.rntuple import (
     seal_cluster,
     verify,
 )
+from beamwright.event.store import CollectionReader
+from support import wide
+from support.streams import batch, write_stream
 from support.tuples import LEAVES, SAMPLE, same_columns, sample_arrays, write_file
 
 uproot = pytest.importorskip("uproot")
@@ -475,6 +478,42 @@ def test_hadd_merges_our_files(sample, whole, tmp_path, mode):
         assert same_columns(file.read(None, 0, 1301), whole)
         assert same_columns(file.read(None, 1301, 2602), whole)
     assert verify(path).ok
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("mode", [["-ff"], ["-f"]], ids=["copying", "recompressing"])
+def test_hadd_merges_event_streams_with_text_lists_links_and_files_without_events(tmp_path, mode):
+    hadd = ROOT_HOME / "bin" / "hadd"
+    if not hadd.exists():
+        pytest.skip("this ROOT has no hadd")
+    names = [tmp_path / f"{name}.root" for name in ("wide", "none", "also")]
+    for name, part in zip(names, (wide.sample(30), wide.sample(0), wide.sample(7)), strict=True):
+        wide.write(name, part, target=4_000)
+    links = [tmp_path / f"{name}.root" for name in ("three", "four")]
+    for number, name in enumerate(links, 3):
+        write_stream(name, batch(number, 0, 40), target=4_000)
+    environment = os.environ | {"ROOTSYS": str(ROOT_HOME), "LD_LIBRARY_PATH": str(ROOT_HOME / "lib")}
+    for inputs in (names, links):
+        path = inputs[0].with_suffix(".hadd.root")
+        command = [str(hadd), *mode, *map(str, (path, *inputs))]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=240, env=environment, check=False
+        )
+        assert done.returncode == 0 and "Error" not in done.stderr, done.stderr[-3000:]
+        parts = []
+        for name in inputs:
+            with NTupleFile(name) as file:
+                parts.append((file.n_entries, file.read()))
+        with NTupleFile(path) as file:
+            start = 0
+            for n, columns in parts:
+                assert same_columns(file.read(None, start, start + n), columns)
+                start += n
+            assert file.n_entries == start
+        assert verify(path).ok
+        with pytest.raises(FormatError, match="no metadata of an event stream: ROOT.* `beamwright merge`"):
+            CollectionReader([path])
 
 
 @pytest.mark.root

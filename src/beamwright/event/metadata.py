@@ -135,7 +135,16 @@ def read_banks(documents: list[dict[str, Any]], where: str) -> BankSet:
 
 
 def metadata_of(file: NTupleFile) -> FileMetadata:
-    """Return the metadata of an open file."""
+    """Return the metadata of an open file.
+
+    Raises: FormatError where it has none.
+    """
+    if not file.is_own:
+        raise FormatError(
+            f"{file.path} has no metadata of an event stream: {file.writer or 'another program'} wrote it",
+            hint="join files with `beamwright merge`, which keeps the metadata, or read it as a file of "
+            "others, with a ForeignReader",
+        )
     return FileMetadata.from_document(file.metadata, str(file.path))
 
 
