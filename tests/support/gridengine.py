@@ -30,6 +30,7 @@ GLOBAL = {
     "reporting_params": "accounting=true reporting=false flush_time=00:00:01 joblog=false sharelog=00:00:00",
 }
 SCHEDULE = {"schedule_interval": "0:0:1", "flush_submit_sec": "1", "flush_finish_sec": "1"}
+_COMPLEX = 'echo "{name} {name} MEMORY <= YES YES 0 0" >>"$1"'
 QUEUE = {
     "hostlist": "@allhosts",
     "slots": "50",
@@ -79,6 +80,11 @@ class RealGridEngine:
 
     def environment(self) -> Mapping[str, str]:
         return {"PATH": PATH, "HOME": "/root", "SGE_ROOT": str(SGE_ROOT), "SGE_CELL": "default"}
+
+    def declare_scratch(self, name: str, megabytes: int) -> None:
+        """Declare scratch space as something that jobs use up, and how much of it the node has."""
+        self.must("qconf", "-mc", editor=self._put(self.root / "edit-complex", _COMPLEX.format(name=name)))
+        self.must("qconf", "-aattr", "exechost", "complex_values", f"{name}={megabytes}M", HOST)
 
     def kill_node(self) -> None:
         """Kill the node's daemon; what runs there goes on."""

@@ -59,8 +59,9 @@ SlurmdParameters=config_overrides
 MpiDefault=none
 SwitchType=switch/none
 MailProg=/bin/true
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} RealMemory=64000 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus} RealMemory=64000 State=UNKNOWN
+NodeName=DEFAULT CPUs={cpus} RealMemory=64000 State=UNKNOWN
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} TmpDisk=1000
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} TmpDisk=2000
 PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=120
 """
 
@@ -134,6 +135,10 @@ class RealSlurm:
 
     def scontrol(self, *arguments: str) -> str:
         return self.output("scontrol", *arguments)
+
+    def node_of(self, batch_id: str) -> str:
+        """Return the node on which a job is or was."""
+        return self.output("squeue", "-h", "-r", "-t", "all", "-j", batch_id, "-o", "%N").strip()
 
     def output(self, *command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, env=self.environment(), timeout=120)

@@ -10,11 +10,12 @@ import pytest
 
 from beamwright import durable
 from beamwright.batch.cluster import Access
-from beamwright.batch.scheduler import JobSpec, Scheduler
+from beamwright.batch.scheduler import JobSpec, Scheduler, Status
 from beamwright.batch.slurm import Slurm, SlurmCluster
 from beamwright.core.errors import SchedulerError
 from beamwright.testing.payload import has_started, make_job, report_of
 from beamwright.testing.scheduler import PackedConformance, SchedulerConformance, UnreachableConformance
+from support.scratch import LITTLE_MB, MUCH_MB, explained
 from support.slurm import RealSlurm, end, holder, missing, running
 
 
@@ -76,6 +77,24 @@ class TestSlurm(SchedulerConformance):
         assert scheduler.poll()[ids[0]].state == "queued"
         scheduler.cancel(ids)
         self.ended(scheduler, ids)
+
+    def test_a_job_runs_where_the_scratch_space_is_that_it_asks_for(
+        self, slurm: RealSlurm, scheduler: Scheduler, tmp_path: Path
+    ) -> None:
+        asking = connected(tmp_path, disk="scratch")
+        ids = asking.submit([JobSpec(make_job(tmp_path, "much"), disk_mb=MUCH_MB)])
+        (status,) = self.finished(asking, ids)
+        assert status == Status("finished", 0, "COMPLETED")
+        assert slurm.node_of(ids[0]) == "n2"  # the other node has too little
+        little = asking.submit([JobSpec(make_job(tmp_path, "little"), disk_mb=LITTLE_MB)])
+        assert [status.exit_code for status in self.finished(asking, little)] == [0]
+
+    def test_a_job_that_asks_for_more_scratch_space_than_any_node_has_is_refused(
+        self, slurm: RealSlurm, tmp_path: Path
+    ) -> None:
+        told = explained(tmp_path / "workspace", connected(tmp_path, disk="scratch"))
+        assert "the last failure was submit" in told
+        assert "Requested node configuration is not available" in told
 
     def test_a_refused_submission_leaves_nothing_behind(self, scheduler: Scheduler, tmp_path: Path) -> None:
         before = set(scheduler.poll())
