@@ -35,6 +35,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 # Runners that stay from one command to the next.
 _staying: set[int] = set()
+_counted: list[int] = []
 
 
 class Command:
@@ -356,7 +357,15 @@ def exceeds(pid: int, memory_mb: float) -> bool:
     return sum(_kilobytes(p, "smaps_rollup", b"Pss:") for p in pids) > limit
 
 
-def oom_kills() -> int:
+def has_lacked_memory() -> bool:
+    """Tell whether the kernel has ended a process of ours for want of memory since this was asked before."""
+    count = _oom_kills()
+    before = _counted[-1] if _counted else count
+    _counted[:] = [count]
+    return count > before
+
+
+def _oom_kills() -> int:
     """Return how many processes the kernel has ended for want of memory, as our control group counts them."""
     count = 0
     with suppress(OSError, ValueError):

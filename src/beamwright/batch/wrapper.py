@@ -26,7 +26,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from beamwright import durable
-from beamwright.batch.children import Command, Ended, Fresh, Guard, Runners, adopt_orphans, host, oom_kills
+from beamwright.batch.children import (
+    Command,
+    Ended,
+    Fresh,
+    Guard,
+    Runners,
+    adopt_orphans,
+    has_lacked_memory,
+    host,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -233,7 +242,6 @@ class Attempt:
 
     def _process(self) -> None:
         argv = [*self.job["commands"]["process"], "--job", f"{self.directory}/job.json"]
-        kills = oom_kills()
         ended = self._child(self.launcher.run, argv)
         self.exit_code = ended.exit_code
         self.payload = self._read_payload()
@@ -241,7 +249,7 @@ class Attempt:
             raise JobFailed(ended.stopped, f"{self._stopped(ended.stopped)} while the application ran")
         if ended.exit_code < 0:
             name = signal.Signals(-ended.exit_code).name
-            if ended.exit_code == -signal.SIGKILL and oom_kills() > kills:
+            if ended.exit_code == -signal.SIGKILL and has_lacked_memory():
                 limit = f"its limit here is {float(self.job['limits']['memory_mb']):g} MB"
                 raise JobFailed("memory", f"the node ended the application for want of memory; {limit}")
             raise JobFailed(self._full() or "application_crash", f"the application was killed by {name}")
@@ -538,6 +546,7 @@ def _say(document: dict[str, Any]) -> None:
 def main(argv: list[str]) -> int:
     """Run as ``wrapper JOBDIR``, ``wrapper PACKDIR`` or ``wrapper --serve [--fresh] [--every N]``."""
     adopt_orphans()
+    has_lacked_memory()  # what was before is nobody's here
     if "--serve" in argv:
         every = int(argv[argv.index("--every") + 1]) if "--every" in argv else 1000
         return serve(every, "--fresh" in argv)
@@ -546,7 +555,17 @@ def main(argv: list[str]) -> int:
     directory = os.path.abspath(argv[0])
     if os.path.isfile(f"{directory}/{PACK_FILE}"):
         return run_pack(directory, stop)
-    return run_job(directory, lambda job: Fresh(), stop)
+    runners = Runners(every=1000)
+    try:
+        return run_job(directory, lambda job: runners.choose(job) if is_one_program(job) else Fresh(), stop)
+    finally:
+        runners.close()
+
+
+def is_one_program(job: dict[str, Any]) -> bool:
+    """Tell whether one program works and validates: then it is started once for both, as a runner."""
+    process, validate = (job["commands"][name] for name in ("process", "validate"))
+    return process[-1:] == ["process"] and validate[-1:] == ["validate"] and process[:-1] == validate[:-1]
 
 
 def _verdict(line: str) -> dict[str, Any] | None:
