@@ -15,6 +15,7 @@ from beamwright.core.histogram import HistogramSet
 from beamwright.core.messages import HISTOGRAMS
 from beamwright.core.runs import EventKey, Interval
 from beamwright.db import schema, views
+from beamwright.event.banks import BankSet
 from beamwright.event.batch import Batch
 from beamwright.event.collection import CollectionReader
 from beamwright.event.module import Constants
@@ -42,8 +43,9 @@ class Collection:
     files: tuple[Path, ...]
     parents: tuple[str, ...]
 
-    def open(self, sources: SourceFiles | None = None) -> CollectionReader:
-        """Return a reader over its files; ``sources`` finds what pointer skims lead into.
+    def open(self, sources: SourceFiles | None = None, banks: BankSet | None = None) -> CollectionReader:
+        """Return a reader over its files; ``sources`` finds what pointer skims lead into, ``banks`` are how
+        files of other versions are read.
 
         Raises: StorageError when a file is gone.
         """
@@ -53,7 +55,7 @@ class Collection:
             raise StorageError(
                 f"{what} of collection {self.name} is missing", hint="`beamwright fsck` says what else is"
             )
-        return CollectionReader(self.files, sources)
+        return CollectionReader(self.files, sources, banks)
 
 
 @dataclass(frozen=True)
@@ -230,16 +232,20 @@ class Access:
         return Validity(_interval(row), row["payload_id"], row["origin"], row["reason"], constants)
 
 
-def open_collection(name: str, workspace: Path | str | None = None) -> CollectionReader:
-    """Open a collection of a workspace (default: the nearest one upwards) by its name, or one file.
+def open_collection(
+    name: str, workspace: Path | str | None = None, banks: BankSet | Path | str | None = None
+) -> CollectionReader:
+    """Open a collection of a workspace (default: the nearest one upwards) by its name, or one file, as it is
+    or as the ``banks`` say that are given or declared in a file.
 
-    Raises: UnknownNameError, StorageError, FormatError.
+    Raises: UnknownNameError, StorageError, FormatError, SchemaMismatchError.
     """
+    declared = BankSet.load(Path(banks)) if isinstance(banks, str | Path) else banks
     if ":" not in name or Path(name).is_file():
-        return CollectionReader([_existing(name)])
+        return CollectionReader([_existing(name)], banks=declared)
     found = Workspace.open(Path(workspace)) if workspace else Workspace.find(Path.cwd())
     with found.db.read() as conn:
-        return valid_collection(conn, name).open(source_files(found))
+        return valid_collection(conn, name).open(source_files(found), declared)
 
 
 def _existing(name: str) -> Path:
@@ -327,12 +333,8 @@ def _collection(
 
 
 def _paths(files: list[dict[str, Any]]) -> tuple[Path, ...]:
-    """Return one readable replica of each file, in their order."""
-    chosen: dict[int, Path] = {}
-    for file in files:
-        if file["path"] and file["replica"] in READABLE:
-            chosen.setdefault(file["id"], Path(file["path"]))
-    return tuple(chosen.values())
+    """Return the readable replicas of files, in their order."""
+    return tuple(Path(file["path"]) for file in files if file["path"] and file["replica"] in READABLE)
 
 
 def _interval(row: dict[str, Any]) -> Interval:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import awkward as ak
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from beamwright.core.errors import StorageError, UnknownNameError
 from beamwright.core.histogram import Axis, HistogramSet
 from beamwright.core.runs import Interval
 from beamwright.db import schema
+from beamwright.event.banks import BankSet
 from beamwright.production.access import Access, open_collection
 from beamwright.production.workspace import Workspace
 from support.sample_production import Sample, digest
@@ -86,6 +88,27 @@ def test_a_file_opens_by_its_path_without_a_workspace(
         assert reader.metadata[0].events == 12
     with pytest.raises(StorageError, match="there is no file dst.root"):
         beamwright.open("dst.root")
+
+
+def test_files_open_as_banks_are_declared_now(workspace: Workspace, tmp_path: Path) -> None:
+    place(workspace)
+    name = "sample:merged/good.A"
+    with open_collection(name, workspace.root) as reader:
+        bank = next(iter(reader.declarations.values()))
+        first = bank.columns[0].name
+        old = reader[f"{bank.name}.{first}"].to_list()
+    declared = (
+        f'[bank.{bank.name}]\nversion = {bank.version + 1}\nrows = "{bank.rows}"\n'
+        f"[bank.{bank.name}.columns]\n"
+        f'now = {{type = "{bank[first].document()["type"]}", unit = "{bank[first].unit}", '
+        f'renamed = ["{first}"]}}\nmore = {{type = "i2", default = -1}}\n'
+    )
+    (tmp_path / "banks.toml").write_text(declared)
+    for given in (tmp_path / "banks.toml", BankSet.load(tmp_path / "banks.toml")):
+        with beamwright.open(name, workspace.root, given) as reader:
+            assert reader.keys() == ["run", "section", "event", bank.name]
+            assert reader[f"{bank.name}.now"].to_list() == old
+            assert set(ak.ravel(reader[f"{bank.name}.more"]).to_list()) == {-1}
 
 
 def test_missing_file_is_named(access: Access) -> None:
