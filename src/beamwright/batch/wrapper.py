@@ -555,17 +555,7 @@ def main(argv: list[str]) -> int:
     directory = os.path.abspath(argv[0])
     if os.path.isfile(f"{directory}/{PACK_FILE}"):
         return run_pack(directory, stop)
-    runners = Runners(every=1000)
-    try:
-        return run_job(directory, lambda job: runners.choose(job) if is_one_program(job) else Fresh(), stop)
-    finally:
-        runners.close()
-
-
-def is_one_program(job: dict[str, Any]) -> bool:
-    """Tell whether one program works and validates: then it is started once for both, as a runner."""
-    process, validate = (job["commands"][name] for name in ("process", "validate"))
-    return process[-1:] == ["process"] and validate[-1:] == ["validate"] and process[:-1] == validate[:-1]
+    return run_job(directory, lambda job: Fresh(), stop)
 
 
 def _verdict(line: str) -> dict[str, Any] | None:
