@@ -306,7 +306,10 @@ def collections_called(conn: sa.Connection, name: str) -> list[int]:
 
 
 def files_of_collections(conn: sa.Connection, ids: Iterable[int] | None = None) -> dict[int, list[Row]]:
-    """Return per collection, all or some, its files in order, each with name, checksum and physical path."""
+    """Return per collection, all or some, its files in order, each with name, checksum and physical path.
+
+    Of several replicas of a file it is the best one: verified before present, then any other.
+    """
     chosen = (
         sa.select(
             collection_file.c.collection_id,
@@ -323,10 +326,16 @@ def files_of_collections(conn: sa.Connection, ids: Iterable[int] | None = None) 
     )
     if ids is not None:
         chosen = chosen.where(collection_file.c.collection_id.in_(list(ids)))
-    found: dict[int, list[Row]] = defaultdict(list)
+    found: dict[int, dict[int, Row]] = defaultdict(dict)
     for row in rows(conn, chosen):
-        found[row["collection_id"]].append(row)
-    return found
+        best = found[row["collection_id"]].setdefault(row["id"], row)
+        if _rank(row["replica"]) < _rank(best["replica"]):
+            found[row["collection_id"]][row["id"]] = row
+    return {collection_id: list(files.values()) for collection_id, files in found.items()}
+
+
+def _rank(state: str | None) -> int:
+    return {"verified": 0, "present": 1}.get(state or "", 2)
 
 
 def parents(conn: sa.Connection, file_ids: Iterable[int] | None = None) -> dict[int, list[Row]]:

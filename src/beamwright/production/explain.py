@@ -265,7 +265,8 @@ def _attempt(conn: sa.Connection, found: Found) -> Explanation:
 
 
 def _file(conn: sa.Connection, found: Found) -> Explanation:
-    (row, *_) = views.files(conn, schema.file.c.id == found.id)
+    copies = views.files(conn, schema.file.c.id == found.id)
+    row = copies[0]
     parents = views.parents(conn, [row["id"]]).get(row["id"], [])
     children = views.children(conn, row["id"])
     kind = f"an {row['kind']}" if row["kind"][0] in "aeiou" else f"a {row['kind']}"
@@ -276,15 +277,24 @@ def _file(conn: sa.Connection, found: Found) -> Explanation:
         *(f"it was made from {p['name']}" for p in parents),
     ]
     told.origin += [f"{c['name']} was made from it" for c in children]
-    told.origin += [
-        f"a copy at {r['path']} is {r['replica']}"
-        for r in views.files(conn, schema.file.c.id == found.id)
-        if r["path"]
-    ]
-    if row["replica"] not in ("present", "verified"):
-        told.holds.append(f"its copy is {row['replica'] or 'missing'}")
+    told.origin += [f"a copy at {r['path']} is {r['replica']}" for r in copies if r["path"]]
+    _hold_file(told, [r for r in copies if r["replica"] not in (None, "deleted")])
+    return _finished(told, "nothing: it is registered, and a copy was verified")
+
+
+def _hold_file(told: Explanation, copies: list[Row]) -> None:
+    """Say what is wrong with the copies of a file, where none is verified."""
+    states = sorted({str(r["replica"]) for r in copies})
+    if "verified" in states:
+        return
+    if "present" in states or "suspect" in states:
+        unread = "nobody has read a copy of it yet" if "present" in states else "its copy is suspect"
+        told.holds.append(unread)
+        places = sorted({r["endpoint"] for r in copies if r["replica"] in ("present", "suspect")})
+        told.next += [f"`beamwright file verify --at {place}` reads it" for place in places[:3]]
+    else:
+        told.holds.append(f"its copy is {' or '.join(states) or 'missing'}")
         told.next.append("`beamwright fsck --deep` reads every copy")
-    return _finished(told, "nothing: it is registered and its copy was verified")
 
 
 def _collection(conn: sa.Connection, found: Found) -> Explanation:
@@ -295,14 +305,16 @@ def _collection(conn: sa.Connection, found: Found) -> Explanation:
     what = (
         f"Collection {found.name} holds {row['events']} records of stream {row['stream']} "
         f"(tier {row['tier']}{flags}) "
-        f"of {_interval(row)} in {number_of(len(files), 'file')}; it is {row['state']}."
+        f"of {_interval(row)} in {number_of(len({f['id'] for f in files}), 'file')}; it is {row['state']}."
     )
     told = Explanation("collection", found.name, what)
     if row["unit_id"] is not None:
         told.origin.append(_maker(conn, row["unit_id"]))
-    told.origin += [f"it was made from {p['name']}" for f in files for p in parents.get(f["id"], [])]
+    names = [p["name"] for f in files for p in parents.get(f["id"], [])]
+    told.origin += [f"it was made from {name}" for name in dict.fromkeys(names)]
     if row["release"]:
-        told.origin.append(f"release {row['release'][:19]}, configuration {row['config_hash'][:12]}")
+        configuration = f", configuration {row['config_hash'][:12]}" if row["config_hash"] else ""
+        told.origin.append(f"release {row['release'][:19]}{configuration}")
     if row["global_tag"]:
         resolved = f", resolved hash {row['resolved_hash'][:16]}" if row["resolved_hash"] else ""
         told.origin.append(f"conditions of {row['global_tag']}{resolved}")

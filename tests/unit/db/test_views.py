@@ -112,3 +112,30 @@ def test_what_stands_around_a_thing_is_the_same_on_both(both: list[sa.Connection
         one, other = (call(conn) for conn in both)
         assert one == other, number
     assert lookup.units_in(both[1], whole) and views.parents(both[1])
+
+
+def test_a_file_with_several_replicas_is_one_file(both: list[sa.Connection]) -> None:
+    for conn in both:
+        files = views.files_of_collections(conn)
+        (collection_id, found) = next((n, files[n]) for n in sorted(files) if files[n])
+        mine = schema.replica.c.file_id == found[0]["id"]
+        verified = conn.execute(sa.select(sa.func.count()).where(mine, schema.replica.c.state == "verified"))
+        assert verified.scalar_one() == 1 and found[0]["replica"] == "verified"
+        assert len({file["id"] for file in found}) == len(found)
+
+
+def test_of_several_replicas_the_best_one_is_shown(database: Database, tmp_path: Path) -> None:
+    with database.begin() as conn:
+        Sample(conn, folder=tmp_path).build()
+        before = views.files_of_collections(conn)
+        (number, (first, *_)) = next((n, files) for n, files in sorted(before.items()) if files)
+        table = schema.replica
+        values = {"file_id": first["id"], "state": "lost", "verified_by": None, "verified_at": None}
+        conn.execute(sa.insert(table).values(values | {"endpoint": "far", "path": "/far/1"}))
+        assert views.files_of_collections(conn) == before
+        mine = table.c.file_id == first["id"]
+        conn.execute(sa.update(table).where(mine, table.c.endpoint != "far").values(state="suspect"))
+        conn.execute(sa.update(table).where(mine, table.c.endpoint == "far").values(state="present"))
+        (best, *others) = views.files_of_collections(conn)[number]
+        assert (best["path"], best["replica"]) == ("/far/1", "present")
+        assert len(others) == len(before[number]) - 1

@@ -158,3 +158,26 @@ def test_a_run_says_what_its_place_in_a_chain_waits_for(database: Database, stat
         reason for reason in told(database, "A/1").holds if "chain" in reason or "calibration step" in reason
     ]
     assert bool(mine) == bool(held) and all(held in reason for reason in mine)
+
+
+@pytest.mark.parametrize(
+    ("state", "holds", "step"),
+    [
+        ("verified", [], "nothing: it is registered, and a copy was verified"),
+        ("present", ["nobody has read a copy of it yet"], "`beamwright file verify --at far` reads it"),
+        ("suspect", ["its copy is suspect"], "`beamwright file verify --at far` reads it"),
+        ("lost", ["its copy is lost"], "`beamwright fsck --deep` reads every copy"),
+    ],
+)
+def test_a_copy_that_nobody_has_read_is_told(
+    database: Database, state: str, holds: list[str], step: str
+) -> None:
+    table = schema.replica
+    file = sa.select(schema.file.c.id).where(schema.file.c.scope == "raw").order_by(schema.file.c.id).limit(1)
+    with database.begin() as conn:
+        number = conn.execute(file).scalar_one()
+        name = conn.execute(sa.select(schema.file.c.name).where(schema.file.c.id == number)).scalar_one()
+        mine = sa.update(table).where(table.c.file_id == number)
+        conn.execute(mine.values(state=state, endpoint="far"))
+    found = told(database, f"raw:{name}")
+    assert (found.holds, found.next) == (holds, [step])
