@@ -18,7 +18,7 @@ PAYLOAD = json.dumps(
 )  # fmt: skip
 # Where a runner is asked for, the command becomes one.
 SHELL = (
-    f'test "$1" = --serve && exec {shlex.quote(sys.executable)} {shlex.quote(__file__)}; '
+    f'test "$1" = --serve && exec {shlex.quote(sys.executable)} -I -S {shlex.quote(__file__)}; '
     f"printf {CONTENT.decode()} >{FILE} && printf %s {shlex.quote(PAYLOAD)} >payload.json"
 )
 VALIDATE = [sys.executable, __file__, "validate"]
@@ -30,7 +30,7 @@ def perform(argv: list[str]) -> int:
         print(json.dumps(verdict(argv[-1])))
         return 0
     for path, data in ((FILE, CONTENT), ("payload.json", PAYLOAD.encode())):
-        with open(path, "wb") as stream:
+        with open(path, "wb", buffering=0) as stream:
             stream.write(data)
     return 0
 
@@ -48,6 +48,7 @@ def verdict(path: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    sys.path.append(__file__.rpartition("/benchmarks/")[0] + "/src")
     from beamwright.production import runner
 
     sys.exit(runner.main(perform))

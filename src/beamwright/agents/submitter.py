@@ -22,7 +22,7 @@ ACTOR = jobs.ACTOR
 # So many jobs are looked at for each free slot: some may be bound to a farm that is full.
 AHEAD = 20
 # So many jobs may wait at a farm for each of its slots, if they are short enough.
-WAITING = 16
+WAITING = 64
 # So many job directories are written at once where even the fastest of the first few has to wait for a disk.
 WRITERS, FIRST, SLOW_S = 8, 4, 0.001
 
@@ -108,8 +108,8 @@ class Submitter:
     def _busy(self, farm: str, held: Sequence[str | None]) -> int | None:
         """Return how many slots of a farm are taken, or None when it does not answer.
 
-        Where jobs are short, as many may wait at the farm as have gone well since the last look: so it has
-        work until the next one.
+        Where jobs are short, twice as many may wait at the farm as have gone well since the last look: so it
+        has work until the next one, also where that comes late.
         """
         try:
             polled = self.schedulers[farm].poll()
@@ -118,7 +118,7 @@ class Submitter:
         ended = {i for i in held if i and i in polled and polled[i].state == "finished"}
         live = {i for i in held if i} - ended
         good = [i for i in self._seen.get(farm, set()) - live if i in polled and polled[i].exit_code == 0]
-        short = min(len(good), WAITING * self.workspace.settings.farm[farm].slots)
+        short = min(2 * len(good), WAITING * self.workspace.settings.farm[farm].slots)
         self._seen[farm] = live
         return len(held) - len(ended) - short
 
