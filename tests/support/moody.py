@@ -8,17 +8,24 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kill"))
 
 import payload
 
+work = payload.process
 
-def spoil(job: dict[str, object], scratch: str) -> int:
+
+def process(path: str) -> int:
+    """Do the work, unless the unit wishes otherwise."""
+    job = json.loads(Path(path).read_bytes())
+    return spoil(job, Path(path).with_name("lock")) or int(work(path))
+
+
+def spoil(job: dict[str, Any], lock: Path) -> int:
     """Do what the unit wishes; return an exit code, or 0 where the work is to be done."""
-    wish = dict(job["config"]).get("wish", "")  # type: ignore[call-overload]
-    number = dict(job["attempt"])["number"]  # type: ignore[call-overload]
-    limits = dict(job["limits"])  # type: ignore[call-overload]
+    wish, number, limits = job["config"].get("wish", ""), job["attempt"]["number"], job["limits"]
     messages = {
         "node": "the disk of this node is broken",
         "licence": "no licence is left",
@@ -32,22 +39,15 @@ def spoil(job: dict[str, object], scratch: str) -> int:
     if wish == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if wish == "vanish" and number == 1:
-        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(int(lock.read_text().rpartition(":")[2]), signal.SIGKILL)  # the wrapper
         time.sleep(600)
     if wish in messages and number <= (2 if wish == "busy" else 1):
         document = {"status": "failed", "failure_class": "application_error", "message": messages[wish]}
-        payload.answer(scratch, document)
+        payload.answer(job["scratch"], document)
         return 5
     return 0
 
 
-def main(argv: list[str]) -> int:
-    if argv[:2] == ["process", "--job"]:
-        job = json.loads(Path(argv[2]).read_bytes())
-        if failed := spoil(job, job["scratch"]):
-            return failed
-    return int(payload.main(argv))
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    payload.process = process
+    sys.exit(payload.main(sys.argv[1:]))
