@@ -242,14 +242,17 @@ class ChainMachine(RuleBasedStateMachine):
                 not one.has_begun or (link.round > 1 and (one.round == link.round or one.state in FINAL))
                 for one in later
             ), "only those of the same round, or carried between them"
-            assert link.start == {"Gain": rolled[-1] if rolled else self.bench.initial}
+            shared = [one.start for one in earlier if one.state in ("accumulating", "collecting")]
+            again = [old.start] if old is not None and link.round > 1 else []
+            expected = {"Gain": rolled[-1] if rolled else self.bench.initial}
+            assert link.start == (again + shared + [expected])[0]
         loaded = self.by_hand.get(number(link))
         if link.state == "accepted":
             assert link.fit_unit_id is not None
             assert link.result == {"Gain": loaded or self.proposed[link.fit_unit_id]}
         if link.state == "carried":
-            expected = {"Gain": loaded} if loaded else link.start
-            assert link.result == expected, "carried is what was there"
+            kept = {"Gain": loaded} if loaded else link.start
+            assert link.result == kept, "carried is what was there"
             if link.collect_unit_id is None and self.records[number(link)]:
                 by_hand = old is not None and old.state == "held"
                 assert by_hand or any(one.has_begun for one in later), "it came late, or a person carried it"
@@ -394,6 +397,26 @@ def test_a_run_takes_up_what_was_loaded_over_the_one_before_it() -> None:
         assert one.bench.links()[0].result == {"Gain": one.by_hand[1]}
         one.turn()
         assert one.bench.links()[1].start == {"Gain": one.by_hand[1]}
+    finally:
+        one.teardown()
+
+
+def test_runs_that_share_a_fit_start_from_the_same_whatever_is_loaded_meanwhile() -> None:
+    """Found by the machine: by force over run 1, while run 2 waits for run 3."""
+    one = ChainMachine()
+    try:
+        one.begin((1, 2, 3))
+        one.roll_on((30,))
+        one.fitted("accept", True)
+        one.turn()
+        one.turn()
+        one.collected(15)
+        one.load(1, True)
+        one.turn()
+        one.turn()
+        first, second, third = one.bench.links()
+        assert (first.result, third.state) == ({"Gain": one.by_hand[1]}, "collecting")
+        assert second.start == third.start != first.result
     finally:
         one.teardown()
 

@@ -195,12 +195,13 @@ def has_started(conn: sa.Connection, task_id: int, series: str, run: int, sequen
 
 def start_constants(chain: Chain, link: Link, initial: Constants) -> Constants:
     """Return the constants that a link starts from: the results of the last concluded link before it, or
-    the initial ones.
+    the initial ones; what shares an accumulator starts from the same.
     """
+    earlier = chain.links[: chain.links.index(link)]
     found = dict(initial)
-    for other in chain.links[: chain.links.index(link)]:
+    for other in earlier:
         found.update(other.result)
-    return found
+    return next((dict(other.start) for other in earlier if other.id in chain.accumulated), found)
 
 
 def begin(conn: sa.Connection, link: Link, unit_id: int, start: Constants, now: float) -> None:
