@@ -22,6 +22,7 @@ from beamwright.event.module import Module, Parameter
 from beamwright.event.path import Path
 from beamwright.event.plan import Again
 from beamwright.event.store import CollectionReader
+from beamwright.event.validate import validate_file
 from support import toy
 
 pytestmark = pytest.mark.forks
@@ -88,6 +89,23 @@ def test_exactly_the_poisoned_event_is_quarantined_with_key_module_and_traceback
     assert found["error"].startswith(error)
     assert place in found["traceback"]
     assert {stream: file.read_bytes() for stream, file in files.items()} == expected
+
+
+@pytest.mark.parametrize("events", [[(1, 0)], [(1, 0), (1, 1)], [(1, n) for n in range(90)]])
+def test_a_poisoned_first_last_or_only_event_loses_itself_alone(
+    lab: Lab, events: list[tuple[int, int]]
+) -> None:
+    raw = toy.write_raw(lab.folder / "few.json", "A", 7, {"event": events})
+    for section, event in {events[0], events[-1]}:
+        path = toy.events_path(toy.Trouble(how="segfault", section=section, event=event))
+        dst = lab.folder / f"{event}.root"
+        result = run_path(
+            path, toy.ToyReader(raw, "A", 7), RUN, banks=toy.BANKS, lineage=lineage, workers=2,
+            outputs={"dst": dst}, batch_events=40,
+        )  # fmt: skip
+        assert [bad["key"] for bad in result.quarantined] == [f"A:7:{section}:{event}"]
+        verdict = validate_file(dst)
+        assert (verdict["problems"], verdict["events"]) == ([], len(events) - 1)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -14,6 +14,7 @@ from typing import Any
 
 import beamwright
 from beamwright import durable
+from beamwright.cli.common import say
 from beamwright.cli.passes import read_quarantine
 from beamwright.cli.progress import Progress
 from beamwright.conditions.snapshot import Snapshot
@@ -231,13 +232,15 @@ def _reader(request: Request, kind: Any, banks: BankSet | None) -> Reader:
     roles = kind.roles or ("",)
     named = {role or roles[min(n, len(roles) - 1)]: path for n, (role, path) in enumerate(request.inputs)}
     opened: Reader = kind.open(named, series=request.series, run=request.run)
+    for branch, reason in getattr(opened, "skipped", {}).items():
+        say(f"not read: {branch}, {reason}")
     return opened
 
 
 def _interval(reader: Reader, record: str, events: tuple[int, int | None] | None) -> Interval:
     """Return the interval of a range of records, or of all."""
     index = reader.index(record)
-    if not len(index.run):
+    if not len(index):
         raise UsageError(
             "the inputs hold no records", hint=f"kinds of records in them: {', '.join(reader.records())}"
         )

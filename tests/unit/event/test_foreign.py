@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from beamwright.cli.main import run
 from beamwright.core.errors import FormatError, UnknownNameError
 from beamwright.core.runs import Interval
 from beamwright.event.banks import BankSet
@@ -90,6 +91,23 @@ def test_what_no_bank_holds_is_named(path):
     with ForeignReader.open({"": path}, series="X", run=0) as reader:
         expected = {"cube": "neither numbers nor text, nor lists of them"}
         assert reader.skipped == (expected if path.name == "ntuple.root" else {})
+
+
+@pytest.mark.parametrize("path", ["ntuple"], indirect=True)
+def test_the_command_tells_what_it_does_not_read(path, tmp_path, capsys):
+    steering = tmp_path / "steering.py"
+    lines = (
+        "from beamwright.event.foreign import ForeignReader as reader",
+        "from beamwright.event.path import Output, Path",
+        'path = Path("copy", "event", [], [Output("all", ("Event",))])',
+    )
+    steering.write_text("\n".join(lines))
+    given = ["-i", str(path), "--series", "X", "-o", f"all={tmp_path / 'all.root'}", "--in-process"]
+    assert run(["process", str(steering), *given]) == 0
+    assert "not read: cube, neither numbers nor text, nor lists of them" in capsys.readouterr().err
+    steering.write_text("\n".join(lines[1:]).replace("Event", "Muon"))
+    assert run(["process", str(steering), *given]) != 0
+    assert "ForeignReader" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", ["ntuple"], indirect=True)  # uproot writes neither into a TTree

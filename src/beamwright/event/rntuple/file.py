@@ -154,7 +154,10 @@ class TupleFile:
             # Of objects of one name, which mergers leave behind, the one of the highest cycle is meant.
             anchors[key.name] = max(key, anchors.get(key.name, key), key=_cycle)
         if not anchors:
-            raise FormatError("the file holds no RNTuple", hint="convert it, or name another file")
+            raise FormatError(
+                "the file holds no RNTuple",
+                hint="read it as a file of others, with a ForeignReader, or name another file",
+            )
         if name is not None and name not in anchors:
             raise UnknownNameError(f"tuple of {self.path}", name, anchors)
         return next(iter(anchors.values())) if name is None else anchors[name]
