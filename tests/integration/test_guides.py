@@ -208,3 +208,90 @@ def test_outputs_are_looked_at(lab: Follower) -> None:
     ):
         lab.run(f"beamwright {command}", where="lab")
     assert (lab.folder / "lab/dst.parquet").stat().st_size > 0
+
+
+WIDTHS = """
+from beamwright.core.histogram import Axis
+from beamwright.event.module import Module
+from beamwright.event.path import Output, Path
+
+
+class Widths(Module):
+    reads = ["Shower"]
+
+    def book(self, histograms):
+        self.energies = histograms.book("energy", Axis(20, 0.0, 10.0))
+
+    def process(self, batch):
+        batch.fill(self.energies, batch["Shower"].energy)
+
+
+def path():
+    return Path("widths", "event", [Widths()], [Output("table", ["Shower"])])
+"""
+
+
+def test_an_analyst_analyses_in_a_scope_of_their_own(lab: Follower) -> None:
+    page = "how-to/analyse-in-your-own-scope.md"
+    told = (
+        _block(page, 'name = "widths"')
+        .replace('"orca"', '"bench"')
+        .replace("orca-real:reco.dst", "first:reco.dst")
+    )
+    lab.write({"lab/widths.toml": told, "lab/code/widths.py": WIDTHS})
+    lab.follow(page, where="lab")
+    made = _rows(lab, "beamwright file ls --where \"scope == 'user.ada.widths'\"")
+    assert sorted(row["kind"] for row in made) == ["bundle", "bundle", "parquet", "parquet"]
+
+
+STEERING = """
+from beamwright.event.batch import Table
+from beamwright.event.module import Module
+from beamwright.event.path import Output, Path
+from bench.reader import BANKS as banks
+from bench.reader import BenchReader as reader
+
+
+class Sum(Module):
+    reads = ["Hit"]
+    writes = ["Shower"]
+
+    def process(self, batch):
+        hits = batch["Hit"]
+        if {bad}:
+            raise ValueError("too odd for words")
+        energy = 0.05 * hits.adc.astype("f4")
+        total = [float(sum(energy[a:b])) for a, b in zip(hits.offsets, hits.offsets[1:])]
+        batch["Shower"] = Table.one("Shower", {{"energy": total, "hits": hits.counts}})
+
+
+path = Path("reco", "event", [Sum()], [Output("dst", ["Hit", "Shower"])])
+"""
+SKIM = """
+from beamwright.event.path import Output, Path
+
+path = Path("skim", "event", [], [Output("skim", ["Shower"], tier="skim")])
+"""
+
+
+def test_a_pass_is_watched_and_mended(lab: Follower) -> None:
+    page, folder = "how-to/watch-and-mend-a-pass.md", "mending"
+    steering, mended = STEERING.format(bad="(batch.event % 100 == 7).any()"), STEERING.format(bad="False")
+    lab.write({f"{folder}/steering.py": steering, f"{folder}/skim.py": SKIM})
+    shutil.copy(_outputs(lab)[0][1], lab.folder / folder / "dst.root")
+    shutil.copy(lab.folder / "data/run7.csv", lab.folder / folder / "raw.dat")
+    lab.follow(
+        page,
+        where=folder,
+        swaps={"steering.py -i dst.root": "skim.py -i dst.root", "raw.dat": "raw.dat --series bench --run 7"},
+        before={
+            "beamwright process steering.py -i raw.dat -o dst=again.root": [
+                lambda: lab.write({f"{folder}/steering.py": mended})
+            ]
+        },
+    )
+    first, again, whole = (
+        _rows(lab, f"beamwright file show ../{folder}/{name}.root")[0] for name in ("first", "again", "whole")
+    )
+    assert again["events"] == len(first["lineage"]["quarantined"]) > 0
+    assert whole["events"] == first["events"] + again["events"] and not whole["lineage"]["quarantined"]

@@ -23,7 +23,7 @@ COMMAND = re.compile(r"^(?:\$ )?((?:beamwright|python) .*)$", flags=re.MULTILINE
 BEHIND = re.compile(r"\s+#\s.*$|\s{3,}.*$")
 INSTALL = "python -m pip install"
 # What starts processes of its own, or is a process to be looked at.
-APART = ("produce", "process", "calibrate")
+APART = {"produce", "process", "calibrate", "rerun", "analyse"}
 
 
 def files(page: str) -> dict[str, str]:
@@ -81,7 +81,8 @@ class Follower:
             options = f"--no-deps --no-build-isolation --no-index --quiet --target={self.site}"
             line = line.replace(INSTALL, f"{INSTALL} {options}")
         words = shlex.split(line)
-        call = _apart if words[0] == "python" or words[1] in APART or words[2:3] == ["rerun"] else _here
+        is_apart = words[0] == "python" or not APART.isdisjoint(words[1:3])
+        call = _apart if is_apart else _here
         found, said, told = call(words, self.folder / where, self.site)
         assert found == code, f"{line}: {found}\n{said}\n{told}"
         self.said[line] = said
@@ -93,7 +94,7 @@ class Follower:
         *,
         where: str = ".",
         swaps: Mapping[str, str | Callable[[], str]] | None = None,
-        before: Mapping[str, Sequence[str]] | None = None,
+        before: Mapping[str, Sequence[str | Callable[[], object]]] | None = None,
         leave: Sequence[str] = (),
     ) -> None:
         """Run the commands of a page.
@@ -116,4 +117,7 @@ class Follower:
                 if name in line:
                     line = line.replace(name, mine if isinstance(mine, str) else mine())
             for one in (*ready, line):
-                self.run(one, where=where)
+                if isinstance(one, str):
+                    self.run(one, where=where)
+                else:
+                    one()
