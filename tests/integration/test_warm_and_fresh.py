@@ -31,7 +31,7 @@ def test_a_fresh_process_writes_the_bytes_that_a_warm_runner_wrote(
         again.mkdir()
         job |= {"output_directory": str(again / "store"), "scratch": str(again / "scratch")}
         (again / "job.json").write_text(json.dumps(job))
-        (again / "ticket").write_text("00")
+        (again / "ticket").write_text("00" * 32)
         assert wrapper.run_job(again, lambda job: Fresh(), wrapper.Stop()) == wrapper.REPORTED_OK
         assert hashes(again / "store") == before
         kinds.add(job["kind"])

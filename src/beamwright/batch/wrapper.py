@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 REPORTED_OK, REPORTED_FAILURE, NOT_REPORTED, NOT_MINE = 0, 1, 74, 75
 PACK_FILE, STOP_FILE = "pack", "stop"
+# Those who look whether an attempt lives hold its lock for an instant, and longer on a busy machine.
+LOCK_PATIENCE_S = 2.0
+TICKET_BYTES = 32
 HEARTBEAT_S = 5.0
 # A job that ends before this needs no heartbeat; nor is it told to stop between two files.
 FIRST_BEAT_S = 0.25
@@ -469,7 +472,7 @@ def run_job(directory: str | Path, choose: Callable[[dict[str, Any]], Launcher],
     started, folder = time.time(), os.fspath(directory)
     lock = durable.FileLock(f"{folder}/lock", f"{host()}:{os.getpid()}")
     try:
-        lock.acquire(patience=0.5)
+        lock.acquire(patience=LOCK_PATIENCE_S)
     except OSError as error:
         sys.stderr.write(f"{folder}: not run: {error}\n")
         return NOT_MINE
@@ -478,6 +481,8 @@ def run_job(directory: str | Path, choose: Callable[[dict[str, Any]], Launcher],
             return NOT_MINE
         job = json.loads(_read(f"{folder}/job.json"))
         ticket = bytes.fromhex(_read(f"{folder}/ticket").decode().strip())
+        if len(ticket) != TICKET_BYTES:
+            raise ValueError("its ticket is not whole")
         if os.path.exists(f"{job['output_directory']}/report.json"):
             return REPORTED_OK
         return Attempt(folder, job, ticket, choose(job), stop, started).run()
@@ -491,13 +496,18 @@ def run_pack(directory: str, stop: Stop) -> int:
     for line in _read(f"{directory}/{PACK_FILE}").decode().splitlines():
         if stop.is_asked:  # the rest has not begun, and is tried again
             break
-        try:
-            codes.append(run_job(line, runners.choose, stop))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            sys.stderr.write(f"{line}: not run: {error!r}\n")
-            codes.append(NOT_MINE)
+        codes.append(_run_of_many(line, runners, stop))
     runners.close()
     return NOT_REPORTED if NOT_REPORTED in codes else max(codes, default=NOT_MINE)
+
+
+def _run_of_many(directory: str, runners: Runners, stop: Stop) -> int:
+    """Run a job; one that has no document, or none that is whole, leaves the next ones alone."""
+    try:
+        return run_job(directory, runners.choose, stop)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        sys.stderr.write(f"{directory}: not run: {error!r}\n")
+        return NOT_MINE
 
 
 def serve(every: int, is_fresh: bool) -> int:
@@ -513,7 +523,7 @@ def serve(every: int, is_fresh: bool) -> int:
     try:
         while request := _request(stop):
             _say({"what": "took", "id": request["id"]})
-            exit_code = run_job(request["job"], runners.choose, stop)
+            exit_code = _run_of_many(request["job"], runners, stop)
             _say({"what": "ended", "id": request["id"], "exit_code": exit_code})
     except BrokenPipeError:
         pass  # the scheduler is gone; the report is written
@@ -555,7 +565,17 @@ def main(argv: list[str]) -> int:
     directory = os.path.abspath(argv[0])
     if os.path.isfile(f"{directory}/{PACK_FILE}"):
         return run_pack(directory, stop)
-    return run_job(directory, lambda job: Fresh(), stop)
+    runners = Runners(every=1000)
+    try:
+        return run_job(directory, lambda job: runners.choose(job) if is_one_program(job) else Fresh(), stop)
+    finally:
+        runners.close()
+
+
+def is_one_program(job: dict[str, Any]) -> bool:
+    """Tell whether one program works and validates: then it is started once for both, as a runner."""
+    process, validate = (job["commands"][name] for name in ("process", "validate"))
+    return process[-1:] == ["process"] and validate[-1:] == ["validate"] and process[:-1] == validate[:-1]
 
 
 def _verdict(line: str) -> dict[str, Any] | None:

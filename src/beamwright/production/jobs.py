@@ -246,13 +246,16 @@ def renew(conn: sa.Connection, attempt_ids: Sequence[int], deadline: float) -> N
 
 
 def write_job_directory(leased: Lease, secret: bytes) -> None:
-    """Write the attempt's ticket and, last, its job document."""
+    """Write the attempt's ticket and, last, its job document.
+
+    Nothing is synced: an attempt whose document went with the power is lost, and its job is tried again.
+    """
     places = leased.places
     folder = str(places.job)
-    durable.make_directory(folder)
+    os.makedirs(folder, exist_ok=True)
     key = ticket(secret, places.nonce, places.unit)
-    durable.put_once(f"{folder}/{TICKET_FILE}", key.hex().encode(), mode=0o600, sync=False)
-    durable.put_once(f"{folder}/{JOB_FILE}", canonical_json(leased.document))
+    durable.replace(f"{folder}/{TICKET_FILE}", key.hex().encode(), mode=0o600, durable=False)
+    durable.replace(f"{folder}/{JOB_FILE}", canonical_json(leased.document), durable=False)
 
 
 def revoke(places: Places) -> bool:

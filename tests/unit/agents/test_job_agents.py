@@ -325,7 +325,7 @@ def test_a_full_disk_at_the_farm_is_named_and_loses_nothing(
     def full(path: Path, data: bytes, **_: Any) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(jobs.durable, "put_once", full)
+    monkeypatch.setattr(jobs.durable, "replace", full)
     with pytest.raises(StorageError, match="No space left") as caught:
         world.submitter.turn()
     assert "run the same command again" in caught.value.hint

@@ -12,6 +12,7 @@ import pytest
 from beamwright import durable
 from beamwright.batch.local import LocalScheduler
 from beamwright.batch.scheduler import JobSpec
+from beamwright.batch.wrapper import NOT_MINE
 from beamwright.core.errors import SchedulerError
 from support.jobs import make_job, report_of, wish
 from support.waiting import wait_for
@@ -200,6 +201,22 @@ def test_a_machine_that_starts_no_process_is_named(tmp_path: Path, monkeypatch: 
     with pytest.raises(SchedulerError, match="temporarily unavailable"):
         scheduler.poll()
     scheduler.close()
+
+
+@pytest.mark.parametrize("torn", ["job.json", "ticket"])
+def test_a_job_whose_document_is_torn_is_not_run_and_the_next_one_is(
+    tmp_path: Path, scheduler: LocalScheduler, torn: str
+) -> None:
+    """A power cut may leave half of a file, or nothing of it, under its name."""
+    half, empty, good = (make_job(tmp_path, name) for name in ("half", "empty", "good"))
+    content = (half / torn).read_bytes()
+    (half / torn).write_bytes(content[: len(content) // 2])
+    (empty / torn).write_bytes(b"")
+    ids = scheduler.submit([JobSpec(directory) for directory in (half, empty, good)])
+    wait_for(lambda: state(scheduler, ids[2]) == "finished")
+    assert [scheduler.poll()[i].exit_code for i in ids] == [NOT_MINE, NOT_MINE, 0]
+    assert not (tmp_path / "scratch").exists() or not list((tmp_path / "scratch").iterdir())
+    assert report_of(good)["status"] == "ok"
 
 
 def test_a_job_directory_without_a_job_ends_with_an_exit_code(
