@@ -16,6 +16,7 @@ import io
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +36,8 @@ def main(perform: Perform | None = None) -> int:
     """Serve requests until the input ends; ``perform`` stands in for what runs a command."""
     answers = os.dup(1)
     os.dup2(2, 1)  # what anything prints must not come between the answers
+    # A batch system may tell every process of a job to end; how it ends is for the wrapper to say.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     validator: _Validator | None = None
     for line in sys.stdin.buffer:
         request = json.loads(line)
@@ -243,6 +246,7 @@ def _become(request: dict[str, Any], descriptors: Iterable[int], perform: Perfor
 def _detach(descriptors: Iterable[int]) -> None:
     """End with the parent, as a group of its own, and without the parent's pipes."""
     die_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setpgid(0, 0)
     for descriptor in descriptors:
         os.close(descriptor)

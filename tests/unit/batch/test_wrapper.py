@@ -412,3 +412,48 @@ def test_the_ids_of_a_packs_members_lead_to_their_element() -> None:
     assert packs.whole([ids[0], "12_4"]) == ["12_4"] and packs.whole(ids) == ["12_3"]
     said = packs.Statuses({"12_3": Status("running")}, ids)
     assert said[ids[1]] == Status("running") and set(said) == {"12_3", *ids} and "12_4" not in said
+
+
+def counted(root: Path, name: str) -> tuple[dict[str, list[str]], Path]:
+    """Return commands of the payload through a program that notes its starts, and where it does."""
+    shim, starts = root / f"{name}.sh", root / "starts"
+    program = " ".join(COMMANDS["process"][:-1])
+    shim.write_text(f'echo "$@" >>"{starts}"\nexec {program} "$@"\n')
+    return {verb: ["/bin/sh", str(shim), verb] for verb in COMMANDS}, starts
+
+
+def alone(directory: Path) -> int:
+    """Run a job as a batch system does that is not asked to pack."""
+    return subprocess.run([*script.WRAPPER, str(directory)], timeout=120).returncode
+
+
+def test_a_program_that_works_and_validates_is_started_once_for_a_job(tmp_path: Path) -> None:
+    commands, starts = counted(tmp_path, "both")
+    directory = make_job(tmp_path, commands=commands)
+    assert alone(directory) == wrapper.REPORTED_OK
+    assert starts.read_text().splitlines() == ["process --serve"]
+    assert report_of(directory)["status"] == "ok"
+
+
+def test_different_programs_for_work_and_validation_are_started_each(tmp_path: Path) -> None:
+    commands, starts = counted(tmp_path, "one")
+    other, _ = counted(tmp_path, "other")
+    directory = make_job(tmp_path, commands={"process": commands["process"], "validate": other["validate"]})
+    assert alone(directory) == wrapper.REPORTED_OK
+    assert [line.split()[:2] for line in starts.read_text().splitlines()] == [
+        ["process", "--job"], ["validate", "--json"],
+    ]  # fmt: skip
+
+
+def test_a_runner_takes_no_notice_when_all_processes_of_a_job_are_told_to_end(tmp_path: Path) -> None:
+    warm = Warm([*COMMANDS["process"], "--serve"])
+    try:
+        for _ in range(2):
+            argv = [*COMMANDS["validate"], "--json"]
+            command = children.Command(argv, str(tmp_path), str(tmp_path / "log"), {}, is_kept=True)
+            ended = warm.check(command, children.Guard(60, 1000, lambda: None, str))
+            assert ended.exit_code == 0, (tmp_path / "log").read_text()
+            assert warm._runner is not None
+            os.kill(warm._runner.pid, signal.SIGTERM)
+    finally:
+        warm.close()
