@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from beamwright.catalog.files import ENDPOINT
 from beamwright.catalog.query import Among
+from beamwright.catalog.vocabulary import state_then
 from beamwright.core.errors import UnknownNameError
 from beamwright.db import schema
 
@@ -39,22 +40,24 @@ def at(known: Mapping[str, str], place: str) -> list[str]:
     return found
 
 
-def lacking(places: Sequence[str], is_narrow: bool = False) -> sa.ColumnElement[bool]:
-    """Return the condition on ``file`` that none of the places holds it.
+def lacking(
+    places: Sequence[str], is_narrow: bool = False, as_of: float | None = None
+) -> sa.ColumnElement[bool]:
+    """Return the condition on ``file`` that none of the places holds it, or held it at a time.
 
     Two indexes tell that of all files by their numbers; of a few files (``is_narrow``), each asks for its own
     replicas.
     """
+    replica, state = schema.replica, state_then(schema.replica, as_of)
     if is_narrow:
-        return ~_exists(places, schema.replica.c.state.in_(THERE))
-    replica = schema.replica
-    there = (replica.c.endpoint.in_(list(places)), replica.c.state.in_(THERE))
+        return ~_exists(places, state.in_(THERE))
+    there = (replica.c.endpoint.in_(list(places)), state.in_(THERE))
     return Among(schema.file.c.id, sa.select(replica.c.file_id).where(*there), is_outside=True, by_keys=True)
 
 
-def known_at(places: Sequence[str]) -> sa.ColumnElement[bool]:
-    """Return the condition on ``file`` that one of the places has a replica that counts."""
-    return _exists(places, schema.replica.c.state != "deleted")
+def known_at(places: Sequence[str], as_of: float | None = None) -> sa.ColumnElement[bool]:
+    """Return the condition on ``file`` that one of the places has, or had, a replica that counts."""
+    return _exists(places, state_then(schema.replica, as_of) != "deleted")
 
 
 def _exists(places: Sequence[str], state: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
@@ -63,9 +66,10 @@ def _exists(places: Sequence[str], state: sa.ColumnElement[bool]) -> sa.ColumnEl
     return sa.select(replica.c.id).where(*mine, state).correlate(schema.file).exists()
 
 
-def held(places: Sequence[str]) -> sa.ColumnElement[bool]:
-    """Return the condition on ``replica`` that it counts at one of the places."""
-    return sa.and_(schema.replica.c.endpoint.in_(list(places)), schema.replica.c.state != "deleted")
+def held(places: Sequence[str], as_of: float | None = None) -> sa.ColumnElement[bool]:
+    """Return the condition on ``replica`` that it counts, or counted, at one of the places."""
+    state = state_then(schema.replica, as_of)
+    return sa.and_(schema.replica.c.endpoint.in_(list(places)), state != "deleted")
 
 
 def summary(conn: sa.Connection) -> list[dict[str, Any]]:
@@ -85,10 +89,11 @@ def summary(conn: sa.Connection) -> list[dict[str, Any]]:
     return [row._asdict() | {"bytes": int(row.bytes)} for row in conn.execute(chosen)]
 
 
-def of_files(conn: sa.Connection, ids: Sequence[int]) -> dict[int, list[str]]:
-    """Return per file the endpoints that hold it or will, the latter with their state."""
+def of_files(conn: sa.Connection, ids: Sequence[int], as_of: float | None = None) -> dict[int, list[str]]:
+    """Return per file the endpoints that hold it or will, or did at a time, the latter with their state."""
     replica = schema.replica
-    chosen = sa.select(replica.c.file_id, replica.c.endpoint, replica.c.state)
+    state = state_then(replica, as_of).label("state")
+    chosen = sa.select(replica.c.file_id, replica.c.endpoint, state)
     found: dict[int, list[str]] = {id: [] for id in ids}
     for row in conn.execute(chosen.where(replica.c.file_id.in_(list(ids))).order_by(replica.c.endpoint)):
         if row.state in THERE:

@@ -58,7 +58,7 @@ def _in_tree(known: Vocabulary, where: str | None) -> Iterator[Looked]:
 def _said(known: Vocabulary, values: Mapping[str, str | None]) -> Iterator[Looked]:
     for name, value in values.items():
         field = known.fields[name]
-        if value is not None and field.kind == "text":
+        if value is not None and field.kind == "text" and not field.values:
             of = sa.true() if field.of is None else field.of
             yield f"no {known.table.name} has the {name}", value, field.column, of
 

@@ -45,10 +45,13 @@ class Vocabulary:
 def vocabulary(subject: str, kinds: Iterable[metadata.Kind] = (), as_of: float | None = None) -> Vocabulary:
     """Return what can be said of a ``run``, ``collection`` or ``file``; ``kinds`` are those of metadata."""
     table = metadata.SUBJECTS[subject]
-    state = _state(subject, as_of) if "state" in table.c else None
+    state = state_then(table, as_of) if "state" in table.c else None
     fields = dict(_FIELDS[subject])
     then = {} if as_of is None else _then(subject, as_of) | ({} if state is None else {"state": state})
     fields |= {name: replace(fields[name], column=column) for name, column in then.items()}
+    if subject == "file" and as_of is not None:
+        was_there = sa.select(schema.replica.c.file_id).where(then["replica"].is_not(None))
+        fields["endpoint"] = replace(fields["endpoint"], through=_within(table.c.id, was_there))
     known = list(kinds)
     for kind in known:
         for key in kind.keys.values():
@@ -71,8 +74,9 @@ def there(table: sa.Table, as_of: float | None) -> list[Condition]:
 # --- states, as the history tells them ----------------------------------------------------------------
 
 
-def _state(kind: str, as_of: float | None) -> sa.ColumnElement[str]:
-    table, line = metadata.SUBJECTS[kind], schema.history
+def state_then(table: sa.Table, as_of: float | None) -> sa.ColumnElement[str]:
+    """Return the state that a row is in, or was in at a time; NULL where it was not there yet."""
+    kind, line = table.name, schema.history
     if as_of is None:
         column: sa.ColumnElement[str] = table.c.state
         return column
@@ -83,7 +87,9 @@ def _state(kind: str, as_of: float | None) -> sa.ColumnElement[str]:
 
 
 def _then(subject: str, as_of: float) -> dict[str, sa.ColumnElement[Any]]:
-    """Return what else was otherwise: a run's measures are corrected, late chunks make new versions of it."""
+    """Return what else was otherwise: copies come and go, runs are corrected and get new versions."""
+    if subject == "file":
+        return {"replica": state_then(schema.replica, as_of)}
     if subject != "run":
         return {}
     table, line = schema.run, schema.history

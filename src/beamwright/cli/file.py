@@ -40,7 +40,10 @@ for _command in (replicas.where, replicas.missing, replicas.verify, replicas.rec
 @reading
 def ls(kind: str | None, folder: Path | None, as_json: bool, explain: bool, **asked: Any) -> None:
     """List the files of the workspace."""
+    import sqlalchemy as sa
+
     from beamwright.catalog.asking import ask
+    from beamwright.catalog.vocabulary import state_then
     from beamwright.db import schema
 
     replica, of_kind = schema.replica, [schema.file.c.kind == kind] if kind else []
@@ -64,9 +67,13 @@ def ls(kind: str | None, folder: Path | None, as_json: bool, explain: bool, **as
         "sha256": lambda r: r["sha256"][:12],
         "replica": "replica",
     }
-    place = (replica.c.endpoint, replica.c.path, replica.c.state.label("replica"))
     with reader(folder) as conn:
         wanted = question("file", asked)
+        state = state_then(replica, wanted.as_of)
+        was = [
+            sa.case((state.is_not(None), column)) for column in (replica.c.endpoint, replica.c.path, state)
+        ]
+        place = tuple(c.label(n) for c, n in zip(was, ("endpoint", "path", "replica"), strict=True))
         if explain:
             write_plan(conn, wanted, as_json, *of_kind)
             return

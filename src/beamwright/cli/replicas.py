@@ -41,26 +41,41 @@ def where(place: str | None, folder: Path | None, as_json: bool, explain: bool, 
     """Show how many files are at which endpoint, or with --at which ones."""
     from beamwright.catalog import replicas
     from beamwright.catalog.asking import ask
+    from beamwright.catalog.vocabulary import state_then
     from beamwright.db import schema
 
     workspace = open_workspace(folder)
     with closing(workspace.db), workspace.db.read() as conn:
         if place is None:
+            _check_alone(explain, asked)
             names = ("endpoint", "state", "files", "bytes")
             write_rows(replicas.summary(conn), {name: name for name in names}, as_json)
             return
         wanted = question("file", asked)
         places, table = replicas.at(_endpoints(workspace, conn), place), schema.replica
         if explain:
-            write_plan(conn, wanted, as_json, replicas.known_at(places))
+            write_plan(conn, wanted, as_json, replicas.known_at(places, wanted.as_of))
             return
-        columns = (table.c.endpoint, table.c.path, table.c.state.label("replica"))
+        columns = (table.c.endpoint, table.c.path, state_then(table, wanted.as_of).label("replica"))
         rows = (
             {"file": f"{r['scope']}:{r['name']}", "bytes": r["size"]} | _place(r)
-            for r in ask(conn, wanted, replicas.held(places), columns=columns, join=table)
+            for r in ask(conn, wanted, replicas.held(places, wanted.as_of), columns=columns, join=table)
         )
         shown = ("file", "bytes", "endpoint", "replica", "path")
         write_answer(conn, wanted, rows, {name: name for name in shown}, as_json)
+
+
+def _check_alone(explain: bool, asked: dict[str, Any]) -> None:
+    """Refuse to leave out silently what speaks of single files."""
+    from beamwright.core.errors import UsageError
+
+    given = [name for name in ("where", "as_of", "limit") if asked[name] is not None]
+    given += ["explain"] if explain else []
+    if given:
+        option = given[0].replace("_", "-")
+        raise UsageError(
+            f"--{option} chooses single files, and none are listed", hint="say --at ENDPOINT, too"
+        )
 
 
 def _place(row: Row) -> Row:
@@ -80,11 +95,11 @@ def missing(place: str, folder: Path | None, as_json: bool, explain: bool, **ask
     with closing(workspace.db), workspace.db.read() as conn:
         wanted = question("file", asked)
         places = replicas.at(_endpoints(workspace, conn), place)
-        absent = replicas.lacking(places, is_narrow(conn, wanted))
+        absent = replicas.lacking(places, is_narrow(conn, wanted), wanted.as_of)
         if explain:
             write_plan(conn, wanted, as_json, absent)
             return
-        rows = _with_places(ask(conn, wanted, absent), lambda ids: replicas.of_files(conn, ids))
+        rows = _with_places(ask(conn, wanted, absent), lambda ids: replicas.of_files(conn, ids, wanted.as_of))
         columns: Columns = {"file": "file", "bytes": "bytes", "is at": lambda r: ", ".join(r["at"]) or "–"}
         write_answer(conn, wanted, rows, columns, as_json)
 

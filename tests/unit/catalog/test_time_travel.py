@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from beamwright.catalog import asking, collections, datasets, metadata
+from beamwright.catalog import asking, collections, datasets, metadata, replicas
 from beamwright.catalog.asking import Question, ask
 from beamwright.catalog.registering import Outcome, register
+from beamwright.catalog.unknown import unknown
 from beamwright.catalog.writers import Source
 from beamwright.core.canonical import sha256_hex
 from beamwright.core.clock import seconds_of
@@ -73,6 +74,41 @@ def test_states_are_those_of_the_time(catalogue: Database) -> None:
         assert rows == {"c/1": "valid", "c/2": "valid", "c/3": "valid"}
         entry = history.of(conn, "collection", collections.find(conn, Did("mc", "c/2")).id)[-1]
         assert (entry.target, entry.actor, entry.reason) == ("bad", "ann", "noise")
+
+
+def test_copies_are_those_of_the_time(database: Database) -> None:
+    places = {"replicas": [{"endpoint": "lyon", "path": "/1"}]}
+    put(database, "file", file("x") | places, file("y"), day=1)
+    with database.begin() as conn:
+        for source, target, day in (("present", "suspect", 3), ("suspect", "lost", 4)):
+            history.move(conn, schema.replica, 1, source, target, actor="ann", at=day * DAY)
+
+    def lacking(day: float | None) -> list[str]:
+        as_of = None if day is None else day * DAY
+        found = []
+        with database.read() as conn:
+            for is_narrow in (False, True):
+                condition = replicas.lacking(["lyon"], is_narrow, as_of)
+                found.append([row["name"] for row in ask(conn, Question("file", None, as_of), condition)])
+            there = replicas.of_files(conn, [1], as_of)[1]
+            assert there == ([] if "x" in found[0] or not found[0] else ["lyon"])
+        assert found[0] == found[1]
+        return found[0]
+
+    assert [lacking(day) for day in (0, 1, 2.9, 3, 5, None)] == [[], ["y"], ["y"], *3 * [["x", "y"]]]
+    for where, day, names in (
+        ("replica == 'present'", 2, ["x"]), ("replica == 'present'", 3, []),
+        ("replica == 'suspect'", 3.5, ["x"]),
+        ("replica == 'lost'", None, ["x"]), ("endpoint == 'lyon'", 2, ["x"]), ("endpoint == 'lyon'", 0.5, []),
+    ):  # fmt: skip
+        assert found(database, "file", where, day) == names, (where, day)
+    with database.read() as conn:
+        for where in ("replica == 'deleted'", "endpoint == 'leon'"):
+            told = unknown(conn, Question("file", where, 2 * DAY))
+            assert told == (
+                [] if "replica" in where else ["no file has the endpoint 'leon': did you mean lyon?"]
+            )
+        assert unknown(conn, Question("run", "state == 'incomplete'", 2 * DAY)) == []
 
 
 def test_metadata_are_those_of_the_time(catalogue: Database) -> None:

@@ -168,3 +168,11 @@ def test_an_endpoint_and_files_can_be_named(call: Call, pool: Path) -> None:
     done = call("file", "verify", "--at", "pol")
     assert done.code == 2 and "did you mean pool" in done.err
     assert "1 verified" in call("file", "verify", "--at", "pool", "--where", "name == 'f4'").err
+
+
+def test_what_chooses_single_files_needs_a_place(call: Call, workspace: Workspace) -> None:
+    for option, value in (("--where", "size > 3"), ("--as-of", "2026-05-01"), ("--limit", 3)):
+        done = call("file", "where", option, value)
+        assert done.code == 2 and f"{option} chooses single files" in done.err
+    assert call("file", "where", "--explain").code == 2
+    assert call("file", "ls", "--as-of", "1990-01-01", "--json").rows == []
