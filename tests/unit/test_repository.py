@@ -212,8 +212,8 @@ def test_importing_the_wrapper_loads_nothing_else() -> None:
 STATEMENTS = re.compile(
     r"(db|catalog|fsck)/.*"
     r"|conditions/(tags|statements|versions|sharing|mirror)|quality/verdicts"
-    r"|production/(tasks|units|inputs|chain|interventions|redoing|scouting|handling|counting|smaller|mending|loading|merging|closing|progress|jobs|importing"
-    r"|registration|promoting|inspection|analyses|fairness|live|projection|generating|holes|placing|seeds)"
+    r"|production/(tasks|units|inputs|chain|interventions|redoing|scouting|handling|counting|smaller|mending|loading|merging|closing|progress|jobs|failing|listing|importing"
+    r"|registration|promoting|failing|listing|inspection|analyses|fairness|live|projection|generating|holes|placing|seeds)"
 )
 
 

@@ -176,6 +176,7 @@ def run_file(steering: FilePath) -> dict[str, Any]:
 
 
 def path_in(steering: FilePath, defined: dict[str, Any]) -> Path:
+    """Return the path that a steering file defines. Raises: UsageError."""
     found = defined.get("path")
     with blamed(steering):
         path = found() if callable(found) else found

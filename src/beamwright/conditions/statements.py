@@ -42,6 +42,7 @@ def members() -> sa.Select[Any]:
 
 @cache
 def held() -> sa.Select[Any]:
+    """Return the question for the intervals that a tag has at a version."""
     return sa.select(schema.iov).where(*_present(schema.iov))
 
 

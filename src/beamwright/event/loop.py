@@ -140,6 +140,7 @@ def finish(pool: Pool, commit: Commit) -> None:
 def wanted_outputs(
     path: Path, outputs: Mapping[str, FilePath] | None, everything: bool
 ) -> tuple[Output, ...]:
+    """Return the outputs of a path that have a file, or all of them. Raises: UnknownNameError."""
     if everything:
         return tuple(path.outputs)
     for stream in outputs or {}:

@@ -552,4 +552,5 @@ def _closed(conn: sa.Connection, series: str, tier: str) -> set[int]:
 
 
 def set_accumulated(conn: sa.Connection, chain: Chain, link_ids: list[int]) -> None:
+    """Keep which links' accumulators a chain has gathered for its next fit."""
     conn.execute(sa.update(schema.chain).where(schema.chain.c.id == chain.id).values(accumulated=link_ids))

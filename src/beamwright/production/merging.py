@@ -117,6 +117,7 @@ def compatible(rows: Sequence[Any]) -> dict[tuple[Any, ...], list[Any]]:
 
 
 def sizes(conn: sa.Connection, ids: Sequence[int]) -> dict[int, int]:
+    """Return the bytes of collections, by their row numbers."""
     link, file = schema.collection_file, schema.file
     query = sa.select(link.c.collection_id, sa.func.sum(file.c.size)).join(file, link.c.file_id == file.c.id)
     rows = conn.execute(query.where(link.c.collection_id.in_(ids)).group_by(link.c.collection_id))
