@@ -213,7 +213,7 @@ STATEMENTS = re.compile(
     r"(db|catalog|fsck)/.*"
     r"|conditions/(tags|statements|versions|sharing|mirror)|quality/verdicts"
     r"|production/(tasks|units|inputs|chain|interventions|redoing|scouting|handling|counting|smaller|mending|loading|merging|closing|progress|jobs|failing|listing|importing"
-    r"|registration|promoting|failing|listing|inspection|analyses|fairness|live|projection|generating|holes|placing|seeds)"
+    r"|registration|promoting|inspection|analyses|fairness|live|projection|generating|holes|placing|seeds)"
 )
 
 
