@@ -575,7 +575,8 @@ def main(argv: list[str]) -> int:
 def is_one_program(job: dict[str, Any]) -> bool:
     """Tell whether one program works and validates: then it is started once for both, as a runner."""
     process, validate = (job["commands"][name] for name in ("process", "validate"))
-    return process[-1:] == ["process"] and validate[-1:] == ["validate"] and process[:-1] == validate[:-1]
+    are_verbs = (process[-1:], validate[-1:]) == (["process"], ["validate"])
+    return are_verbs and bool(process[:-1] == validate[:-1])
 
 
 def _verdict(line: str) -> dict[str, Any] | None:
