@@ -1,9 +1,9 @@
-"""Trivial jobs with the full protocol on the local scheduler, every sync on, beside peers.
+"""Trivial jobs with the full protocol on the local scheduler, results synced, beside peers.
 
 Each job writes one small file, by a shell command; warm runners, by a function. Ours: lease, job directory,
-wrapper, validation, checksums, signed report, import, all durable, with the start of the runners; ``equal``
-says also that a run that was killed as a whole lost no finished job. Peers: two workers; Parsl, dask and law
-without their start, Snakemake with it.
+wrapper, validation, checksums, signed report, import, every result durable; ``equal`` says also that a run
+that was killed as a whole lost no finished job. Peers: two workers. Ours, Parsl, dask and law without their
+start, Snakemake with it; the CPU time is with ours.
 """
 
 from __future__ import annotations
