@@ -25,7 +25,7 @@ def run_at_once(folder: Path, count: int, seconds: float) -> None:
 
 @pytest.mark.skipif(bool(missing()), reason="Slurm is not installed")
 def test_jobs_run_at_once(tmp_path: Path) -> None:
-    run_at_once(tmp_path, 24, 60.0)
+    run_at_once(tmp_path, 24, 240.0)
 
 
 @pytest.mark.slow
