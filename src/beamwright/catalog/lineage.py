@@ -22,6 +22,7 @@ Key = tuple[str, int | str]
 Pair = tuple[int | str, Key]
 
 MOST = 5000
+MOST_STEPS = 50_000
 PAGE = 5000
 
 
@@ -77,7 +78,7 @@ class Graph:
 
 
 def trace(conn: sa.Connection, start: Key, direction: Direction, most: int = MOST) -> Graph:
-    """Return everything that a thing was made from, or that was made from it, as far as ``most`` things."""
+    """Return everything that a thing was made from, or that was made from it, but at most so many things."""
     graph = Graph(start, direction)
     walker = _Walker(conn)
     step = walker.up if direction == "ancestors" else walker.down
@@ -85,16 +86,18 @@ def trace(conn: sa.Connection, start: Key, direction: Direction, most: int = MOS
     front = [start]
     while front and not graph.is_cut:
         following: dict[Key, None] = {}
-        for kind in dict.fromkeys(kind for kind, _ in front):
-            for here, there in step(kind, [n for k, n in front if k == kind]):
-                pair = (there, (kind, here)) if direction == "ancestors" else ((kind, here), there)
-                graph.edges.add(pair)
-                if there not in graph.distance:
-                    following[there] = None
+        for key, there in _steps(step, front):
+            if there not in graph.distance and there not in following:
+                if len(graph.distance) + len(following) >= most:
+                    graph.is_cut = True
+                    break
+                following[there] = None
+            graph.edges.add((there, key) if direction == "ancestors" else (key, there))
         for key in following:
             graph.distance[key] = graph.distance[front[0]] + 1
         front = list(following)
-        graph.is_cut = len(graph.distance) > most
+        graph.is_cut = graph.is_cut or walker.is_cut
+    walker.most = None  # whatever was found is named
     for kind in dict.fromkeys(kind for kind, _ in graph.distance):
         graph.nodes |= {
             node.key: node for node in walker.named(kind, [n for k, n in graph.distance if k == kind])
@@ -103,11 +106,20 @@ def trace(conn: sa.Connection, start: Key, direction: Direction, most: int = MOS
     return graph
 
 
+def _steps(step: Callable[[str, list[Any]], Iterator[Pair]], front: list[Key]) -> Iterator[tuple[Key, Key]]:
+    """Yield what is one step away from things, kind by kind."""
+    for kind in dict.fromkeys(kind for kind, _ in front):
+        for here, there in step(kind, [n for k, n in front if k == kind]):
+            yield (kind, here), there
+
+
 class _Walker:
-    """One step up or down from many things of a kind, with few statements."""
+    """One step up or down from many things, with few statements; ``is_cut`` when one found too much."""
 
     def __init__(self, conn: sa.Connection) -> None:
         self.conn = conn
+        self.is_cut = False
+        self.most: int | None = MOST_STEPS
         self.constants = Constants(conn)
 
     def up(self, kind: str, ids: list[Any]) -> Iterator[Pair]:
@@ -355,4 +367,7 @@ class _Walker:
         """Yield the rows of a statement for many values of a column."""
         wanted = list(ids)
         for start in range(0, len(wanted), PAGE):
-            yield from self.conn.execute(statement.where(column.in_(wanted[start : start + PAGE]))).all()
+            part = statement.where(column.in_(wanted[start : start + PAGE]))
+            found = self.conn.execute(part.limit(self.most)).all()
+            self.is_cut = self.is_cut or len(found) == self.most
+            yield from found

@@ -82,13 +82,34 @@ def layered(nodes: dict[str, Node], edges: Iterable[tuple[str, str]]) -> list[li
     left = dict.fromkeys(sorted(nodes))
     while left:
         ready = [name for name in left if all(a in place for a in into[name])]
-        for name in ready or list(left)[:1]:  # a circle, which data never are, would be opened anywhere
+        for name in ready or [_opened(left, into, place)]:
             place[name] = 1 + max((place.get(a, -1) for a in into[name]), default=-1)
             del left[name]
     columns: list[list[str]] = [[] for _ in range(1 + max(place.values()))]
     for name in sorted(nodes, key=lambda n: (nodes[n].kind, nodes[n].name)):
         columns[place[name]].append(name)
     return columns
+
+
+def _opened(left: Iterable[str], into: dict[str, set[str]], place: dict[str, int]) -> str:
+    """Return where a circle is opened: data make none, but many things that are drawn as one may.
+
+    That is upstream of all else, where most comes in of what has its place.
+    """
+
+    def upstream(name: str) -> set[str]:
+        found, waiting = set[str](), [name]
+        while waiting:
+            new = {a for a in into[waiting.pop()] if a not in place} - found
+            found |= new
+            waiting += new
+        return found
+
+    def order(name: str) -> tuple[bool, int, int, str]:
+        above = upstream(name)
+        return name not in above, len(above), -sum(a in place for a in into[name]), name
+
+    return min(left, key=order)
 
 
 def _placed(columns: list[list[str]], edges: Iterable[tuple[str, str]]) -> dict[str, Place]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from beamwright.catalog.worth import worth
 from beamwright.conditions import tags
 from beamwright.core.did import Did
 from beamwright.core.runs import Interval
-from beamwright.db import history, schema
+from beamwright.db import bulk, history, schema
 from beamwright.db.engine import Database
 from beamwright.production.explain import explain, resolve
 from beamwright.report.graph import condensed, layered, picture
@@ -98,6 +99,26 @@ def test_a_graph_can_be_cut(world: World) -> None:
         found = resolve(conn, "A/1")
         graph = trace(conn, (found.kind, found.id), "descendants", most=2)
     assert graph.is_cut and graph.document()["cut"]
+    assert len(graph.nodes) == 2
+
+
+def test_a_graph_is_bounded_however_many_things_were_made(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns: dict[str, Any] = {"scope": "mc", "kind": "raw", "size": 1, "adler32": "0" * 8, "tier": "raw"}
+    columns |= {"id": list(range(1, 1002)), "name": [f"f{n}" for n in range(1001)], "lineage": "{}"}
+    with sqlite_database.begin() as conn:
+        bulk.load(conn, schema.file, columns | {"sha256": [f"{n:064x}" for n in range(1001)], "created": 1.0})
+        children = {"file_id": list(range(2, 1002)), "parent_id": [1] * 1000}
+        bulk.load(conn, schema.file_parent, children)
+    with sqlite_database.read() as conn:
+        whole = trace(conn, ("file", 1), "descendants")
+        assert len(whole.nodes) == 1001 and len(whole.edges) == 1000 and not whole.is_cut
+        cut = trace(conn, ("file", 1), "descendants", most=100)
+        assert (len(cut.nodes), len(cut.edges), cut.is_cut) == (100, 99, True)
+        monkeypatch.setattr("beamwright.catalog.lineage.MOST_STEPS", 200)
+        cut = trace(conn, ("file", 1), "descendants")
+        assert (len(cut.nodes), len(cut.edges), cut.is_cut) == (201, 200, True)
 
 
 def test_which_farm_release_and_constants_are_told_of_a_run(world: World) -> None:
@@ -140,6 +161,17 @@ def test_edges_run_to_the_right_and_many_alike_become_one(world: World) -> None:
     circle = [("a", "b"), ("b", "a")]
     known = {name: next(iter(nodes.values())) for name in "ab"}
     assert sorted(name for column in layered(known, circle) for name in column) == ["a", "b"]
+
+
+def test_a_circle_is_opened_where_data_come_in(world: World) -> None:
+    """Collecting, fitting and the constants that the next run begins with, each drawn as one."""
+    with world.db.read() as conn:
+        node = next(iter(traced(conn, "p:merged/dst", "ancestors").nodes.values()))
+    names = ("chunks", "collect", "fit", "constants", "a result", "made of it")
+    edges = [("chunks", "collect"), ("collect", "fit"), ("fit", "constants"), ("constants", "collect")]
+    edges += [("constants", "a result"), ("chunks", "a result"), ("a result", "made of it")]
+    columns = layered(dict.fromkeys(names, node), edges)
+    assert columns == [[name] for name in names]
 
 
 def test_a_dataset_is_worth_its_runs_less_what_is_missing(world: World) -> None:
