@@ -203,13 +203,14 @@ def test_references_are_put_for_an_experiment_that_there_is_and_as_text(
     gated: tuple[ToyProduction, Experiment, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, where = tmp_path / "limits.toml", ["--reason", "x", "-w", str(gated[0].root / "workspace")]
-    file.write_text(WIDER)
+    newest = WIDER.replace("version = 4", "version = 99")  # whatever other tests have put
+    file.write_text(newest)
     assert command(["quality", "references", "put", "orac", str(file), "--dry-run", *where]) == 2
     assert "did you mean orca?" in capsys.readouterr().err
     name = "support.toy_production:experiment"
     assert command(["quality", "references", "put", name, str(file), "--dry-run", "--json", *where]) == 0
     assert json.loads(capsys.readouterr().out)["experiment"] == toy_production.experiment.name
-    file.write_bytes(WIDER.encode() + b"# caf\xe9\n")
+    file.write_bytes(newest.encode() + b"# caf\xe9\n")
     assert command(["quality", "references", "put", name, str(file), *where]) == 2
     assert "limits.toml:8: byte 0xe9 is no UTF-8 text" in capsys.readouterr().err
 
