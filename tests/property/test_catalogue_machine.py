@@ -390,8 +390,8 @@ def _see_files_before_they_came(patch: pytest.MonkeyPatch) -> None:
 
 
 def _know_states_as_they_are_now(patch: pytest.MonkeyPatch) -> None:
-    state = vocabulary._state
-    patch.setattr(vocabulary, "_state", lambda kind, as_of: state(kind, None))
+    state = vocabulary.state_then
+    patch.setattr(vocabulary, "state_then", lambda table, as_of: state(table, None))
 
 
 def _read_patterns_to_the_letter(patch: pytest.MonkeyPatch) -> None:

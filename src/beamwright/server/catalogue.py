@@ -59,4 +59,5 @@ def _asked(
             return asking.explain(conn, question)
         is_dataset = subject == "datasets"
         rows = find_datasets(conn, question) if is_dataset else list(asking.ask(conn, question))
-        return {subject: rows} if rows else {subject: [], "unknown": unknown(conn, question)}
+        told = [] if rows else unknown(conn, question)
+        return {subject: rows, "unknown": told} if told else {subject: rows}
