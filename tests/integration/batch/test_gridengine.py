@@ -15,6 +15,7 @@ from beamwright.core.errors import SchedulerError
 from beamwright.testing.payload import has_started, make_job, report_of
 from beamwright.testing.scheduler import PackedConformance, SchedulerConformance, UnreachableConformance
 from support.gridengine import RealGridEngine, missing, running
+from support.scratch import MUCH_MB, TOO_MUCH_MB, explained
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,39 @@ class TestGridEngine(SchedulerConformance):
         self.finished(scheduler, scheduler.submit([JobSpec(make_job(tmp_path, "one"))]))
         seen = (tmp_path / "environment").read_text()
         assert "SITE_TOP=it's here\n" in seen and "SECRET_OF_THE_AGENT" not in seen
+
+    def test_a_job_that_asks_for_more_scratch_space_than_any_node_has_is_not_started(
+        self, grid_engine: RealGridEngine, scheduler: Scheduler, tmp_path: Path
+    ) -> None:
+        grid_engine.declare_scratch("scratch", 2000)
+        asking = connected(tmp_path, disk="scratch")
+        big = make_job(tmp_path, "big")
+        (waits,) = asking.submit([JobSpec(big, disk_mb=TOO_MUCH_MB)])
+        ends = asking.submit([JobSpec(make_job(tmp_path, "much"), disk_mb=MUCH_MB)])
+        assert self.finished(asking, ends) == [Status("finished", 0, "done")]
+        assert asking.poll()[waits].state == "queued" and not has_started(big)
+        asking.cancel([waits])
+        self.until(lambda: waits not in asking.poll())
+        strict = connected(tmp_path, disk="scratch", options=("-w", "e"))  # refuse what can never start
+        fits = strict.submit([JobSpec(make_job(tmp_path, "fits"), disk_mb=MUCH_MB)])
+        assert self.finished(strict, fits) == [Status("finished", 0, "done")]
+        told = explained(tmp_path / "workspace", strict)
+        assert "the last failure was submit" in told and "no suitable queues" in told
+
+    @pytest.mark.parametrize(("name", "number"), [("KILL", 9), ("USR2", 12)])
+    def test_a_job_that_a_signal_ended_hides_no_other(
+        self, grid_engine: RealGridEngine, tmp_path: Path, name: str, number: int
+    ) -> None:
+        setup = tmp_path / "set up.sh"
+        setup.write_text(f"kill -{name} $$\n")
+        killed = connected(tmp_path, setup=str(setup))
+        whole = connected(tmp_path)
+        ids = killed.submit([JobSpec(make_job(tmp_path, "killed"))])
+        ids += whole.submit([JobSpec(make_job(tmp_path, "one"))])
+        assert self.finished(whole, ids) == [
+            Status("finished", -number, "assumedly after job"),
+            Status("finished", 0, "done"),
+        ]
 
     def test_a_suspended_job_goes_on_when_it_is_let_go(
         self, grid_engine: RealGridEngine, scheduler: Scheduler, tmp_path: Path
