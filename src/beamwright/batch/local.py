@@ -235,10 +235,12 @@ class LocalScheduler:
         self._queue.extendleft(reversed(found))
 
     def _man(self) -> None:
-        """Make wrappers while there are fewer than slots, and jobs for them."""
-        working = [slot for slot in self._slots if not slot.is_ending]
-        idle = sum(not slot.job for slot in working)
-        missing = min(self.slots - len(working), len(self._queue) + len(self._ready) - idle)
+        """Make wrappers while there are fewer than slots, and jobs for them.
+
+        One that was told to end has its slot until it is gone.
+        """
+        idle = sum(not slot.job and not slot.is_ending for slot in self._slots)
+        missing = min(self.slots - len(self._slots), len(self._queue) + len(self._ready) - idle)
         for _ in range(missing):
             self._new_slot()
 
