@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
@@ -147,13 +148,17 @@ def relocate(former: str | None, dry_run: bool, folder: Path | None, as_json: bo
     new, progress, found = str(workspace.root), Progress(), []
     with workspace.lock():
         with workspace.db.read() as conn:
-            old = former or relocating.former_root(conn)
+            last = relocating.former_root(conn)
+            old = os.path.normpath(former) if former else last
             if old is None:
                 raise UsageError("nothing tells where the workspace was", hint="say --from DIR")
             for one in relocating.look(conn, old, new) if old != new else ():
                 found.append(one)
                 progress(len(found), None)
         progress.close()
+        if not found and old not in (last, new):
+            hint = f"its last attempt was in {last}" if last else "`beamwright file ls --json` tells where files are"
+            raise UsageError(f"the database names no file below {old}", hint=hint)
         wrong = [{"path": one.path, "because": relocating.differs(one)} for one in found if not one.is_right]
         if wrong:
             write_rows(wrong, {"path": "path", "because": "because"}, as_json)

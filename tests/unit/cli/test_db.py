@@ -158,7 +158,9 @@ def test_a_copied_workspace_names_its_own_files(world: Workspace, call: Call, tm
         and "nothing was changed" in told.err
         and set(told.document) == {"from", "to", "replicas"}
     )
-    told = call("db", "relocate", "-w", new, "--from", old, "--json")
+    told = call("db", "relocate", "-w", new, "--from", tmp_path / "nowhere")
+    assert told.code == 2 and f"names no file below {tmp_path}/nowhere" in told.err
+    told = call("db", "relocate", "-w", new, "--from", f"{old}/", "--json")
     assert told.code == 0 and told.document["replicas"] > 2
     shutil.rmtree(old)
     assert call("fsck", "--deep", "-w", new).err.count("invariant 6") == 0
