@@ -157,7 +157,8 @@ def relocate(former: str | None, dry_run: bool, folder: Path | None, as_json: bo
                 progress(len(found), None)
         progress.close()
         if not found and old not in (last, new):
-            hint = f"its last attempt was in {last}" if last else "`beamwright file ls --json` tells where files are"
+            listed = "`beamwright file ls --json` tells where files are"
+            hint = f"its last attempt was in {last}" if last else listed
             raise UsageError(f"the database names no file below {old}", hint=hint)
         wrong = [{"path": one.path, "because": relocating.differs(one)} for one in found if not one.is_right]
         if wrong:
